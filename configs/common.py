@@ -1,0 +1,108 @@
+"""The schema: every option of a run, its default, and one comment with its unit and meaning.
+
+A config file calls `common.get_config()`, changes what its recipe needs and returns the result. The
+config is locked, so a mistyped option fails with a suggestion instead of being ignored. A length may be
+given in steps or in epochs; where both exist, exactly one of them is greater than 0.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults of every option."""
+    d = ml_collections.ConfigDict
+    config = d()
+    config.seed = 0  # of initialisation, data order, augmentation and dropout
+    config.task = "classification"  # a file in jaxvision/tasks
+
+    config.model = d()
+    config.model.name = "vit_s16"  # `python -c "import jaxvision as jv; print(jv.list_models())"`
+    config.model.num_classes = 0  # 0: as many as the training data has
+    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
+    config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
+
+    config.data = d()
+    config.data.name = "shapes"  # shapes folder list cifar10 cifar100 array_record tfds:<name>
+    config.data.path = ""  # the folder, zip or file that holds the data
+    config.data.train_split = "train"  # sub-folder, zip, glob of zips, csv or tfds split
+    config.data.eval_split = "test"
+    config.data.image_size = 224  # pixels: int, or (height, width)
+    config.data.num_workers = 0  # processes that decode; 0: threads only, enough for most machines
+    config.data.num_threads = 16  # threads that decode, in each process
+    config.data.prefetch_examples = 512  # decoded examples held ready, in each process
+    config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops
+    config.data.max_pixels = 89_478_485  # larger images count as corrupt (decompression bombs)
+    config.data.eval_resize = 256  # pixels of the short side before the centre crop; 0: no resize
+    config.data.interpolation = "bilinear"  # of both resizes: bilinear | bicubic
+    config.data.shapes = d()  # the built-in data
+    config.data.shapes.num_train = 50_000  # images
+    config.data.shapes.num_eval = 2_000  # images
+    config.data.shapes.difficulty = "medium"  # easy | medium | hard
+
+    config.augment = d()
+    config.augment.crop = "random_resized"  # random_resized | pad (CIFAR) | center | none
+    config.augment.crop_scale = (0.08, 1.0)  # share of the area that random_resized keeps
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of that crop
+    config.augment.crop_padding = 4  # pixels added on each side by pad
+    config.augment.horizontal_flip = 0.5  # probability
+    config.augment.vertical_flip = 0.0  # probability
+    config.augment.color_jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    config.augment.rand_augment_layers = 0  # operations per image; 0: off
+    config.augment.rand_augment_magnitude = 9  # of 0..30
+    config.augment.mixup_alpha = 0.0  # of the Beta distribution; 0: off
+    config.augment.cutmix_alpha = 0.0  # of the Beta distribution; 0: off
+    config.augment.mix_probability = 1.0  # that a batch is mixed at all
+    config.augment.cutmix_probability = 0.5  # that a mixed batch gets cutmix when both are on
+
+    config.batch_size = 256  # examples of one update, over all devices
+    config.eval_batch_size = 256  # examples, over all devices
+    config.total_steps = 0  # updates
+    config.total_epochs = 0.0  # passes over the training split
+    config.accumulate_steps = 1  # micro-batches that one update is computed in
+
+    config.loss = d()
+    config.loss.label_smoothing = 0.0  # epsilon, spread over all K classes as torch does
+
+    config.optimizer = d()
+    config.optimizer.name = "adamw"  # adamw | sgd | lamb | lion
+    config.optimizer.learning_rate = 1e-3  # peak
+    config.optimizer.weight_decay = 0.05  # decoupled and scaled by the learning rate; sgd: L2 (torch)
+    config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.nesterov = True  # sgd
+    config.optimizer.b1 = 0.9  # adamw, lamb, lion
+    config.optimizer.b2 = 0.999  # adamw, lamb, lion
+    config.optimizer.eps = 1e-8  # adamw, lamb
+    config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
+
+    config.schedule = d()
+    config.schedule.name = "warmup_cosine"  # warmup_cosine | step | constant
+    config.schedule.warmup_steps = 0  # updates
+    config.schedule.warmup_epochs = 0.0  # passes over the training split
+    config.schedule.warmup_convention = "torch"  # torch: first rate is peak/warmup; optax: it is 0
+    config.schedule.end_learning_rate = 0.0  # where the cosine ends
+    config.schedule.step_epochs = 30.0  # step: passes between two drops
+    config.schedule.step_factor = 0.1  # step: factor of a drop
+
+    config.ema_decay = 0.0  # of the averaged parameters; 0: off
+    config.ema_warmup = True  # use min(decay, (1 + step) / (10 + step))
+    config.max_skipped_steps = 10  # non-finite steps in a row before the run stops
+
+    config.mesh = d()
+    config.mesh.data = -1  # devices along the batch; -1: all that remain
+    config.mesh.fsdp = 1  # devices that the parameters are split over as well
+    config.sharding_rules = ()  # ((regex of a parameter path, (axis or None, ...)), ...), first match
+
+    config.checkpoint = d()
+    config.checkpoint.every_steps = 1_000  # updates
+    config.checkpoint.keep = 1  # latest checkpoints kept, beside the best one
+    config.checkpoint.best_metric = "accuracy"  # of the evaluation; the best is the largest
+
+    config.eval = d()
+    config.eval.every_steps = 1_000  # updates
+
+    config.log = d()
+    config.log.every_steps = 50  # updates
+    config.log.tensorboard = True  # write event files
+
+    config.compilation_cache = "~/.cache/jaxvision"  # folder of compiled programs; "": off
+    return config
