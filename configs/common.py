@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = d()
     config.checkpoint.every_steps = 1_000  # updates
     config.checkpoint.keep = 1  # latest checkpoints kept, beside the best one
-    config.checkpoint.best_metric = "accuracy"  # of the evaluation; the best is the largest
+    config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/accuracy
 
     config.eval = d()
     config.eval.every_steps = 1_000  # updates

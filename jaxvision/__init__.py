@@ -1,3 +1,29 @@
 """Vision models and a trainer in JAX and Flax NNX."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxvision.models.registry import create_model, get_spec, list_models
+
 __version__ = "0.1.0"
+
+# Public name -> the module it comes from, imported at first use: `import jaxvision` itself costs
+# nothing, and a data worker that imports jaxvision.data does not start JAX.
+_CONTRACT = {
+    "create_model": "jaxvision.models.registry",
+    "get_spec": "jaxvision.models.registry",
+    "list_models": "jaxvision.models.registry",
+}
+
+__all__ = ["__version__", "create_model", "get_spec", "list_models"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CONTRACT:
+        raise AttributeError(f"module 'jaxvision' has no attribute {name!r}")
+    return getattr(importlib.import_module(_CONTRACT[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_CONTRACT})

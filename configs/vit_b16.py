@@ -1,0 +1,65 @@
+"""ViT-B/16 from scratch. The argument behind the colon chooses the data; the default needs none.
+
+| command                                                | data                          |
+| `python launch.py --config=configs/vit_b16.py ...`     | shapes, rendered on the fly   |
+| `... --config=configs/vit_b16.py:imagenet2012`         | tfds imagenet2012, prepared   |
+| `... --config=configs/vit_b16.py:cifar10`              | the CIFAR-10 python files     |
+| `... --config=configs/vit_b16.py:folder`               | your own <split>/<class>/*    |
+
+Paper: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words; 86,567,656 parameters, 17.6 GMACs.
+Recipe of `:imagenet2012`: torchvision's `vit_b_16` (references/classification), 300 epochs, batch 4096,
+AdamW 0.003, weight decay 0.3, 30 warm-up epochs, label smoothing 0.11, mixup 0.2, cutmix 1,
+RandAugment, clip 1, average of the weights; it gives 81.072 % there (IMAGENET1K_V1), with each image
+augmented three times in a batch, which is left out here.
+"""
+
+from configs import common
+
+
+def get_config(data: str = "shapes"):
+    config = common.get_config()
+    config.model.name = "vit_b16"
+    config.model.kwargs = dict(drop_path_rate=0.0, scan=True, remat=False)
+    config.data.image_size = 224
+    config.optimizer.name = "adamw"
+    config.optimizer.clip_norm = 1.0
+    if data == "imagenet2012":
+        config.model.dtype = "bfloat16"
+        config.data.name = "tfds:imagenet2012"
+        config.data.eval_split = "validation"
+        config.augment.rand_augment_layers = 2
+        config.augment.mixup_alpha = 0.2
+        config.augment.cutmix_alpha = 1.0
+        config.loss.label_smoothing = 0.11
+        config.batch_size = 4096
+        config.eval_batch_size = 2048
+        config.total_epochs = 300
+        config.optimizer.learning_rate = 3e-3
+        config.optimizer.weight_decay = 0.3
+        config.schedule.warmup_epochs = 30
+        config.ema_decay = 0.99973  # torchvision: 1 - 2e-5 * 4096 * 32 / 300, every 32 steps
+        config.checkpoint.best_metric = "eval_ema/accuracy"
+    elif data in ("shapes", "cifar10", "folder"):
+        config.data.name = data
+        config.data.path = {"cifar10": "data/cifar-10-batches-py", "folder": "data/images"}.get(
+            data, ""
+        )
+        config.data.eval_resize = 0 if data == "shapes" else 256
+        config.data.shapes.num_eval = 512
+        config.augment.crop = "none" if data == "shapes" else "random_resized"
+        config.augment.rand_augment_layers = 0 if data == "shapes" else 2
+        config.batch_size = 64
+        config.eval_batch_size = 64
+        config.optimizer.learning_rate = 3e-4
+        config.optimizer.weight_decay = 0.1
+        config.schedule.warmup_steps = 200
+        config.log.every_steps = 10
+        if data == "shapes":
+            config.total_steps = 2_000
+        else:
+            config.total_epochs = 100
+    else:
+        raise ValueError(
+            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or folder."
+        )
+    return config.lock()

@@ -1,0 +1,47 @@
+"""The pictures that a finished run leaves in its folder."""
+
+import logging
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from jaxvision.analysis.curves import plot_curves
+from jaxvision.analysis.predictions import plot_predictions
+from jaxvision.train.setup import make_run
+from jaxvision.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+NUM_SAMPLES = 24  # images in the grid of predictions
+
+
+def write_report(
+    config: ml_collections.ConfigDict, state: TrainState, workdir: str | pathlib.Path
+) -> None:
+    """Writes `curves.png` and `predictions.png`, from the averaged weights where there are any."""
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    run = make_run(config)
+    params, batch_stats = state.params, state.batch_stats
+    if state.ema_params is not None:
+        params, batch_stats = state.ema_params, state.ema_batch_stats
+
+    @jax.jit
+    def predict(params, batch_stats, images):
+        model = nnx.merge(run.graphdef, params, batch_stats, copy=True)
+        return jax.nn.softmax(model(run.preprocess(images)))
+
+    batch = next(iter(run.eval_batches()))
+    probabilities = predict(params, batch_stats, run.put(batch)["image"])
+    count = min(NUM_SAMPLES, int(batch["mask"].sum()))
+    curves = plot_curves(workdir)
+    plot_predictions(
+        batch["image"][:count],
+        batch["label"][:count],
+        np.asarray(probabilities)[:count],
+        run.train_source.class_names,
+        workdir / "predictions.png",
+    )
+    logger.info("See %s and predictions.png beside it.", curves)

@@ -1,0 +1,146 @@
+"""The `folder` source: one folder per class, on disk or in zip files."""
+
+import glob
+import os
+
+import numpy as np
+
+from jaxvision.data.source import (
+    IMAGE_SUFFIXES,
+    DataError,
+    Example,
+    Source,
+    check_class_names,
+    missing_data,
+)
+from jaxvision.data.zip_reader import ZipReader
+
+_PREPARE = (
+    "expected <path>/<split>/<class>/<image> or a zip with <class>/<image> inside"
+    " (<path>/<split>.zip, or a split such as 'train_*.zip')"
+)
+
+
+class FolderSource(Source):
+    """Images in one folder per class, in any of these places.
+
+    `<path>/<split>/<class>/...`; a zip with `<class>/...` inside at `<path>/<split>.zip` or
+    `<path>/<split>`, where the split may be a glob (`train_*.zip`); or a zip at `<path>` with
+    `<split>/<class>/...` inside. Below the class, files may lie at any depth. Files that are hidden
+    or have no image suffix are left out. A label is the place in the sorted list of all class
+    names, as in torchvision's ImageFolder.
+
+    Args:
+      path: folder or zip that holds the split.
+      split: see above; "" means `path` itself.
+      class_names: classes of the training split, when this is another split.
+
+    Raises:
+      DataError: if there is nothing, if an image lies in no class folder, if a class folder is
+        empty, or if a class is not in `class_names`.
+    """
+
+    def __init__(self, path: str, split: str, *, class_names: tuple[str, ...] | None = None):
+        self._readers = _open_readers(path, split)
+        members = []  # (class, file name, reader, index in that reader)
+        for number, (reader, prefix) in enumerate(self._readers):
+            for index, name in enumerate(reader.names):
+                if name.startswith(prefix) and _is_image(name):
+                    class_name, separator, _ = name.removeprefix(prefix).partition("/")
+                    if not separator:
+                        raise DataError(
+                            f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
+                        )
+                    members.append((class_name, name, number, index))
+        if not members:
+            raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
+        members.sort()
+        found = sorted({member[0] for member in members})
+        check_class_names(found, class_names, where=f"The split {split!r} in {path}")
+        self.class_names = tuple(found) if class_names is None else tuple(class_names)
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        self._labels = np.array([label_of[m[0]] for m in members], np.int32)
+        self._reader_numbers = np.array([m[2] for m in members], np.int32)
+        self._member_indices = np.array([m[3] for m in members], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Example:
+        reader = self._readers[self._reader_numbers[index]][0]
+        image = reader.read(int(self._member_indices[index]))
+        return {"image": image, "label": int(self._labels[index])}
+
+    def describe(self, index: int) -> str:
+        """Returns the path of the file, behind that of its zip if it is in one."""
+        reader = self._readers[self._reader_numbers[index]][0]
+        return reader.describe(int(self._member_indices[index]))
+
+
+class _DirectoryReader:
+    """The files below a directory, with the interface of ZipReader."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.names: list[str] = []
+        for folder, folders, files in os.walk(path, followlinks=True):
+            folders.sort()
+            relative = os.path.relpath(folder, path).replace(os.sep, "/")
+            prefix = "" if relative == "." else f"{relative}/"
+            self.names += [prefix + file for file in sorted(files)]
+        used = {name.partition("/")[0] for name in self.names if _is_image(name)}
+        for entry in sorted(os.scandir(path), key=lambda e: e.name):
+            if entry.is_dir() and not _is_hidden(entry.name) and entry.name not in used:
+                raise DataError(f"The class folder {entry.path} holds no image; fill or remove it.")
+
+    def read(self, index: int) -> bytes:
+        try:
+            with open(os.path.join(self.path, self.names[index]), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(
+                f"{self.describe(index)} was listed but cannot be read ({error}); check the disk."
+            ) from error
+
+    def describe(self, index: int) -> str:
+        return f"{self.path}/{self.names[index]}"
+
+
+def _open_readers(path: str, split: str) -> list[tuple[_DirectoryReader | ZipReader, str]]:
+    """Returns the readers of a split, each with the folder inside it that holds the classes."""
+    root = os.path.expanduser(path)
+    if path and split and os.path.isfile(root):
+        return [(_open_zip(root), f"{split}/")]
+    if not split:
+        places = [root] if path and os.path.exists(root) else []
+    else:
+        places = [os.path.join(root, p) for p in sorted(glob.glob(split, root_dir=root or None))]
+        if not places and os.path.isfile(os.path.join(root, f"{split}.zip")):
+            places = [os.path.join(root, f"{split}.zip")]
+    if not path or not places:
+        raise missing_data(f"The split {split!r}", where=path, prepare=_PREPARE)
+    readers: list[tuple[_DirectoryReader | ZipReader, str]] = []
+    for place in places:
+        if os.path.isdir(place):
+            readers.append((_DirectoryReader(place), ""))
+            continue
+        reader = _open_zip(place)
+        # `zip -r train.zip train` puts every file below one folder named like the zip.
+        wrapper = os.path.splitext(os.path.basename(place))[0] + "/"
+        images = [name for name in reader.names if _is_image(name)]
+        readers.append((reader, wrapper if all(n.startswith(wrapper) for n in images) else ""))
+    return readers
+
+
+def _open_zip(path: str) -> ZipReader:
+    if not path.lower().endswith(".zip"):
+        raise DataError(f"{path} is neither a folder nor a .zip file; {_PREPARE}.")
+    return ZipReader(path)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not _is_hidden(name)

@@ -1,0 +1,260 @@
+"""From a source to batches: shuffle, load, transform, batch, with many threads or processes."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxvision.data.decode import MAX_PIXELS, decode_image
+from jaxvision.data.image import Batch, Transform
+from jaxvision.data.loader import Loader, Reading
+from jaxvision.data.source import CorruptImageError, DataError, Source
+from jaxvision.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+_STATE_VERSION = 1
+
+
+def train_dataset(
+    source: Source,
+    *,
+    transform: Transform,
+    batch_size: int,
+    seed: int,
+    num_threads: int = 16,
+    num_workers: int = 0,
+    prefetch_examples: int = 512,
+    max_pixels: int = MAX_PIXELS,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "TrainIterator":
+    """Returns an endless iterator of shuffled, augmented batches.
+
+    Every pass over the source has its own order. Order and augmentation depend on `seed` alone:
+    they are the same with any number of threads, workers and processes. A process's share of a
+    batch holds:
+
+    - `image` uint8 [b, height, width, 3]
+    - `label` int32 [b]
+    - `mask` bool [b], all True
+    - `index` int64 [b], the record's index in the source
+    - `corrupt` bool [b]: record `index` could not be decoded, and image and label are those of
+      another record that is chosen by `index` alone. Give each batch to a CorruptCounter.
+
+    Decoded images of up to 64 x 64 pixels are kept in memory, up to 1 GiB in each process.
+
+    Args:
+      source: of the training split.
+      transform: applied to each decoded image; must give all images one size.
+      batch_size: examples over all processes.
+      seed: of the order and of the augmentation.
+      num_threads: that decode, in each process; at most two per core are started.
+      num_workers: processes that decode; 0: threads of this process only.
+      prefetch_examples: decoded examples held ready, in each process.
+      max_pixels: larger images count as corrupt.
+      process_index: which share of each batch this process loads.
+      process_count: processes that share each batch.
+
+    Raises:
+      InputError: if `batch_size` is not a multiple of `process_count`.
+      DataError: while iterating, if a label is out of range, or if a record cannot be read or
+        replaced.
+    """
+    host_batch_size = _share(batch_size, process_count)
+    load = Loader(source, transform, max_pixels)
+    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    reading = Reading(num_threads, num_workers, prefetch_examples)
+
+    def batches_from(position: int) -> grain.IterDataset:
+        share = examples.random_map(load.for_training)[position + process_index :: process_count]
+        return reading.batches(share, host_batch_size)
+
+    return TrainIterator(batches_from, batch_size, seed=seed, num_examples=len(source))
+
+
+def eval_dataset(
+    source: Source,
+    *,
+    transform: Transform,
+    batch_size: int,
+    num_threads: int = 16,
+    num_workers: int = 0,
+    prefetch_examples: int = 512,
+    max_pixels: int = MAX_PIXELS,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "EvalDataset":
+    """Returns every record once, in batches of one size; it can be iterated again and again.
+
+    The batches have the keys of `train_dataset`. All processes get the same number of them: what is
+    missing at the end is filled with black images whose `mask` is False and whose `index` is -1. A
+    corrupt record is not replaced, which would falsify the result: it is black too, with `mask`
+    False, `corrupt` True and its own `index`, for a CorruptCounter to report.
+
+    Args:
+      source: of the evaluation split.
+      transform: applied to each decoded image; called without a random generator.
+      batch_size: examples over all processes.
+      num_threads: that decode, in each process; at most two per core are started.
+      num_workers: processes that decode; 0: threads of this process only.
+      prefetch_examples: decoded examples held ready, in each process.
+      max_pixels: larger images count as corrupt.
+      process_index: which share of each batch this process loads.
+      process_count: processes that share each batch.
+
+    Raises:
+      InputError: if `batch_size` is not a multiple of `process_count`.
+      DataError: while iterating, if a label is out of range, or if a record cannot be read.
+    """
+    host_batch_size = _share(batch_size, process_count)
+    num_batches = -(-len(source) // batch_size)
+    load = Loader(source, transform, max_pixels)
+    positions = grain.MapDataset.range(num_batches * batch_size)[process_index::process_count]
+    reading = Reading(num_threads, num_workers, prefetch_examples)
+    return EvalDataset(
+        reading.batches(positions.map(load.for_evaluation), host_batch_size), num_batches
+    )
+
+
+class TrainIterator:
+    """Endless batches, whose position is one number: the examples given out to all processes.
+
+    grain's ElasticIterator has such a state too, but each of its threads makes a whole batch, so
+    that 512 examples held ready keep only two threads busy at a batch size of 256.
+
+    Args:
+      batches_from: returns the batches from a global position on.
+      batch_size: examples of one step over all processes.
+      seed: kept in the state, as is `num_examples`, because a position means nothing in another
+        order.
+      num_examples: of one pass.
+    """
+
+    def __init__(
+        self,
+        batches_from: Callable[[int], grain.IterDataset],
+        batch_size: int,
+        *,
+        seed: int,
+        num_examples: int,
+    ):
+        self._batches_from = batches_from
+        self._batch_size = batch_size
+        self._identity = {"version": _STATE_VERSION, "seed": seed, "num_examples": num_examples}
+        self._examples_seen = 0
+        self._batches: Any = None
+
+    def __iter__(self) -> "TrainIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = iter(self._batches_from(self._examples_seen))
+        batch = next(self._batches)
+        self._examples_seen += self._batch_size
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position after the last batch taken: small, and the same in every process."""
+        return {**self._identity, "examples_seen": self._examples_seen}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position from `get_state`, also of another batch size or number of processes.
+
+        Raises:
+          DataError: if the state belongs to another seed or to a source of another length.
+        """
+        for key, value in self._identity.items():
+            if state.get(key) != value:
+                raise DataError(
+                    f"The saved data position has {key}={state.get(key)}, but this run has {value},"
+                    " so that it would see other examples: go on with the same data and seed, or"
+                    " start in a new workdir."
+                )
+        self.close()
+        self._examples_seen = state["examples_seen"]
+
+    def close(self) -> None:
+        """Stops the threads and workers; the next batch would start them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+class EvalDataset:
+    """Finite batches that can be iterated again; `len` is their number, equal in all processes."""
+
+    def __init__(self, batches: grain.IterDataset, num_batches: int):
+        self._batches = batches
+        self._num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches: Any = iter(self._batches)
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
+
+class CorruptCounter:
+    """Counts and names the records that could not be decoded, and stops a run that has too many.
+
+    Args:
+      source: that the batches come from.
+      max_fraction: of the examples read; fewer than 1,000 count as 1,000, so that one bad image at
+        the start of a run is not taken for a trend.
+      max_pixels: as given to the data set; for the reason in the message.
+    """
+
+    MIN_EXAMPLES = 1_000
+    NAMES_SHOWN = 10
+
+    def __init__(self, source: Source, max_fraction: float, *, max_pixels: int = MAX_PIXELS):
+        self._source = source
+        self._max_fraction = max_fraction
+        self._max_pixels = max_pixels
+        self._names: dict[int, str] = {}  # index: name and reason, of the first distinct ones
+        self.examples = 0
+        self.corrupt = 0
+
+    def update(self, batch: Batch) -> None:
+        """Adds one batch and logs each new name once.
+
+        Raises:
+          DataError: if more than `max_fraction` of the examples were corrupt; it lists the first.
+        """
+        self.examples += int(np.sum(batch["mask"] | batch["corrupt"]))
+        for index in batch["index"][batch["corrupt"]].tolist():
+            self.corrupt += 1
+            if index not in self._names and len(self._names) < self.NAMES_SHOWN:
+                self._names[index] = f"{self._source.describe(index)}: {self._reason(index)}"
+                _log.warning("Corrupt image left out: %s", self._names[index])
+        if self.corrupt > self._max_fraction * max(self.examples, self.MIN_EXAMPLES):
+            raise DataError(
+                f"{self.corrupt} of {self.examples} images read are corrupt, more than the share of"
+                f" {self._max_fraction} that config.data.max_corrupt_fraction allows; repair or"
+                f" remove them. The first are: {'; '.join(self._names.values())}."
+            )
+
+    def _reason(self, index: int) -> str:
+        try:
+            image = self._source[index]["image"]
+            decode_image(bytes(image), max_pixels=self._max_pixels)
+        except CorruptImageError as error:
+            return str(error)
+        return "nothing is wrong with it at the second look"
+
+
+def _share(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"The batch size must be a positive multiple of the {process_count} processes, but is"
+            f" {batch_size}."
+        )
+    return batch_size // process_count

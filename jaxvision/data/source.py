@@ -1,0 +1,65 @@
+"""What every source of examples offers, and the two errors of this folder."""
+
+import abc
+from typing import TypedDict
+
+import numpy as np
+
+from jaxvision.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+)
+
+
+class DataError(InputError):
+    """The data is missing or wrong; the message says what to do."""
+
+
+class CorruptImageError(DataError):
+    """One image cannot be decoded; the pipeline replaces it and counts it."""
+
+
+class Example(TypedDict):
+    """One record: encoded bytes, or uint8 [height, width, 3] RGB, and the class index."""
+
+    image: bytes | np.ndarray
+    label: int
+
+
+class Source(abc.ABC):
+    """Random access to labelled images.
+
+    Reading is safe from many threads at once, and a source can be pickled into worker processes.
+    `class_names[label]` is the name of a label.
+    """
+
+    class_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Returns what a log message calls this record: a file name where there is one."""
+
+
+def missing_data(wanted: str, *, where: str, prepare: str) -> DataError:
+    """Returns the error of every source whose data is not there."""
+    return DataError(
+        f"{wanted} not found in {where or 'config.data.path, which is empty'}; {prepare}. "
+        "--config.data.name=shapes runs without any data."
+    )
+
+
+def check_class_names(found: list[str], expected: tuple[str, ...] | None, *, where: str) -> None:
+    """Raises DataError where a split has a class that the training split does not have."""
+    unknown = sorted(set(found) - set(expected)) if expected is not None else []
+    if expected is not None and unknown:
+        raise DataError(
+            f"{where} has the class {unknown[0]!r} ({len(unknown)} unknown in all), which is not"
+            f" among the {len(expected)} classes of the training split; rename or remove it."
+        )

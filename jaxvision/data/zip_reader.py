@@ -1,0 +1,112 @@
+import os
+import struct
+import weakref
+import zipfile
+import zlib
+
+import numpy as np
+
+from jaxvision.data.source import CorruptImageError, DataError
+
+MAX_MEMBER_BYTES = 256 * 2**20
+_LOCAL_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # signature, length of the name, length of the extra field
+_ENCRYPTED = 0x1  # bit of a member's flags
+
+
+class ZipReader:
+    """Random access to the members of a zip file, from any thread and any process.
+
+    Only the central directory is read at first. A member is read with `os.pread`, which has no file
+    position that threads could fight over, and nothing is ever written to disk.
+
+    Args:
+      path: of the zip file.
+
+    Raises:
+      DataError: for a broken zip, a name that leaves the archive, an encrypted member, a
+        compression other than stored and deflate, or a member of more than 256 MiB.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.infolist() if not m.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise DataError(
+                f"{path} is not a readable zip file ({error}); copy it again."
+            ) from error
+        for member in members:
+            _check_member(member, path)
+        self.names = [member.filename for member in members]
+        self._offsets = np.array([m.header_offset for m in members], np.int64)
+        self._packed_sizes = np.array([m.compress_size for m in members], np.int64)
+        self._sizes = np.array([m.file_size for m in members], np.int64)
+        self._checksums = np.array([m.CRC for m in members], np.uint32)
+        self._deflated = np.array([m.compress_type == zipfile.ZIP_DEFLATED for m in members], bool)
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "_file"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def read(self, index: int) -> bytes:
+        """Returns the bytes of one member.
+
+        Raises:
+          CorruptImageError: if the member is cut short, or its size or checksum is not the one that
+            the archive gives.
+        """
+        header = os.pread(self._file, _LOCAL_HEADER.size, int(self._offsets[index]))
+        if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+            raise CorruptImageError(f"{self.describe(index)} has no local header in the zip file")
+        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        start = int(self._offsets[index]) + _LOCAL_HEADER.size + name_length + extra_length
+        data = os.pread(self._file, int(self._packed_sizes[index]), start)
+        size = int(self._sizes[index])
+        if self._deflated[index]:
+            try:  # one byte more than announced is enough to notice a bomb
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+            except zlib.error as error:
+                raise CorruptImageError(f"{self.describe(index)}: {error}") from error
+        if len(data) != size or zlib.crc32(data) != self._checksums[index]:
+            raise CorruptImageError(
+                f"{self.describe(index)} differs from its checksum in the zip file"
+            )
+        return data
+
+    def describe(self, index: int) -> str:
+        """Returns the zip file and the member's name."""
+        return f"{self.path}/{self.names[index]}"
+
+
+def _check_member(member: zipfile.ZipInfo, path: str) -> None:
+    name = member.filename
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
+        raise DataError(
+            f"{path} holds {name!r}, which points out of the archive; do not use this file."
+        )
+    if member.flag_bits & _ENCRYPTED:
+        raise DataError(
+            f"{name!r} in {path} is encrypted; pack the files again without a password."
+        )
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"{name!r} in {path} has compression method {member.compress_type}, but only stored and"
+            " deflate are read; pack the files again, best with `zip -0`."
+        )
+    if member.file_size > MAX_MEMBER_BYTES:
+        raise DataError(
+            f"{name!r} in {path} holds {member.file_size:,} bytes, more than the"
+            f" {MAX_MEMBER_BYTES:,} that an image may have; take it out of the archive."
+        )

@@ -1,0 +1,214 @@
+"""Scaled dot-product attention and the multi-head layer around it."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxvision.layers.dropout import draw_key
+from jaxvision.layers.initializer import trunc_normal
+
+
+def dot_product_attention(
+    query: Float[Array, "batch targets heads head_dim"],
+    keys: Float[Array, "batch sources heads head_dim"],
+    values: Float[Array, "batch sources heads head_dim"],
+    *,
+    bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
+    mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+    implementation: str = "fused",
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch targets heads head_dim"]:
+    """Returns softmax(query keys^T / sqrt(head_dim) + bias) values.
+
+    Dropout on the weights, and float64, always take the reference path: the fused one has no
+    dropout, and its softmax is float32 whatever comes in.
+
+    Args:
+      query: what each target looks for.
+      keys: what each source offers.
+      values: what each source gives.
+      bias: added to the scores.
+      mask: True where a target may attend. A row that is False everywhere gives the mean of the
+        values.
+      implementation: "fused" (XLA's fusion of `jax.nn.dot_product_attention`), "reference" (plain
+        einsums in the dtype of the inputs) or "cudnn" (GPU, float16 and bfloat16 only; never chosen
+        by itself).
+      dropout_rate: probability of dropping a weight.
+      dropout_key: randomness of the dropout; None turns it off.
+
+    Raises:
+      ValueError: if `implementation` is unknown, or "cudnn" cannot run these inputs.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, eq. 1.
+    """
+    check_implementation(implementation)
+    dropout_key = dropout_key if dropout_rate > 0.0 else None
+    if implementation == "cudnn":
+        if dropout_key is not None or query.dtype not in (jnp.float16, jnp.bfloat16):
+            raise ValueError(
+                "attention='cudnn' needs float16 or bfloat16 and no dropout on the weights, got "
+                f"{query.dtype} and a rate of {0.0 if dropout_key is None else dropout_rate}: "
+                "use 'fused'."
+            )
+        return jax.nn.dot_product_attention(
+            query, keys, values, bias=bias, mask=mask, implementation="cudnn"
+        )
+    if implementation == "reference" or dropout_key is not None or query.dtype == jnp.float64:
+        weights = attention_weights(query, keys, bias=bias, mask=mask)
+        if dropout_key is not None:
+            kept = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
+            weights = jnp.where(kept, weights / (1.0 - dropout_rate), 0.0)
+        return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(values.dtype), values)
+    return jax.nn.dot_product_attention(
+        query, keys, values, bias=bias, mask=mask, implementation="xla"
+    )
+
+
+def attention_weights(
+    query: Float[Array, "batch targets heads head_dim"],
+    keys: Float[Array, "batch sources heads head_dim"],
+    *,
+    bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
+    mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+) -> Float[Array, "batch heads targets sources"]:
+    """Returns the weights that `dot_product_attention` gives to the sources, in at least float32.
+
+    Args:
+      query: what each target looks for.
+      keys: what each source offers.
+      bias: added to the scores.
+      mask: True where a target may attend.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys, preferred_element_type=wide)
+    scores = scores * (query.shape[-1] ** -0.5)
+    if bias is not None:
+        scores = scores + bias.astype(wide)
+    if mask is not None:
+        # The lowest finite score, not -inf: a fully masked row must stay finite, also in the
+        # gradient.
+        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def check_implementation(implementation: str) -> None:
+    """Raises ValueError unless the name is one that `dot_product_attention` knows."""
+    if implementation not in ("fused", "reference", "cudnn"):
+        raise ValueError(
+            f"attention must be 'fused', 'reference' or 'cudnn', got {implementation!r}."
+        )
+
+
+class MultiHeadAttention(nnx.Module):
+    """Attention of tokens to themselves, or to a memory, in several heads.
+
+    Initial values as timm's ViT: kernels trunc-normal 0.02, biases 0. The kernels are plain
+    [width, width] matrices; their heads-side is ordered head by head.
+
+    Args:
+      width: channels of the tokens, in and out.
+      num_heads: heads; `width` must be a multiple of it.
+      memory_width: channels of the memory; None: `width`.
+      attention_dropout_rate: probability of dropping an attention weight.
+      implementation: see `dot_product_attention`.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Raises:
+      ValueError: if `width` is not a multiple of `num_heads`.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2.2.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        memory_width: int | None = None,
+        attention_dropout_rate: float = 0.0,
+        implementation: str = "fused",
+        dtype: str,
+        param_dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        if width % num_heads:
+            raise ValueError(f"width {width} must be a multiple of num_heads {num_heads}.")
+        check_implementation(implementation)
+
+        def linear(features: int) -> nnx.Linear:
+            return nnx.Linear(
+                features,
+                width,
+                kernel_init=trunc_normal(0.02),
+                dtype=jnp.dtype(dtype),
+                param_dtype=jnp.dtype(param_dtype),
+                rngs=rngs,
+            )
+
+        self.query = linear(width)
+        self.key = linear(memory_width or width)
+        self.value = linear(memory_width or width)
+        self.out = linear(width)
+        self.num_heads = num_heads
+        self.attention_dropout_rate = attention_dropout_rate
+        self.implementation = implementation
+
+    def __call__(
+        self,
+        tokens: Float[Array, "batch targets width"],
+        memory: Float[Array, "batch sources memory_width"] | None = None,
+        *,
+        bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
+        mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch targets width"]:
+        """Returns the new tokens.
+
+        Args:
+          tokens: where the queries come from.
+          memory: where keys and values come from; None: the tokens themselves.
+          bias: added to the scores.
+          mask: True where a target may attend.
+          train: turns the dropout on.
+          rngs: needed only if `train` and the rate is > 0.
+
+        Raises:
+          ValueError: if randomness is needed and `rngs` is None.
+        """
+        memory = tokens if memory is None else memory
+        drops = train and self.attention_dropout_rate > 0.0
+        attended = dot_product_attention(
+            self._heads(self.query(tokens)),
+            self._heads(self.key(memory)),
+            self._heads(self.value(memory)),
+            bias=bias,
+            mask=mask,
+            implementation=self.implementation,
+            dropout_rate=self.attention_dropout_rate,
+            dropout_key=draw_key(rngs, "attention dropout") if drops else None,
+        )
+        return self.out(attended.reshape(tokens.shape))
+
+    def weights(
+        self,
+        tokens: Float[Array, "batch targets width"],
+        memory: Float[Array, "batch sources memory_width"] | None = None,
+        *,
+        bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
+        mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+    ) -> Float[Array, "batch heads targets sources"]:
+        """Returns the attention weights of the same call without dropout: each row sums to 1."""
+        memory = tokens if memory is None else memory
+        query, keys = self._heads(self.query(tokens)), self._heads(self.key(memory))
+        return attention_weights(query, keys, bias=bias, mask=mask)
+
+    def _heads(
+        self, projected: Float[Array, "batch tokens width"]
+    ) -> Float[Array, "batch tokens heads head_dim"]:
+        batch, tokens, width = projected.shape
+        return projected.reshape(batch, tokens, self.num_heads, width // self.num_heads)

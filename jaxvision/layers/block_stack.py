@@ -1,0 +1,149 @@
+"""A stack of equal blocks: kept as a list, or as one block whose leaves have a leading depth axis.
+
+The stacked form lets `jax.lax.scan` compile a single block however deep the model is. Both forms
+start from the same values and compute the same outputs. Files on disk always use the names of the
+list, so that weights do not depend on how the model was run; `stack_blocks` and `unstack_blocks`
+translate.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Step = Callable[[Any, Any, jax.Array | float, nnx.Rngs | None], tuple[Any, Any]]
+
+
+def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: bool, rngs: nnx.Rngs) -> Any:
+    """Returns `depth` blocks, each initialised from its own key.
+
+    Args:
+      make: builds one block. All blocks must have equal shapes.
+      depth: number of blocks, at least 1.
+      scan: True returns one block with stacked leaves, False an `nnx.List`.
+      rngs: source of the initial values.
+    """
+    keys = jax.random.split(rngs.params(), depth)
+    if not scan:
+        return nnx.List([make(nnx.Rngs(params=key)) for key in keys])
+    return nnx.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+
+
+def run_blocks(
+    blocks: Any,
+    carry: Any,
+    step: Step,
+    *,
+    rates: Sequence[float],
+    key: jax.Array | None = None,
+    remat: bool = False,
+) -> tuple[Any, Any]:
+    """Runs the blocks one after the other.
+
+    Args:
+      blocks: what `build_blocks` returned.
+      carry: what goes into the first block, e.g. tokens.
+      step: (block, carry, drop-path rate, rngs) -> (carry, output). The rate is the number 0.0 if
+        no block has one. `rngs` is None without a key. Must not change the block: a scan would lose
+        the change.
+      rates: drop-path rate of each block.
+      key: randomness of all blocks together.
+      remat: keep only the carry of each block for the backward pass and compute the rest again.
+
+    Returns:
+      The last carry, and the outputs of all blocks stacked on a leading axis.
+    """
+    depth = len(rates)
+    keys = None if key is None else jax.random.split(key, depth)
+    rate_array = jnp.asarray(rates, jnp.float32) if any(rates) else None
+
+    def body(carry: Any, block_inputs: Any) -> tuple[Any, Any]:
+        block, rate, block_key = block_inputs
+        # An Rngs from outside would hand the same numbers to every block: FLAX counts do not leave
+        # here.
+        rngs = None if block_key is None else nnx.Rngs(dropout=block_key)
+        return step(block, carry, 0.0 if rate is None else rate, rngs)
+
+    if remat:
+        body = jax.checkpoint(body)
+    if not isinstance(blocks, nnx.List):
+        return jax.lax.scan(body, carry, (blocks, rate_array, keys))
+    outputs = []
+    for i, block in enumerate(blocks):
+        rate, block_key = jax.tree.map(lambda values, i=i: values[i], (rate_array, keys))
+        carry, output = body(carry, (block, rate, block_key))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
+
+
+def stack_blocks(tree: Any) -> Any:
+    """Returns the tree with every `{"blocks": {0: ..., 1: ...}}` replaced by its stacked form.
+
+    Args:
+      tree: nested dicts of arrays, also inside other containers such as an optimizer state.
+
+    Raises:
+      ValueError: if the blocks of one stack differ in names (e.g. only some are frozen) or shapes.
+    """
+    return _map_blocks(tree, _stack)
+
+
+def unstack_blocks(tree: Any) -> Any:
+    """Returns the tree with every stacked `"blocks"` replaced by one entry per block: 0, 1, ...
+
+    Entries that are already there block by block stay as they are, and so do stacks without any
+    array (moments of a frozen stack), whose depth nothing tells. May be used under `jax.jit`.
+
+    Args:
+      tree: nested dicts of arrays, also inside other containers such as an optimizer state.
+
+    Raises:
+      ValueError: if the arrays of one stack disagree about the depth.
+    """
+    return _map_blocks(tree, _unstack)
+
+
+def _map_blocks(tree: Any, change: Callable[[dict], dict]) -> Any:
+    """Applies `change` to each dict under a key "blocks"; other containers are looked through."""
+
+    def visit(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {
+            name: change(child)
+            if name == "blocks" and isinstance(child, dict)
+            else _map_blocks(child, change)
+            for name, child in node.items()
+        }
+
+    return jax.tree.map(visit, tree, is_leaf=lambda node: isinstance(node, dict))
+
+
+def _is_list(blocks: dict) -> bool:
+    return all(isinstance(name, int) for name in blocks)
+
+
+def _stack(blocks: dict) -> dict:
+    if not blocks or not _is_list(blocks):
+        return blocks
+    try:
+        return jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(blocks[i] for i in range(len(blocks)))
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"The {len(blocks)} blocks of a stack must be numbered from 0 and equal in names and "
+            f"shapes, or the model must be built with scan=False: {error}"
+        ) from error
+
+
+def _unstack(blocks: dict) -> dict:
+    leaves = jax.tree.leaves(blocks)
+    if not leaves or _is_list(blocks):
+        return blocks
+    depths = {leaf.shape[0] for leaf in leaves}
+    if len(depths) != 1:
+        raise ValueError(f"The arrays of one stack must have equal depth, got {sorted(depths)}.")
+    return {i: jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(depths.pop())}

@@ -1,0 +1,46 @@
+"""Dropout as a function: no layer of this project keeps random state."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+def draw_key(rngs: nnx.Rngs | None, what: str) -> jax.Array:
+    """Returns a fresh key of the `dropout` stream.
+
+    Args:
+      rngs: what the caller handed to the model.
+      what: the thing that needs randomness, for the message.
+
+    Raises:
+      ValueError: if `rngs` is None; the message says what to pass.
+    """
+    if rngs is None:
+        raise ValueError(
+            f"{what} is active when train=True, so the call needs randomness, but rngs is None: "
+            "pass rngs=nnx.Rngs(dropout=key)."
+        )
+    return rngs.dropout()
+
+
+def dropout(
+    inputs: Float[Array, "*shape"], rate: float, *, train: bool, rngs: nnx.Rngs | None
+) -> Float[Array, "*shape"]:
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Args:
+      inputs: anything.
+      rate: probability of dropping, in [0, 1).
+      train: False returns the inputs as they are.
+      rngs: needed only if `train` and `rate` > 0.
+
+    Raises:
+      ValueError: if randomness is needed and `rngs` is None.
+
+    Source: Srivastava et al. 2014, Dropout, section 10 (scaled in training, not in evaluation).
+    """
+    if not train or rate == 0.0:
+        return inputs
+    keep = jax.random.bernoulli(draw_key(rngs, "dropout"), 1.0 - rate, inputs.shape)
+    return jnp.where(keep, inputs / (1.0 - rate), 0.0)

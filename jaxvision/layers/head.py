@@ -1,0 +1,30 @@
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def linear_head(
+    width: int,
+    num_classes: int,
+    *,
+    kernel_init: jax.nn.initializers.Initializer,
+    param_dtype: str,
+    rngs: nnx.Rngs,
+) -> nnx.Linear | None:
+    """Returns the classifier of a model, or None for `num_classes` = 0.
+
+    It computes in the dtype of its parameters, so that logits are float32 in a bfloat16 model too.
+
+    Args:
+      width: channels of the pooled features.
+      num_classes: number of logits.
+      kernel_init: initialiser of the kernel; the bias starts at 0.
+      param_dtype: dtype of the parameters and of the logits.
+      rngs: source of the initial values.
+    """
+    if num_classes == 0:
+        return None
+    dtype = jnp.dtype(param_dtype)
+    return nnx.Linear(
+        width, num_classes, kernel_init=kernel_init, dtype=dtype, param_dtype=dtype, rngs=rngs
+    )

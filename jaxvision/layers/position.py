@@ -1,0 +1,74 @@
+"""Where a token is: fixed 2-D sinusoids, and learned tables fitted to another grid."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@functools.cache
+def sincos_2d(
+    height: int, width: int, channels: int, temperature: float = 10_000.0
+) -> Float[np.ndarray, "tokens channels"]:
+    """Returns fixed positions: a quarter of the channels each for sin x, cos x, sin y and cos y.
+
+    Args:
+      height: rows of the token grid.
+      width: columns of the token grid; tokens are numbered row by row.
+      channels: size of a token, a multiple of 4 and at least 8.
+      temperature: ratio of the longest to the shortest wavelength.
+
+    Raises:
+      ValueError: if `channels` does not fit; the message gives it.
+
+    Source: Beyer et al. 2022, Better plain ViT baselines for ImageNet-1k, section 2.
+    """
+    if channels % 4 or channels < 8:
+        raise ValueError(f"2-D sinusoids need a multiple of 4 channels, >= 8, got {channels}.")
+    frequencies = temperature ** -np.linspace(0.0, 1.0, channels // 4)
+    y, x = np.divmod(np.arange(height * width), width)
+    x, y = x[:, None] * frequencies[None, :], y[:, None] * frequencies[None, :]
+    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    table.flags.writeable = False  # the cache hands out the same array again
+    return table
+
+
+def resize_position_embedding(
+    pos: Float[Array, "1 tokens width"],
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    num_prefix_tokens: int = 1,
+    antialias: bool = True,
+) -> Float[Array, "1 new_tokens width"]:
+    """Returns the table fitted to another grid by bicubic interpolation; prefix rows are kept.
+
+    Args:
+      pos: prefix rows (class token, ...), then the grid row by row.
+      old_grid: (rows, columns) that `pos` was made for.
+      new_grid: (rows, columns) wanted.
+      num_prefix_tokens: leading rows that have no place in the grid.
+      antialias: smooth before shrinking, as timm does; torchvision does not.
+
+    Raises:
+      ValueError: if `pos` does not have the prefix and the old grid; the message gives the counts.
+
+    Note: equal to `torch.nn.functional.interpolate(mode="bicubic")` with the same `antialias` to
+      2e-6.
+    """
+    expected = num_prefix_tokens + old_grid[0] * old_grid[1]
+    if pos.shape[1] != expected:
+        raise ValueError(
+            f"A grid of {old_grid} with {num_prefix_tokens} prefix tokens has {expected} "
+            f"positions, but the table has {pos.shape[1]}: check old_grid and num_prefix_tokens."
+        )
+    if old_grid == new_grid:
+        return pos
+    prefix, grid = jnp.split(pos, [num_prefix_tokens], axis=1)
+    width = pos.shape[-1]
+    grid = grid.reshape(1, *old_grid, width)
+    method = "cubic" if antialias else "cubic-pytorch"  # torch: a = -0.5 and a = -0.75
+    grid = jax.image.resize(grid, (1, *new_grid, width), method=method, antialias=antialias)
+    return jnp.concatenate([prefix, grid.reshape(1, -1, width)], axis=1)

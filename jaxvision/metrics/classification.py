@@ -1,0 +1,31 @@
+"""Classification metrics, one value per example: batch means are wrong for a padded last batch."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
+
+
+def topk_correct(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], *, k: int
+) -> Float32[Array, " batch"]:
+    """Returns 1 where the true class is among the k best, else 0.
+
+    The place of the true class is counted: the classes with a greater logit, and those with an
+    equal logit and a lower index. So exactly k classes of an example are right, k = 1 agrees with
+    `argmax`, and a model that gives every class the same logit scores what chance gives. An example
+    whose true logit is NaN is wrong: a diverged model must not look perfect.
+
+    Args:
+      logits: scores; higher is better.
+      labels: class indices.
+      k: how many guesses; with k >= the number of classes every finite example is right.
+
+    Raises:
+      ValueError: if k is less than 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+    true_logit = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    earlier = jnp.arange(logits.shape[-1])[None, :] < labels[:, None]
+    # "not <=" instead of ">": every comparison with NaN is false, and NaN must count as better.
+    better = ~(logits <= true_logit) | ((logits == true_logit) & earlier)
+    return (jnp.sum(better, axis=-1) < min(k, logits.shape[-1])).astype(jnp.float32)

@@ -1,0 +1,54 @@
+"""Losses, one value per example: who averages, and over what, is the caller's decision."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxvision.errors import InputError
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, " batch"]:
+    """Returns the cross-entropy of each example, in nats.
+
+    It is computed in float32 whatever the compute dtype, because the log of a sum of exponentials
+    loses what separates two good models in bfloat16; float64 logits stay float64.
+
+    Args:
+      logits: unnormalised scores.
+      labels: class indices, or probabilities that sum to 1 over the classes.
+      label_smoothing: epsilon, the probability mass spread evenly over all K classes, the true one
+        included, in [0, 1).
+
+    Raises:
+      InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
+        logits.
+
+    Note:
+      This is the convention of torch and optax: epsilon / K for each class. Code that spreads
+      epsilon over the K - 1 wrong classes only gets the same numbers with
+      `label_smoothing = epsilon * K / (K - 1)`.
+
+    Source: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise InputError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    if labels.ndim == 2 and labels.shape != logits.shape:
+        raise InputError(
+            f"Soft labels must have the shape of the logits {logits.shape}, got {labels.shape}; "
+            "build the model with as many classes as the labels have."
+        )
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    log_probs = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+    if labels.ndim == 1:
+        # A look-up, not a one-hot sum: 0 x -inf of an impossible class would be NaN.
+        losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+    else:
+        losses = -jnp.sum(labels.astype(dtype) * log_probs, axis=-1)
+    if label_smoothing == 0.0:
+        return losses
+    return (1.0 - label_smoothing) * losses - label_smoothing * jnp.mean(log_probs, axis=-1)

@@ -1,0 +1,80 @@
+"""The list of all models, and the door to them."""
+
+import dataclasses
+import difflib
+import fnmatch
+from typing import Any
+
+from flax import nnx
+
+from jaxvision.errors import InputError
+from jaxvision.models import resnet, vit
+from jaxvision.models.spec import ModelSpec
+
+# A new family is one import and one entry here.
+_SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (*vit.SPECS, *resnet.SPECS)}
+_NAMES: dict[str, str] = {
+    name: spec.name for spec in _SPECS.values() for name in (spec.name, *spec.aliases)
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names of the models that match, sorted.
+
+    Args:
+      pattern: shell pattern, e.g. "vit*".
+    """
+    return sorted(fnmatch.filter(_SPECS, pattern))
+
+
+def get_spec(name_or_alias: str) -> ModelSpec:
+    """Returns the table row of a model.
+
+    Args:
+      name_or_alias: our name, or the name of the same model in timm or torchvision.
+
+    Raises:
+      InputError: if there is no such model; the message names the nearest ones.
+    """
+    if name_or_alias not in _NAMES:
+        nearest = difflib.get_close_matches(name_or_alias, _NAMES, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else "see list_models()."
+        raise InputError(f"There is no model {name_or_alias!r}: {hint}")
+    return _SPECS[_NAMES[name_or_alias]]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    dtype: str = "float32",
+    rngs: nnx.Rngs,
+    **overrides: Any,
+) -> nnx.Module:
+    """Returns a new model with random parameters.
+
+    Args:
+      name: our name, or the name of the same model in timm or torchvision.
+      num_classes: outputs of the head; None: as published; 0: no head.
+      dtype: compute dtype, "float32", "bfloat16", "float16" or "float64".
+      rngs: source of the initial values.
+      **overrides: further fields of the family's config.
+
+    Raises:
+      InputError: if there is no such model, or a value does not fit (a ValueError).
+      TypeError: if an override is no field of the family's config; the message lists the fields.
+    """
+    spec = get_spec(name)
+    fields = [field.name for field in dataclasses.fields(spec.config)]
+    unknown = sorted(set(overrides) - set(fields))
+    if unknown:
+        raise TypeError(
+            f"{spec.name} has no option {', '.join(unknown)}; its options are {', '.join(fields)}."
+        )
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    try:
+        config = dataclasses.replace(spec.config, dtype=dtype, **overrides)
+    except ValueError as error:
+        raise InputError(f"{spec.name}: {error}") from error
+    return spec.build(config, rngs=rngs)

@@ -1,0 +1,318 @@
+"""ResNet and its wide and grouped relatives, as torchvision computes them."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxvision.layers.conv import Conv, ConvNormAct
+from jaxvision.layers.drop_path import drop_path, drop_path_rates
+from jaxvision.layers.dropout import dropout
+from jaxvision.layers.head import linear_head
+from jaxvision.layers.norm import BatchNorm
+from jaxvision.layers.pool import global_pool, max_pool
+from jaxvision.models.spec import (
+    ModelSpec,
+    Preprocess,
+    check_choice,
+    check_images,
+    check_rate,
+    layer_dtypes,
+    param_dtype,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Every choice of a ResNet.
+
+    Attributes:
+      block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1 with four times the channels).
+      stage_depths: blocks of each stage.
+      stage_widths: channels of each stage, before the factor 4 of a bottleneck.
+      groups: groups of the 3x3 in a bottleneck (ResNeXt).
+      base_width: inner channels of a bottleneck per group and per 64 of the stage's width.
+      stem: "imagenet" (7x7 of stride 2, then max-pooling) or "cifar" (3x3 of stride 1, no pooling).
+      stem_width: channels of the stem.
+      in_channels: channels of the image.
+      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
+      plain: leave the shortcuts out, to see why they are there.
+      zero_init_last: start the last norm of each block at 0, so that the block is the identity.
+      drop_path_rate: of the last block's branch; rises linearly from 0.
+      dropout_rate: before the head.
+      norm_eps: of every batch norm.
+      norm_momentum: of every batch norm, in torch's sense.
+      dtype: compute dtype; parameters, statistics and logits are float32 (float64 if this is).
+    """
+
+    block: str
+    stage_depths: tuple[int, ...]
+    stage_widths: tuple[int, ...] = (64, 128, 256, 512)
+    groups: int = 1
+    base_width: int = 64
+    stem: str = "imagenet"
+    stem_width: int = 64
+    in_channels: int = 3
+    num_classes: int = 1000
+    plain: bool = False
+    zero_init_last: bool = True
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check_choice("block", self.block, ("basic", "bottleneck"))
+        check_choice("stem", self.stem, ("imagenet", "cifar"))
+        check_rate("drop_path_rate", self.drop_path_rate)
+        check_rate("dropout_rate", self.dropout_rate)
+        if len(self.stage_depths) != len(self.stage_widths):
+            raise ValueError(
+                "stage_depths and stage_widths must name the same stages, got "
+                f"{self.stage_depths} and {self.stage_widths}."
+            )
+        if self.block == "basic" and (self.groups, self.base_width) != (1, 64):
+            raise ValueError("groups and base_width need block='bottleneck'.")
+        if self.plain and self.drop_path_rate:
+            raise ValueError(
+                "plain=True leaves nothing when a branch is dropped: set drop_path_rate=0."
+            )
+
+    @property
+    def expansion(self) -> int:
+        """Channels of a block's output / width of its stage."""
+        return 4 if self.block == "bottleneck" else 1
+
+
+class ResNetBlock(nnx.Module):
+    """A residual block: two or three convolutions beside a shortcut.
+
+    The stride is in the 3x3 convolution of a bottleneck, as in torchvision ("v1.5"); the paper had
+    it in the first 1x1.
+
+    Args:
+      config: of the model.
+      in_channels: channels of the input.
+      width: of the stage.
+      stride: 1 or 2.
+      drop_path_rate: probability of dropping the branch.
+      rngs: source of the initial values.
+
+    Source: He et al. 2016, Deep Residual Learning, figure 5; Xie et al. 2017 for the groups.
+    """
+
+    def __init__(
+        self,
+        config: ResNetConfig,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        drop_path_rate: float,
+        rngs: nnx.Rngs,
+    ):
+        dtypes = layer_dtypes(config.dtype)
+        norm = {"eps": config.norm_eps, "momentum": config.norm_momentum, **dtypes}
+        out_channels = width * config.expansion
+        # Without a shortcut a block that starts at 0 would pass nothing on.
+        last_scale = 0.0 if config.zero_init_last and not config.plain else 1.0
+        if config.block == "basic":
+            self.conv1 = Conv(in_channels, width, 3, stride=stride, rngs=rngs, **dtypes)
+            self.norm1 = BatchNorm(width, **norm)
+            self.conv2 = Conv(width, out_channels, 3, rngs=rngs, **dtypes)
+            self.norm2 = BatchNorm(out_channels, init_scale=last_scale, **norm)
+        else:
+            groups = config.groups
+            inner = width * config.base_width // 64 * groups
+            self.conv1 = Conv(in_channels, inner, 1, rngs=rngs, **dtypes)
+            self.norm1 = BatchNorm(inner, **norm)
+            self.conv2 = Conv(inner, inner, 3, stride=stride, groups=groups, rngs=rngs, **dtypes)
+            self.norm2 = BatchNorm(inner, **norm)
+            self.conv3 = Conv(inner, out_channels, 1, rngs=rngs, **dtypes)
+            self.norm3 = BatchNorm(out_channels, init_scale=last_scale, **norm)
+        resizes = stride != 1 or in_channels != out_channels
+        self.downsample = (
+            None
+            if config.plain or not resizes
+            else ConvNormAct(
+                in_channels,
+                out_channels,
+                1,
+                stride=stride,
+                activation=None,
+                norm_eps=config.norm_eps,
+                norm_momentum=config.norm_momentum,
+                rngs=rngs,
+                **dtypes,
+            )
+        )
+        self.bottleneck = config.block == "bottleneck"
+        self.plain = config.plain
+        self.drop_path_rate = drop_path_rate
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch new_height new_width new_channels"]:
+        """Returns the new map; moves the running statistics if `train`."""
+        branch = nnx.relu(self.norm1(self.conv1(inputs), train=train))
+        branch = self.norm2(self.conv2(branch), train=train)
+        if self.bottleneck:
+            branch = self.norm3(self.conv3(nnx.relu(branch)), train=train)
+        if self.plain:
+            return nnx.relu(branch)
+        branch = drop_path(branch, self.drop_path_rate, train=train, rngs=rngs)
+        shortcut = inputs if self.downsample is None else self.downsample(inputs, train=train)
+        return nnx.relu(shortcut + branch)
+
+
+class ResNet(nnx.Module):
+    """Residual network.
+
+    Initial values as timm: convolutions Kaiming normal by fan-out, the last norm of each block 0
+    (Goyal et al. 2017; torchvision starts it at 1, `zero_init_last=False`), head uniform as torch's
+    Linear, bias 0.
+
+    Args:
+      config: every choice.
+      rngs: source of the initial values.
+
+    Source: He et al. 2016, Deep Residual Learning for Image Recognition,
+      https://arxiv.org/abs/1512.03385.
+    """
+
+    def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        imagenet = config.stem == "imagenet"
+        self.stem = ConvNormAct(
+            config.in_channels,
+            config.stem_width,
+            7 if imagenet else 3,
+            stride=2 if imagenet else 1,
+            norm_eps=config.norm_eps,
+            norm_momentum=config.norm_momentum,
+            rngs=rngs,
+            **layer_dtypes(config.dtype),
+        )
+        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.stage_depths)))
+        channels = config.stem_width
+        stages = []
+        for stage, (depth, width) in enumerate(
+            zip(config.stage_depths, config.stage_widths, strict=True)
+        ):
+            blocks = []
+            for i in range(depth):
+                blocks.append(
+                    ResNetBlock(
+                        config,
+                        channels,
+                        width,
+                        stride=2 if stage > 0 and i == 0 else 1,
+                        drop_path_rate=next(rates),
+                        rngs=rngs,
+                    )
+                )
+                channels = width * config.expansion
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.head = linear_head(
+            channels,
+            config.num_classes,
+            kernel_init=_torch_linear,
+            param_dtype=param_dtype(config.dtype),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Returns the logits, or the pooled features if the model has no head.
+
+        Args:
+          images: normalised, of any size.
+          train: uses and moves batch statistics, and turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+
+        Raises:
+          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
+        """
+        pooled = global_pool(self.features(images, train=train, rngs=rngs))
+        pooled = pooled.astype(param_dtype(self.config.dtype))
+        pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
+        return pooled if self.head is None else self.head(pooled)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the map of the last stage.
+
+        Args:
+          images: normalised, of any size.
+          train: uses and moves batch statistics, and turns drop path on.
+          rngs: needed only if `train` and the drop-path rate is > 0.
+        """
+        check_images(images, self.config.in_channels)
+        outputs = self.stem(images, train=train)
+        if self.config.stem == "imagenet":
+            outputs = max_pool(outputs, window=3, stride=2, padding=1)
+        for blocks in self.stages:
+            for block in blocks:
+                outputs = block(outputs, train=train, rngs=rngs)
+        return outputs
+
+
+# U(-1/sqrt(in), 1/sqrt(in)), what torch.nn.Linear starts with.
+_torch_linear = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _spec(
+    name: str, config: ResNetConfig, num_params: int, source: str = "He et al. 2016, table 1"
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        family="resnet",
+        build=ResNet,
+        config=config,
+        image_size=224,
+        preprocess=Preprocess(),
+        num_params=num_params,
+        source=source,
+    )
+
+
+def _basic(*stage_depths: int) -> ResNetConfig:
+    return ResNetConfig(block="basic", stage_depths=stage_depths)
+
+
+def _bottleneck(*stage_depths: int, groups: int = 1, base_width: int = 64) -> ResNetConfig:
+    return ResNetConfig(
+        block="bottleneck", stage_depths=stage_depths, groups=groups, base_width=base_width
+    )
+
+
+_RESNEXT = _bottleneck(3, 4, 6, 3, groups=32, base_width=4)
+_WIDE = _bottleneck(3, 4, 6, 3, base_width=128)
+
+# torchvision and timm use the same names.
+SPECS = (
+    _spec("resnet18", _basic(2, 2, 2, 2), 11_689_512),
+    _spec("resnet34", _basic(3, 4, 6, 3), 21_797_672),
+    _spec("resnet50", _bottleneck(3, 4, 6, 3), 25_557_032),
+    _spec("resnet101", _bottleneck(3, 4, 23, 3), 44_549_160),
+    _spec("resnet152", _bottleneck(3, 8, 36, 3), 60_192_808),
+    _spec("resnext50_32x4d", _RESNEXT, 25_028_904, "Xie et al. 2017, table 1"),
+    _spec("wide_resnet50_2", _WIDE, 68_883_240, "Zagoruyko and Komodakis 2016"),
+)

@@ -1,0 +1,331 @@
+"""Vision Transformer: patches as words, an encoder of pre-norm blocks, one linear head."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxvision.layers.attention import check_implementation
+from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.drop_path import drop_path_rates
+from jaxvision.layers.dropout import draw_key, dropout
+from jaxvision.layers.encoder_block import EncoderBlock
+from jaxvision.layers.head import linear_head
+from jaxvision.layers.initializer import trunc_normal
+from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible
+from jaxvision.layers.position import resize_position_embedding, sincos_2d
+from jaxvision.layers.window import local_mask
+from jaxvision.models.spec import (
+    HALF,
+    ModelSpec,
+    Preprocess,
+    check_choice,
+    check_images,
+    check_rate,
+    layer_dtypes,
+    param_dtype,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Every choice of a Vision Transformer.
+
+    Attributes:
+      width: channels of a token.
+      depth: number of blocks.
+      num_heads: attention heads.
+      patch_size: side of a patch in pixels.
+      image_size: pixels that the position table is made for: side, or (height, width).
+      in_channels: channels of the image.
+      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
+      mlp_ratio: hidden channels of the MLP / width.
+      pool: "token" (the class token after the final norm) or "average" (the mean of the patches,
+        the norm after it: timm's global_pool="avg" with fc_norm).
+      class_token: whether there is one; "average" can do without.
+      position: "learned" or "sincos2d" (fixed).
+      stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for small runs).
+      dropout_rate: after the positions, the attention's projection and both layers of the MLP.
+      attention_dropout_rate: of attention weights.
+      drop_path_rate: of the last block's branches; rises linearly from 0.
+      layer_scale_init: starting value of LayerScale; None: no LayerScale.
+      local_window: let a patch attend only to the k x k patches around it; None: to all.
+      norm_eps: of every LayerNorm.
+      zero_init_head: start with logits of 0.
+      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      scan: keep the blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
+      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    image_size: int | tuple[int, int] = 224
+    in_channels: int = 3
+    num_classes: int = 1000
+    mlp_ratio: float = 4.0
+    pool: str = "token"
+    class_token: bool = True
+    position: str = "learned"
+    stem: str = "patch"
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    layer_scale_init: float | None = None
+    local_window: int | None = None
+    norm_eps: float = 1e-6
+    zero_init_head: bool = False
+    attention: str = "fused"
+    remat: bool = False
+    scan: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check_choice("pool", self.pool, ("token", "average"))
+        check_choice("position", self.position, ("learned", "sincos2d"))
+        check_choice("stem", self.stem, ("patch", "conv"))
+        check_implementation(self.attention)
+        check_rate("dropout_rate", self.dropout_rate)
+        check_rate("attention_dropout_rate", self.attention_dropout_rate)
+        check_rate("drop_path_rate", self.drop_path_rate)
+        if self.pool == "token" and not self.class_token:
+            raise ValueError("pool='token' needs class_token=True; without one use pool='average'.")
+        check_divisible(*self.image_shape, self.patch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+
+class ViT(nnx.Module):
+    """Vision Transformer.
+
+    Initial values as timm and DeiT: linear kernels and positions trunc-normal 0.02, biases 0, class
+    token trunc-normal 1e-6. The patch kernel is LeCun normal as in torchvision.
+
+    Args:
+      config: every choice.
+      rngs: source of the initial values.
+
+    Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words,
+      https://arxiv.org/abs/2010.11929.
+    """
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        dtypes = layer_dtypes(config.dtype)
+        self.config = config
+        stem = PatchEmbed if config.stem == "patch" else ConvStem
+        self.patch_embed = stem(
+            config.in_channels, width, patch_size=config.patch_size, rngs=rngs, **dtypes
+        )
+        self.cls_token = self._table(1, 1e-6, rngs) if config.class_token else None
+        num_tokens = self.num_prefix_tokens + config.grid[0] * config.grid[1]
+        learned = config.position == "learned"
+        self.pos_embed = self._table(num_tokens, 0.02, rngs) if learned else None
+        self.blocks = build_blocks(self._block, config.depth, scan=config.scan, rngs=rngs)
+        self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        zeros = jax.nn.initializers.zeros
+        self.head = linear_head(
+            width,
+            config.num_classes,
+            kernel_init=zeros if config.zero_init_head else trunc_normal(0.02),
+            param_dtype=dtypes["param_dtype"],
+            rngs=rngs,
+        )
+
+    def _block(self, rngs: nnx.Rngs) -> EncoderBlock:
+        config = self.config
+        return EncoderBlock(
+            config.width,
+            config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            dropout_rate=config.dropout_rate,
+            attention_dropout_rate=config.attention_dropout_rate,
+            layer_scale_init=config.layer_scale_init,
+            norm_eps=config.norm_eps,
+            attention=config.attention,
+            rngs=rngs,
+            **layer_dtypes(config.dtype),
+        )
+
+    def _table(self, num_tokens: int, stddev: float, rngs: nnx.Rngs) -> nnx.Param:
+        shape = (1, num_tokens, self.config.width)
+        dtype = jnp.dtype(param_dtype(self.config.dtype))
+        return nnx.Param(trunc_normal(stddev)(rngs.params(), shape, dtype))
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches."""
+        return 1 if self.config.class_token else 0
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Returns the logits, or the pooled features if the model has no head.
+
+        Args:
+          images: normalised; any size that is a whole number of patches (positions are resized).
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+
+        Raises:
+          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
+        """
+        tokens = self.features(images, train=train, rngs=rngs)
+        if self.config.pool == "token":
+            pooled = tokens[:, 0]
+        else:
+            pooled = self.norm(jnp.mean(tokens[:, self.num_prefix_tokens :], axis=1))
+        pooled = pooled.astype(param_dtype(self.config.dtype))
+        return pooled if self.head is None else self.head(pooled)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """Returns the tokens after the final norm, the class token first.
+
+        With pool="average" the norm comes after the pooling, so these tokens are not normalised.
+
+        Args:
+          images: normalised; any size that is a whole number of patches.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+        """
+        tokens, mask, key = self._embed(images, train=train, rngs=rngs)
+
+        def step(block, tokens, rate, rngs):
+            return block(tokens, mask=mask, drop_path_rate=rate, train=train, rngs=rngs), None
+
+        rates = drop_path_rates(self.config.drop_path_rate, self.config.depth)
+        tokens, _ = run_blocks(
+            self.blocks, tokens, step, rates=rates, key=key, remat=self.config.remat
+        )
+        return self.norm(tokens) if self.config.pool == "token" else tokens
+
+    def attention_maps(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "depth batch heads tokens tokens"]:
+        """Returns the attention weights of every block in evaluation: each row sums to 1.
+
+        Args:
+          images: normalised; any size that is a whole number of patches.
+        """
+        tokens, mask, _ = self._embed(images, train=False, rngs=None)
+
+        def step(block, tokens, rate, rngs):
+            weights = block.attn.weights(block.norm1(tokens), mask=mask)
+            return block(tokens, mask=mask), weights
+
+        rates = (0.0,) * self.config.depth
+        return run_blocks(self.blocks, tokens, step, rates=rates)[1]
+
+    def _embed(
+        self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """Returns the tokens with positions, the attention mask, and the key of the blocks."""
+        config = self.config
+        check_images(images, config.in_channels)
+        tokens = self.patch_embed(images, train=train)
+        batch, rows, columns, width = tokens.shape
+        tokens = tokens.reshape(batch, rows * columns, width)
+        if self.cls_token is not None:
+            cls_token = self.cls_token[...].astype(tokens.dtype)
+            cls_token = jnp.broadcast_to(cls_token, (batch, 1, width))
+            tokens = jnp.concatenate([cls_token, tokens], axis=1)
+        tokens = tokens + self._positions(rows, columns).astype(tokens.dtype)
+        tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
+        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
+        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        return tokens, self._mask(rows, columns), key
+
+    def _positions(self, rows: int, columns: int) -> jax.Array:
+        prefix = self.num_prefix_tokens
+        if self.pos_embed is not None:
+            return resize_position_embedding(
+                self.pos_embed[...], self.config.grid, (rows, columns), num_prefix_tokens=prefix
+            )
+        table = jnp.asarray(sincos_2d(rows, columns, self.config.width), self.config.dtype)
+        return jnp.pad(table, ((prefix, 0), (0, 0)))[None]  # the class token has no place
+
+    def _mask(self, rows: int, columns: int) -> jax.Array | None:
+        if self.config.local_window is None:
+            return None
+        prefix = self.num_prefix_tokens
+        mask = jnp.asarray(local_mask(rows, columns, self.config.local_window))
+        # The class token sees all and is seen by all.
+        return jnp.pad(mask, ((prefix, 0), (prefix, 0)), constant_values=True)[None, None]
+
+
+# width, depth, num_heads
+_SIZES = {
+    "ti": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+    "h": (1280, 32, 16),
+}
+
+
+def _spec(
+    size: str, patch_size: int, num_params: int, aliases: tuple[str, ...], image_size: int = 224
+) -> ModelSpec:
+    width, depth, num_heads = _SIZES[size]
+    config = ViTConfig(
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        patch_size=patch_size,
+        image_size=image_size,
+    )
+    return ModelSpec(
+        name=f"vit_{size}{patch_size}" + ("" if image_size == 224 else f"_{image_size}"),
+        family="vit",
+        build=ViT,
+        config=config,
+        image_size=image_size,
+        preprocess=Preprocess(
+            mean=HALF,
+            std=HALF,
+            interpolation="bicubic",
+            crop_fraction=0.9 if image_size == 224 else 1.0,
+        ),
+        num_params=num_params,
+        source="Dosovitskiy et al. 2021, table 1; Ti and S: Steiner et al. 2021, table 2",
+        aliases=aliases,
+    )
+
+
+SPECS = (
+    _spec("ti", 16, 5_717_416, ("vit_tiny_patch16_224",)),
+    _spec("s", 16, 22_050_664, ("vit_small_patch16_224",)),
+    _spec("s", 32, 22_878_952, ("vit_small_patch32_224",)),
+    _spec("b", 8, 86_576_872, ("vit_base_patch8_224",)),
+    _spec("b", 16, 86_567_656, ("vit_base_patch16_224", "vit_b_16")),
+    _spec("b", 16, 86_859_496, ("vit_base_patch16_384",), image_size=384),
+    _spec("b", 32, 88_224_232, ("vit_base_patch32_224", "vit_b_32")),
+    _spec("l", 16, 304_326_632, ("vit_large_patch16_224", "vit_l_16")),
+    _spec("l", 32, 306_535_400, ("vit_large_patch32_224", "vit_l_32")),
+    _spec("h", 14, 632_045_800, ("vit_huge_patch14_224", "vit_h_14")),
+)

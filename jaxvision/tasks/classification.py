@@ -1,0 +1,48 @@
+"""Image classification: what a batch of images and labels means."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvision.metrics.classification import topk_correct
+from jaxvision.metrics.losses import softmax_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Loss and exact evaluation of an image classifier.
+
+    Attributes:
+      label_smoothing: probability mass spread evenly over all classes, in [0, 1).
+    """
+
+    label_smoothing: float = 0.0
+
+    def loss(self, model: nnx.Module, batch: dict, *, rngs: nnx.Rngs) -> tuple:
+        """Returns the mean loss of a training batch and its float32 scalar metrics.
+
+        Labels are class indices [B], or probabilities [B, K] after mixup or cutmix. Against mixed labels
+        there is no accuracy, so none is reported.
+        """
+        logits = model(batch["image"], train=True, rngs=rngs)
+        losses = softmax_cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        metrics = {}
+        if batch["label"].ndim == 1:
+            metrics["accuracy"] = jnp.mean(topk_correct(logits, batch["label"], k=1))
+        return jnp.mean(losses), metrics
+
+    def evaluate(self, model: nnx.Module, batch: dict) -> dict:
+        """Returns {metric: (sum, count)} over the valid examples of a batch."""
+        logits = model(batch["image"])
+        values = {
+            "loss": softmax_cross_entropy(logits, batch["label"]),
+            "accuracy": topk_correct(logits, batch["label"], k=1),
+            "top5_accuracy": topk_correct(logits, batch["label"], k=5),
+        }
+        count = jnp.sum(batch["mask"])
+        # where, not multiplication: padding may hold anything, also a non-finite loss.
+        return {
+            name: (jnp.sum(jnp.where(batch["mask"], value, 0.0)), count)
+            for name, value in values.items()
+        }

@@ -1,0 +1,182 @@
+"""Saving and restoring a run: the latest and the best checkpoint, asynchronously, or an honest error."""
+
+import contextlib
+import logging
+import pathlib
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from jaxvision.errors import InputError
+from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+from jaxvision.train.sharding import state_shardings
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Checkpoints `<folder>/<step>/` with the state, the data position and the metrics.
+
+    On disk the blocks of a transformer have one name each, whether the model scans over them or not, so a
+    checkpoint of one loads into the other. The `keep` latest checkpoints are kept, and the best one beside
+    them.
+
+    Attributes:
+      failures: how many saves failed so far; a run goes on after a failed save.
+    """
+
+    def __init__(
+        self, folder: str | pathlib.Path, *, keep: int = 1, best_metric: str = "eval/accuracy"
+    ):
+        self.folder = pathlib.Path(folder).absolute()
+        self.keep = keep
+        self.best_metric = best_metric
+        self.failures = 0
+        self._pending: tuple[int, Any] | None = None
+        self._checkpointer = self._open()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        training, policies = ocp.training, ocp.training.preservation_policies
+        # Directories made in the background leave threads that wait for minutes where that fails.
+        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        return training.Checkpointer(
+            self.folder,
+            # We decide when to save; the default policy drops a save while another is in flight.
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(self.keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[self.best_metric],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+            context=ocp.Context(async_options=options),
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are complete on disk, oldest first."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete step, or None."""
+        return max(self.steps, default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the largest best metric, or None if none was evaluated."""
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        best = max(scored, key=lambda c: c.metrics[self.best_metric], default=None)
+        return best and best.step
+
+    def save(self, step: int, state: Any, data: dict, metrics: dict | None = None) -> None:
+        """Starts to save; returns as soon as the device buffers may be reused.
+
+        A failed save, for example on a full disk, is logged and counted, and training goes on.
+
+        Args:
+          step: updates done.
+          state: the train state.
+          data: the position of the data iterator.
+          metrics: of the evaluation at this step, if there was one; must hold the best metric.
+        """
+        self.wait()
+        if step in self.steps:
+            return
+        try:
+            response = self._checkpointer.save_checkpointables_async(
+                step, {"state": jax.jit(unstack_blocks)(state), "data": data}, metrics=metrics
+            )
+            self._pending = (step, response)
+        except Exception as error:  # noqa: BLE001 - whatever the file system does, training goes on
+            self._failed(step, error)
+
+    def wait(self) -> None:
+        """Waits for the save in flight."""
+        if self._pending is not None:
+            step, response = self._pending
+            self._pending = None
+            try:
+                response.result()
+            except Exception as error:  # noqa: BLE001
+                self._failed(step, error)
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self.failures += 1
+        logger.error("The checkpoint of step %d could not be saved: %s", step, _first_line(error))
+        # An orbax checkpointer raises the error of one save again in the next, and would lose that too.
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+        self._checkpointer = self._open()
+
+    def restore(self, state: Any, *, step: int | None = None) -> tuple[Any, dict, int]:
+        """Restores the newest checkpoint that can be read, or that of `step`.
+
+        A damaged newest checkpoint is reported in the log, and the one before it is used.
+
+        Args:
+          state: the abstract state: shapes, dtypes and shardings.
+          step: a certain step; None for the newest.
+
+        Returns:
+          (state, data position, step).
+
+        Raises:
+          InputError: if there is none, or none can be read.
+        """
+        self.wait()
+        candidates = [step] if step is not None else self.steps[::-1]
+        for candidate in candidates:
+            try:
+                restored = self._checkpointer.load_checkpointables(
+                    candidate, {"state": _unstacked_abstract(state), "data": None}
+                )
+            except Exception as error:  # noqa: BLE001 - orbax raises many kinds for a damaged file
+                logger.error(
+                    "The checkpoint of step %d cannot be read: %s", candidate, _first_line(error)
+                )
+                continue
+            return _restack(restored["state"], state), restored["data"], candidate
+        raise InputError(
+            f"No readable checkpoint in {self.folder} (looked for "
+            f"{candidates or 'any step'}); train first, or give the --workdir of a run."
+        )
+
+    def close(self) -> None:
+        """Waits for the save in flight and releases the folder."""
+        self.wait()
+        self._checkpointer.close()
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns the innermost reason in one line; orbax wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _unstacked_abstract(state: Any) -> Any:
+    """Returns the abstract state with one name per block, and shardings for it."""
+    abstract = jax.eval_shape(unstack_blocks, state)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        state_shardings(abstract, mesh=mesh),
+    )
+
+
+def _restack(state: Any, target: Any) -> Any:
+    """Returns the state in the structure and the shardings of the target."""
+    if jax.tree.structure(state) == jax.tree.structure(target):
+        return state
+    shardings = jax.tree.map(lambda x: x.sharding, target)
+    return jax.jit(stack_blocks, out_shardings=shardings, donate_argnums=0)(state)

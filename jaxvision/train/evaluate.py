@@ -1,0 +1,43 @@
+"""Exact evaluation: masked sums over a finite dataset, divided once."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any, dict], dict],
+    weights: dict[str, tuple[Any, Any]],
+    batches: Iterable[dict],
+) -> dict[str, float]:
+    """Returns the mean of every metric over all valid examples, for each set of weights.
+
+    The numbers do not depend on the batch size or the device count: padding is masked, and sums are
+    divided by the number of valid examples at the end.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      weights: {prefix: (params, batch_stats)}, e.g. of `eval` and `eval_ema`.
+      batches: device batches; every process must bring the same number.
+
+    Returns:
+      {"<prefix>/<metric>": mean}.
+
+    Raises:
+      ValueError: if there is no valid example.
+    """
+    totals: dict | None = None
+    for batch in batches:
+        sums = {prefix: eval_step(*tree, batch) for prefix, tree in weights.items()}
+        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    results = {}
+    for prefix, metrics in jax.device_get(totals or {}).items():
+        for name, (total, count) in metrics.items():
+            if not count:
+                raise ValueError("The evaluation split has no valid example.")
+            results[f"{prefix}/{name}"] = float(total) / int(count)
+    if not results:
+        raise ValueError("The evaluation split has no valid example.")
+    return results

@@ -1,0 +1,256 @@
+"""The story of a run: open, resume, train, evaluate, save."""
+
+import collections
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxvision.data.pipeline import CorruptCounter
+from jaxvision.errors import InputError
+from jaxvision.train.checkpoint import Checkpointer
+from jaxvision.train.evaluate import evaluate
+from jaxvision.train.setup import Run, make_run
+from jaxvision.train.state import TrainState, abstract_state, count_params, create_state
+from jaxvision.train.stop import Stopped, StopSignal
+from jaxvision.train.workdir import open_workdir
+from jaxvision.train.writer import MetricWriter
+
+logger = logging.getLogger(__name__)
+
+STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices, which never wait for it
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient was not finite for too many steps in a row."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> TrainState:
+    """Trains the model of a config, or goes on where the folder's run ended.
+
+    Args:
+      config: see configs/common.py.
+      workdir: folder of the run; the same folder again resumes, bit for bit.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      InputError: for a wrong configuration or missing data.
+      Stopped: after a signal; the state is saved.
+      TrainingDiverged: after `max_skipped_steps` non-finite steps in a row.
+    """
+    run = make_run(config)
+    workdir = open_workdir(workdir, config)
+    checkpointer = open_checkpointer(config, workdir)
+    state, iterator, start = resume_or_create(run, checkpointer)
+    if start >= run.total_steps:
+        logger.info("The run is finished: step %d of %d.", start, run.total_steps)
+        checkpointer.close()
+        return state
+
+    logger.info(
+        "%s: %s parameters, %d classes, %s training and %s evaluation examples; %d steps of %d.",
+        config.model.name,
+        f"{count_params(state.params):,}",
+        run.num_classes,
+        f"{len(run.train_source):,}",
+        f"{len(run.eval_source):,}",
+        run.total_steps,
+        config.batch_size,
+    )
+    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, state))
+    eval_step = run.eval_step()
+    batches = _device_batches(run, iterator)
+    guard = _NonFiniteGuard(config.max_skipped_steps)
+    writer = MetricWriter(
+        workdir,
+        tensorboard=config.log.tensorboard,
+        total_steps=run.total_steps,
+        resume_step=start,
+        enabled=jax.process_index() == 0,
+    )
+    with writer, StopSignal() as stop:
+        log = _TrainLog(writer, config.batch_size)
+        for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
+            last = done == run.total_steps
+            batch, position, records = next(batches)
+            state, metrics = train_step(state, batch)
+            guard.watch(done, metrics, records)
+            log.add(done, metrics)
+            if done % config.log.every_steps == 0 or done == start + 1 or last:
+                log.schedule()
+
+            results = None
+            if done % config.eval.every_steps == 0 or last:
+                log.flush()
+                results = evaluate(eval_step, _weights(state), run.eval_device_batches())
+                writer.write(done, results)
+                log.restart()
+            if results or stop.signum or done % config.checkpoint.every_steps == 0:
+                checkpointer.save(done, state, position, results)
+            if stop.signum and not last:
+                checkpointer.close()
+                raise Stopped(stop.signum, done)
+        guard.finish()
+        log.flush()
+    checkpointer.close()
+    if checkpointer.latest_step != run.total_steps:
+        raise RuntimeError(f"The last checkpoint could not be saved in {checkpointer.folder}.")
+    return state
+
+
+def evaluate_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict:
+    """Evaluates the newest checkpoint of a run; returns {"eval/accuracy": ..., ...}.
+
+    Raises:
+      InputError: if the folder holds no checkpoint, or that of another model.
+    """
+    run = make_run(config)
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+        raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
+    checkpointer = open_checkpointer(config, open_workdir(workdir, config))
+    state, _, step = checkpointer.restore(_abstract(run))
+    checkpointer.close()
+    results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
+    logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
+    return results
+
+
+def open_checkpointer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpointer:
+    """Returns the checkpointer of a run's folder."""
+    return Checkpointer(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        best_metric=config.checkpoint.best_metric,
+    )
+
+
+def _abstract(run: Run) -> TrainState:
+    config = run.config
+    return abstract_state(
+        run.build, run.tx, mesh=run.mesh, rules=config.sharding_rules, ema=config.ema_decay > 0
+    )
+
+
+def resume_or_create(run: Run, checkpointer: Checkpointer) -> tuple[TrainState, Any, int]:
+    """Returns (state, data iterator, updates done) of the newest checkpoint, or of a new run."""
+    abstract = _abstract(run)
+    iterator = run.train_batches()
+    if checkpointer.latest_step is None:
+        return create_state(run.build, run.tx, seed=run.config.seed, abstract=abstract), iterator, 0
+    state, position, step = checkpointer.restore(abstract)
+    iterator.set_state(position)
+    logger.info("Resumed from step %d.", step)
+    return state, iterator, step
+
+
+def _weights(state: TrainState) -> dict[str, tuple[Any, Any]]:
+    """Returns the sets of weights to evaluate: the raw ones, and the averaged ones if kept."""
+    weights = {"eval": (state.params, state.batch_stats)}
+    if state.ema_params is not None:
+        weights["eval_ema"] = (state.ema_params, state.ema_batch_stats)
+    return weights
+
+
+def _device_batches(run: Run, iterator: Any) -> Iterator[tuple[dict, dict, np.ndarray]]:
+    """Yields (device batch, data position after it, record indices), sent ahead of their use.
+
+    The position belongs to the batch that is yielded, not to those already read ahead, so that a
+    checkpoint resumes at exactly the next batch.
+    """
+    corrupt = CorruptCounter(run.train_source, run.config.data.max_corrupt_fraction)
+    ahead: collections.deque = collections.deque()
+    while True:
+        while len(ahead) < STEPS_IN_FLIGHT:
+            batch = next(iterator)
+            corrupt.update(batch)
+            ahead.append((run.put(batch), iterator.get_state(), batch["index"]))
+        yield ahead.popleft()
+
+
+class _NonFiniteGuard:
+    """Stops a run whose steps are not finite, and keeps the host close behind the devices."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.in_flight: collections.deque = collections.deque()
+        self.records: collections.deque = collections.deque(maxlen=limit + STEPS_IN_FLIGHT + 1)
+
+    def watch(self, step: int, metrics: dict, records: np.ndarray) -> None:
+        self.in_flight.append((step, metrics["skipped_in_a_row"]))
+        self.records.append((step, records))
+        if len(self.in_flight) > STEPS_IN_FLIGHT:
+            self._check(*self.in_flight.popleft())
+
+    def finish(self) -> None:
+        while self.in_flight:
+            self._check(*self.in_flight.popleft())
+
+    def _check(self, step: int, skipped_in_a_row: jax.Array) -> None:
+        in_a_row = int(jax.device_get(skipped_in_a_row))
+        if in_a_row < self.limit:
+            return
+        first = step - in_a_row + 1
+        records = dict(self.records).get(first)
+        raise TrainingDiverged(
+            f"The loss or gradient was not finite in {in_a_row} steps in a row, from step {first} "
+            f"on (records {'unknown' if records is None else records[:8].tolist()} ...). The state "
+            "of the step before is unharmed; lower --config.optimizer.learning_rate, set "
+            "--config.optimizer.clip_norm, or look at these records."
+        )
+
+
+class _TrainLog:
+    """Gathers the steps' metrics on the device and writes their means.
+
+    A scheduled window is fetched one step later, when the devices have the next step to work on.
+    """
+
+    def __init__(self, writer: MetricWriter, batch_size: int):
+        self.writer, self.batch_size = writer, batch_size
+        self.window: list[dict] = []
+        self.scheduled: tuple[int, list[dict]] | None = None
+        self.step = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock anew, after time that was not spent on training."""
+        self.since = time.monotonic()
+
+    def add(self, step: int, metrics: dict) -> None:
+        self.flush()
+        self.step = step
+        self.window.append(metrics)
+
+    def schedule(self) -> None:
+        self.scheduled, self.window = (self.step, self.window), []
+
+    def flush(self) -> None:
+        if self.scheduled is None:
+            return
+        step, window = self.scheduled
+        self.scheduled = None
+        values = _means(jax.device_get(window))
+        seconds = time.monotonic() - self.since
+        values["images_per_second"] = len(window) * self.batch_size / seconds
+        self.restart()
+        self.writer.write(step, {f"train/{name}": value for name, value in values.items()})
+
+
+def _means(window: list[dict]) -> dict[str, float]:
+    """Returns the mean of each metric over its finite steps, and the last value of a state."""
+    values = {}
+    for name in window[0]:
+        steps = np.asarray([metrics[name] for metrics in window])
+        if name in ("learning_rate", "skipped_steps"):
+            values[name] = float(steps[-1])
+        elif name != "skipped_in_a_row":
+            finite = steps[np.isfinite(steps)]
+            values[name] = float(finite.mean()) if finite.size else float("nan")
+    return values

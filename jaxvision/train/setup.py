@@ -1,0 +1,261 @@
+"""From a config to the objects of a run; below this file, functions take ordinary arguments."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from flax import nnx
+
+from jaxvision.batch import check_batch
+from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
+from jaxvision.data.sources import Source, open_source
+from jaxvision.data.transforms import eval_transform, train_transform
+from jaxvision.errors import InputError
+from jaxvision.models.registry import ModelSpec, create_model, get_spec
+from jaxvision.tasks.classification import Classification
+from jaxvision.train.mix import mix
+from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.schedule import make_schedule
+from jaxvision.train.sharding import make_mesh, put_batch
+from jaxvision.train.state import abstract_model
+from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config describes, opened and checked; nothing is trained or allocated yet.
+
+    Attributes:
+      config: the config it was made from.
+      total_steps: updates of the whole run.
+      spec: of the model.
+      build: makes the model from `nnx.Rngs`.
+      graphdef: of the model.
+      mesh: the devices.
+      train_source: random access to the training records.
+      eval_source: random access to the evaluation records.
+      task: loss and evaluation.
+      schedule: learning rate of each update.
+      tx: the optimizer.
+    """
+
+    config: ml_collections.ConfigDict
+    total_steps: int
+    spec: ModelSpec
+    build: Callable[[nnx.Rngs], nnx.Module]
+    graphdef: nnx.GraphDef
+    mesh: jax.sharding.Mesh
+    train_source: Source
+    eval_source: Source
+    task: Classification
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head."""
+        return self.config.model.num_classes or len(self.train_source.class_names)
+
+    @property
+    def preprocess(self) -> Callable[[jax.Array], jax.Array]:
+        """Uint8 images to the model's normalised input, on the device."""
+        return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
+
+    def train_step(self, shardings: Any) -> Callable:
+        """Returns the jitted training step."""
+        augment = self.config.augment
+        mixes = augment.mixup_alpha > 0 or augment.cutmix_alpha > 0
+        return make_train_step(
+            self.graphdef,
+            self.task,
+            self.tx,
+            schedule=self.schedule,
+            preprocess=self.preprocess,
+            mix=functools.partial(
+                mix,
+                num_classes=self.num_classes,
+                mixup_alpha=augment.mixup_alpha,
+                cutmix_alpha=augment.cutmix_alpha,
+                mix_probability=augment.mix_probability,
+                cutmix_probability=augment.cutmix_probability,
+            )
+            if mixes
+            else None,
+            ema_decay=self.config.ema_decay,
+            ema_warmup=self.config.ema_warmup,
+            accumulate_steps=self.config.accumulate_steps,
+            shardings=shardings,
+        )
+
+    def eval_step(self) -> Callable:
+        """Returns the jitted evaluation step."""
+        return make_eval_step(self.graphdef, self.task, preprocess=self.preprocess)
+
+    def train_batches(self) -> Any:
+        """Returns the endless host iterator over this process's part of the training batches."""
+        config, data, augment = self.config, self.config.data, self.config.augment
+        transform = train_transform(
+            data.image_size,
+            crop=augment.crop,
+            crop_scale=augment.crop_scale,
+            crop_ratio=augment.crop_ratio,
+            crop_padding=augment.crop_padding,
+            horizontal_flip=augment.horizontal_flip,
+            vertical_flip=augment.vertical_flip,
+            color_jitter=augment.color_jitter,
+            rand_augment_layers=augment.rand_augment_layers,
+            rand_augment_magnitude=augment.rand_augment_magnitude,
+            interpolation=data.interpolation,
+        )
+        return train_dataset(
+            self.train_source,
+            transform=transform,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            num_threads=data.num_threads,
+            num_workers=data.num_workers,
+            prefetch_examples=data.prefetch_examples,
+            max_pixels=data.max_pixels,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def eval_batches(self) -> Iterable[dict]:
+        """Returns the finite host batches of this process's part of the evaluation split."""
+        config, data = self.config, self.config.data
+        return eval_dataset(
+            self.eval_source,
+            transform=eval_transform(
+                data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
+            ),
+            batch_size=config.eval_batch_size,
+            num_threads=data.num_threads,
+            prefetch_examples=data.prefetch_examples,
+            max_pixels=data.max_pixels,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def put(self, batch: dict) -> dict:
+        """Checks a host batch and sends the part that the step needs to the devices."""
+        check_batch(batch, num_classes=self.num_classes)
+        return put_batch({key: batch[key] for key in ("image", "label", "mask")}, self.mesh)
+
+    def eval_device_batches(self) -> Iterator[dict]:
+        """Yields the evaluation batches on the devices, each sent one batch ahead of its use."""
+        corrupt = CorruptCounter(self.eval_source, self.config.data.max_corrupt_fraction)
+        ahead = None
+        for batch in self.eval_batches():
+            corrupt.update(batch)
+            following = self.put(batch)
+            if ahead is not None:
+                yield ahead
+            ahead = following
+        if ahead is not None:
+            yield ahead
+
+
+def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
+    """Returns the updates of the run from `total_steps` or `total_epochs`, of which one is given."""
+    if (config.total_steps > 0) == (config.total_epochs > 0):
+        raise InputError(
+            "Give exactly one of --config.total_steps and --config.total_epochs, got "
+            f"{config.total_steps} steps and {config.total_epochs} epochs."
+        )
+    return config.total_steps or max(
+        1, round(config.total_epochs * num_examples / config.batch_size)
+    )
+
+
+def _check_sizes(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Checks that the batches divide evenly over devices and micro-batches."""
+    unit = num_devices * config.accumulate_steps
+    for name, size, divisor in (
+        ("batch_size", config.batch_size, unit),
+        ("eval_batch_size", config.eval_batch_size, num_devices),
+    ):
+        if size < 1 or size % divisor:
+            raise InputError(
+                f"--config.{name} must be a multiple of {divisor} ({num_devices} devices"
+                + (f" x {config.accumulate_steps} micro-batches" if divisor == unit else "")
+                + f"), got {size}."
+            )
+
+
+def make_run(config: ml_collections.ConfigDict) -> Run:
+    """Opens the data, describes the model and makes the optimizer of a config.
+
+    Raises:
+      InputError: for anything in the config that cannot work, with what to type.
+    """
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    _check_sizes(config, mesh.size)
+    spec = get_spec(config.model.name)
+    if config.task != "classification":
+        raise InputError(f"Unknown --config.task '{config.task}'; there is 'classification'.")
+
+    data = config.data
+    open_split = functools.partial(open_source, data.name, path=data.path, shapes=data.shapes)
+    train_source = open_split(data.train_split, image_size=data.image_size)
+    eval_source = open_split(
+        data.eval_split, image_size=data.image_size, class_names=train_source.class_names
+    )
+
+    kwargs = dict(config.model.kwargs)
+    if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
+        kwargs.setdefault("image_size", data.image_size)
+    build = functools.partial(
+        _build,
+        name=config.model.name,
+        num_classes=config.model.num_classes or len(train_source.class_names),
+        dtype=config.model.dtype,
+        **kwargs,
+    )
+    graphdef, params, _ = abstract_model(build)
+
+    steps = total_steps(config, len(train_source))
+    steps_per_epoch = len(train_source) / config.batch_size
+    rate, optimizer = config.schedule, config.optimizer
+    schedule = make_schedule(
+        rate.name,
+        learning_rate=optimizer.learning_rate,
+        total_steps=steps,
+        warmup_steps=rate.warmup_steps or round(rate.warmup_epochs * steps_per_epoch),
+        warmup_convention=rate.warmup_convention,
+        end_learning_rate=rate.end_learning_rate,
+        step_steps=max(1, round(rate.step_epochs * steps_per_epoch)),
+        step_factor=rate.step_factor,
+    )
+    tx = make_optimizer(
+        params,
+        name=optimizer.name,
+        schedule=schedule,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        eps=optimizer.eps,
+        clip_norm=optimizer.clip_norm,
+    )
+    return Run(
+        config=config,
+        total_steps=steps,
+        spec=spec,
+        build=build,
+        graphdef=graphdef,
+        mesh=mesh,
+        train_source=train_source,
+        eval_source=eval_source,
+        task=Classification(label_smoothing=config.loss.label_smoothing),
+        schedule=schedule,
+        tx=tx,
+    )
+
+
+def _build(rngs: nnx.Rngs, *, name: str, **kwargs: Any) -> nnx.Module:
+    return create_model(name, rngs=rngs, **kwargs)

@@ -1,0 +1,116 @@
+"""Everything that changes during training, in one pytree of plain arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from jaxvision.train.sharding import state_shardings
+
+
+@struct.dataclass
+class TrainState:
+    """What a step reads and writes, and what a checkpoint holds.
+
+    The graph definition is not in it: the step closes over it.
+
+    Attributes:
+      step: int32 scalar, updates done (a skipped non-finite one counts); also the checkpoint's name.
+      params: nested dict of the model's parameters.
+      batch_stats: nested dict of BatchNorm statistics; empty for models without.
+      opt_state: the optimizer's state.
+      ema_params: averaged parameters, or None.
+      ema_batch_stats: averaged statistics that belong to them, or None.
+      key: typed PRNG key; step t uses `fold_in(key, t)`, so nothing random needs to be counted.
+      skipped_steps: int32 scalar, non-finite steps so far.
+      skipped_in_a_row: int32 scalar, how many of them were the latest steps.
+    """
+
+    step: Any  # arrays, or shapes and shardings of an abstract state
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    ema_batch_stats: Any
+    key: Any
+    skipped_steps: Any
+    skipped_in_a_row: Any
+
+
+def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Any, Any]:
+    """Returns (graphdef, params, batch_stats) of shapes and dtypes; allocates no weights."""
+    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def _init(
+    key: jax.Array,
+    build: Callable[[nnx.Rngs], nnx.Module],
+    tx: optax.GradientTransformation,
+    ema: bool,
+) -> TrainState:
+    """Returns the state before the first step; pure."""
+    params_key, step_key = jax.random.split(key)
+    _, params, batch_stats = nnx.split(build(nnx.Rngs(params=params_key)), nnx.Param, nnx.BatchStat)
+    params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        # Copies: a donated state must not hold one buffer twice.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        ema_batch_stats=jax.tree.map(jnp.copy, batch_stats) if ema else None,
+        key=step_key,
+        skipped_steps=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def abstract_state(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    tx: optax.GradientTransformation,
+    *,
+    mesh: jax.sharding.Mesh,
+    rules: tuple = (),
+    ema: bool = False,
+) -> TrainState:
+    """Returns the state as shapes, dtypes and shardings; allocates nothing.
+
+    Args:
+      build: makes the model from `nnx.Rngs`.
+      tx: the optimizer.
+      mesh: the devices, see `make_mesh`.
+      rules: sharding rules by parameter path, see `state_shardings`.
+      ema: keep averaged parameters.
+    """
+    state = jax.eval_shape(lambda key: _init(key, build, tx, ema), jax.random.key(0))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        state_shardings(state, mesh=mesh, rules=rules),
+    )
+
+
+def create_state(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    abstract: TrainState,
+) -> TrainState:
+    """Initialises the state straight into the shardings of `abstract`, from `abstract_state`."""
+    init = jax.jit(
+        lambda key: _init(key, build, tx, abstract.ema_params is not None),
+        out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+    )
+    return init(jax.random.key(seed))
+
+
+def count_params(params: Any) -> int:
+    """Returns the number of scalar parameters in a tree of arrays or shapes."""
+    return sum(x.size for x in jax.tree.leaves(params))

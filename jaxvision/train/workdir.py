@@ -1,0 +1,106 @@
+"""The folder of a run: what it was started with, and whether it may go on."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import ml_collections
+
+from jaxvision.errors import InputError
+
+# What may differ when a run is resumed: it changes where or how long the run goes on, not what it is.
+_FREE = (
+    "total_steps",
+    "total_epochs",
+    "eval_batch_size",
+    "max_skipped_steps",
+    "mesh",
+    "sharding_rules",
+    "checkpoint",
+    "eval",
+    "log",
+    "compilation_cache",
+    "data.path",
+    "data.num_workers",
+    "data.num_threads",
+    "data.prefetch_examples",
+    "model.kwargs.scan",
+    "model.kwargs.remat",
+)
+
+
+def _leaves(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted name: value} of a nested dict."""
+    leaves = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return leaves
+
+
+def _differences(stored: dict, current: dict) -> list[str]:
+    """Returns a phrase for every option that makes the two configs different runs."""
+    stored, current = _leaves(stored), _leaves(current)
+    return [
+        f"config.{name} is {current.get(name)!r} here and {stored.get(name)!r} there"
+        for name in sorted(stored | current)
+        if stored.get(name) != current.get(name)
+        and not any(name == free or name.startswith(f"{free}.") for free in _FREE)
+    ]
+
+
+def open_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Makes the folder of a run and writes `config.json` and `versions.json` into it.
+
+    Where the folder already holds checkpoints, the config must describe the same run.
+
+    Raises:
+      InputError: if the folder cannot be written, or holds another run; names the differences.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    current = json.loads(config.to_json_best_effort())
+    path = workdir / "config.json"
+    try:
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if path.exists() and any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir()):
+            differences = _differences(json.loads(path.read_text()), current)
+            if differences:
+                raise InputError(
+                    f"{workdir} holds another run: {'; '.join(differences[:5])}. "
+                    "Give another --workdir, or the options of that run."
+                )
+        if jax.process_index() == 0:
+            write_json(path, current)
+            write_json(workdir / "versions.json", versions())
+    except OSError as error:
+        raise InputError(
+            f"The workdir {workdir} cannot be written ({error.strerror or error}); "
+            "give a --workdir on a writable disk with free space."
+        ) from error
+    return workdir
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions and devices that a result depends on."""
+    names = "jax jaxlib flax optax orbax-checkpoint grain numpy opencv-python-headless pillow"
+    return {name: importlib.metadata.version(name) for name in names.split()} | {
+        "python": platform.python_version(),
+        "jaxvision": importlib.metadata.version("jaxvision-nnx"),
+        "devices": ", ".join(sorted({d.device_kind for d in jax.devices()})),
+        "device_count": str(jax.device_count()),
+        "process_count": str(jax.process_count()),
+    }

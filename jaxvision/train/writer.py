@@ -1,0 +1,181 @@
+"""Metrics of a run: metrics.jsonl, TensorBoard events, and progress for the person who waits."""
+
+import datetime
+import json
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxvision.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes the scalars of a run to every place where somebody looks for them.
+
+    `metrics.jsonl` is the record: one JSON object a line, flushed at once, so that a killed run
+    loses nothing. Progress goes to a bar when stderr is a terminal and to log lines otherwise.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        total_steps: int,
+        resume_step: int = 0,
+        tensorboard: bool = True,
+        enabled: bool = True,
+    ):
+        """Opens the files of a run, and forgets what was written after `resume_step`.
+
+        Steps after the checkpoint that a run resumes from are computed again, and would otherwise
+        be there twice.
+
+        Args:
+          workdir: folder of the run; created if it is missing.
+          total_steps: updates of the whole run.
+          resume_step: updates already done; 0 for a new run.
+          tensorboard: write event files too.
+          enabled: False makes every call do nothing; only process 0 of a run writes.
+
+        Raises:
+          InputError: if metrics.jsonl holds a line that is no JSON object.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._total_steps = total_steps
+        self._clock, self._clock_is_warm = (resume_step, time.monotonic()), False
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        _drop_lines_after(workdir, resume_step)
+        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
+        self._events = _open_events(workdir, resume_step) if tensorboard else None
+        self._bar = _open_bar(total_steps, resume_step) if sys.stderr.isatty() else None
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Writes the scalars of one step; a name has a prefix, such as `train/loss`.
+
+        Non-finite values become null in metrics.jsonl, because JSON has no NaN.
+
+        Args:
+          step: updates completed.
+          metrics: Python, NumPy or JAX scalars by name.
+        """
+        if not self._enabled:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._file.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, int(step))
+        if any(name.startswith("train/") for name in values):
+            self._show_progress(step, values)
+        else:
+            texts = [f"{name} {value:.4g}" for name, value in values.items()]
+            self._show(f"step {step}/{self._total_steps}: {', '.join(texts)}")
+
+    def close(self) -> None:
+        """Closes the files and the bar; nothing may be written afterwards."""
+        if not self._enabled:
+            return
+        self._enabled = False
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _show_progress(self, step: int, values: dict[str, float]) -> None:
+        facts = {}
+        if "train/loss" in values:
+            facts["loss"] = f"{values['train/loss']:.4g}"
+        if "train/images_per_second" in values:
+            facts["images/s"] = f"{values['train/images_per_second']:,.1f}"
+        if self._bar is not None:
+            self._bar.set_postfix(facts, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        clock_step, clock_time = self._clock
+        seconds_left = (now - clock_time) / max(step - clock_step, 1) * (self._total_steps - step)
+        if not self._clock_is_warm:  # the first stretch compiles: the later ones must not count it
+            self._clock, self._clock_is_warm = (step, now), True
+        texts = [f"{name} {value}" for name, value in facts.items()]
+        texts.append(f"{datetime.timedelta(seconds=round(seconds_left))} left")
+        self._show(f"step {step}/{self._total_steps}: {', '.join(texts)}")
+
+    def _show(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)  # above the bar instead of through it
+        else:
+            logger.info(line)
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics.jsonl, in the order they were written.
+
+    A last line that was cut off when the run was killed is left out. A value that was not finite is
+    None.
+
+    Raises:
+      InputError: if the file is missing, or another line is no JSON object with a step.
+    """
+    path = Path(workdir) / METRICS_FILE
+    if not path.is_file():
+        raise InputError(f"There is no {path}; give the --workdir of a run that has started.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise InputError(
+                f"Line {number} of {path} is no JSON object with a step: {line[:80]!r}; delete it."
+            ) from None
+        records.append(record)
+    return records
+
+
+def _drop_lines_after(workdir: Path, step: int) -> None:
+    path = workdir / METRICS_FILE
+    if not path.is_file():
+        return
+    kept = [record for record in read_metrics(workdir) if record["step"] <= step]
+    # Written beside it and renamed: a run killed here leaves the old file or the new one, whole.
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    os.replace(replacement, path)
+
+
+def _open_events(workdir: Path, resume_step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    # TensorBoard hides the events from purge_step on that older files of the folder hold.
+    # A thread writes the events out every few seconds; its flush() does not wait for that thread,
+    # so a killed run may lack the last ones here, never in metrics.jsonl.
+    return SummaryWriter(str(workdir), purge_step=resume_step + 1, flush_secs=5)
+
+
+def _open_bar(total_steps: int, resume_step: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)

@@ -1,0 +1,112 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from jaxvision.data.decode import decode_image
+from jaxvision.data.source import CorruptImageError
+
+
+def pillow(data: bytes) -> np.ndarray:
+    """Decodes as torchvision's ImageFolder does."""
+    return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "file_format, mode, options",
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 60}),
+        ("WEBP", "RGBA", {"quality": 60}),
+        ("PNG", "RGB", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "L", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("GIF", "P", {}),
+        ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {}),
+    ],
+)
+def test_same_pixels_as_pillow(photo, encode, rng, file_format, mode, options):
+    picture = PIL.Image.fromarray(photo(37, 53))
+    picture.putalpha(PIL.Image.fromarray(rng.integers(0, 256, (37, 53), dtype=np.uint8)))
+    if mode != "RGBA":
+        picture = picture.convert("LA" if mode == "LA" else "RGB").convert(mode)
+    data = encode(picture, file_format, **options)
+    pixels = decode_image(data)
+    np.testing.assert_array_equal(pixels, pillow(data))
+    assert pixels.shape == (37, 53, 3) and pixels.dtype == np.uint8
+    assert pixels.std() > 20
+
+
+def test_exif_orientation_is_ignored(photo, encode):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    pixels = photo(20, 30)
+    turned = decode_image(encode(pixels, exif=exif))
+    np.testing.assert_array_equal(turned, decode_image(encode(pixels)))
+    assert turned.shape == (20, 30, 3)
+
+
+def test_colours_are_in_the_order_red_green_blue(encode):
+    for file_format in ("JPEG", "PNG", "WEBP"):
+        red = np.zeros((16, 16, 3), np.uint8)
+        red[..., 0] = 200
+        assert decode_image(encode(red, file_format)).mean((0, 1)).argmax() == 0
+
+
+def test_transparent_palette_and_alpha_show_the_colour_below(encode):
+    picture = PIL.Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    np.testing.assert_array_equal(
+        decode_image(encode(picture, "PNG")), np.full((4, 4, 3), (10, 20, 30))
+    )
+
+
+def test_sixteen_bits_keep_the_high_byte(encode):
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    pixels = decode_image(encode(PIL.Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
+    with pytest.raises(CorruptImageError, match="32 bits"):
+        decode_image(encode(PIL.Image.fromarray(values.astype(np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_files_raise(photo, encode, file_format, share):
+    data = encode(photo(60, 80), file_format)
+    with pytest.raises(CorruptImageError):
+        decode_image(data[: int(len(data) * share)])
+
+
+def test_a_jpeg_may_not_lack_its_last_rows(photo, encode):
+    data = encode(photo(60, 80), "JPEG", quality=95)
+    for missing in (2, 10, 100):
+        with pytest.raises(CorruptImageError):
+            decode_image(data[:-missing])
+    png = encode(photo(60, 80), "PNG")
+    with pytest.raises(CorruptImageError):
+        decode_image(png[: len(png) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"])
+def test_garbage_raises(data):
+    with pytest.raises(CorruptImageError):
+        decode_image(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bombs_are_refused_from_the_header(encode):
+    with pytest.raises(CorruptImageError, match=r"40 x 30 pixels, more than .*max_pixels = 1,000"):
+        decode_image(encode(np.zeros((30, 40, 3), np.uint8)), max_pixels=1_000)
+    assert decode_image(encode(np.zeros((30, 40, 3), np.uint8)), max_pixels=1_200) is not None
+    bomb = encode(PIL.Image.new("1", (12_000, 12_000)), "PNG")  # 144 million pixels in 20 kB
+    assert len(bomb) < 50_000
+    with pytest.raises(CorruptImageError):
+        decode_image(bomb)

@@ -1,0 +1,145 @@
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxvision.layers.block_stack import build_blocks, run_blocks, stack_blocks, unstack_blocks
+from jaxvision.layers.encoder_block import EncoderBlock
+
+DEPTH = 3
+
+
+def make(rngs):
+    return EncoderBlock(
+        8,
+        2,
+        mlp_ratio=2.0,
+        dropout_rate=0.2,
+        attention_dropout_rate=0.2,
+        norm_eps=1e-6,
+        dtype="float32",
+        param_dtype="float32",
+        rngs=rngs,
+    )
+
+
+def build(scan):
+    return build_blocks(make, DEPTH, scan=scan, rngs=nnx.Rngs(0))
+
+
+def pure(module):
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def assert_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_both_forms_start_from_bit_equal_values():
+    listed, stacked = {"blocks": pure(build(False))}, {"blocks": pure(build(True))}
+    assert_equal(stack_blocks(listed), stacked)
+    assert_equal(unstack_blocks(stacked), listed)
+    kernels = stacked["blocks"]["attn"]["query"]["kernel"]
+    assert kernels.shape == (DEPTH, 8, 8)
+    assert not np.allclose(kernels[0], kernels[1])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_both_forms_run_alike(remat):
+    tokens = jax.random.normal(jax.random.key(1), (4, 5, 8))
+
+    def run(blocks, tokens):
+        def step(block, tokens, rate, rngs):
+            tokens = block(tokens, drop_path_rate=rate, train=True, rngs=rngs)
+            return tokens, tokens.mean()
+
+        key = jax.random.key(2)
+        return run_blocks(blocks, tokens, step, rates=(0.0, 0.3, 0.6), key=key, remat=remat)
+
+    listed, means = jax.jit(run)(build(False), tokens)
+    stacked, stacked_means = jax.jit(run)(build(True), tokens)
+    np.testing.assert_allclose(listed, stacked, atol=1e-6)
+    np.testing.assert_allclose(means, stacked_means, atol=1e-6)
+    assert means.shape == (DEPTH,)
+
+
+def test_every_block_draws_its_own_numbers():
+    def step(block, carry, rate, rngs):
+        return carry, jax.random.uniform(rngs.dropout())
+
+    for scan in (False, True):
+        _, drawn = run_blocks(build(scan), 0.0, step, rates=(0.0,) * DEPTH, key=jax.random.key(0))
+        assert len(np.unique(drawn)) == DEPTH
+
+
+def test_without_rates_and_key_the_step_gets_zero_and_none():
+    def step(block, carry, rate, rngs):
+        assert rate == 0.0 and rngs is None
+        return carry + 1, None
+
+    for scan in (False, True):
+        carry, outputs = run_blocks(build(scan), 0, step, rates=(0.0,) * DEPTH)
+        assert carry == DEPTH and outputs is None
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: dict
+    opt_state: object
+    ema_params: dict | None
+
+
+def test_round_trip_inside_optimizer_states():
+    params = {
+        "encoder": {"blocks": pure(build(False)), "norm": {"scale": jnp.ones(8)}},
+        "stages": {0: {"blocks": pure(build(False))}},
+    }
+    labels = {
+        "encoder": {"blocks": "frozen", "norm": "adam"},
+        "stages": {0: {"blocks": {i: "adam" for i in range(DEPTH)}}},
+    }
+    tx = optax.partition(
+        {"adam": optax.adamw(1e-3), "frozen": optax.set_to_zero()},
+        labels,
+        mask_compatible_extra_args=True,
+    )
+    state = State(jnp.int32(3), params, tx.init(params), None)
+    stacked = stack_blocks(state)
+    assert set(stacked.params["stages"][0]["blocks"]) == {"norm1", "attn", "norm2", "mlp"}
+    # Moments of the frozen stack hold no arrays, so nothing tells their depth.
+    again = unstack_blocks(stacked)
+    assert_equal(again.params, state.params)
+    for left, right in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(left, right)
+    # A state made from stacked parameters has the same form as the stacked state.
+    assert jax.tree.structure(stack_blocks(again)) == jax.tree.structure(stacked)
+
+
+def test_unstack_under_jit_and_abstract():
+    stacked = {"blocks": pure(build(True))}
+    assert_equal(jax.jit(unstack_blocks)(stacked), unstack_blocks(stacked))
+    abstract = jax.eval_shape(unstack_blocks, stacked)
+    assert abstract["blocks"][2]["mlp"]["fc1"]["kernel"].shape == (8, 16)
+    assert jax.eval_shape(stack_blocks, abstract)["blocks"]["norm1"]["scale"].shape == (DEPTH, 8)
+
+
+def test_other_trees_stay_as_they_are():
+    tree = {"stages": {0: {0: jnp.ones(2), 1: jnp.ones(3)}}, "blocks": jnp.ones(4), "head": None}
+    assert_equal(stack_blocks(tree), tree)
+    assert_equal(unstack_blocks(tree), tree)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="numbered from 0 and equal in names"):
+        stack_blocks({"blocks": {0: {"a": jnp.ones(2)}, 1: {"b": jnp.ones(2)}}})
+    with pytest.raises(ValueError, match="numbered from 0 and equal in names"):
+        stack_blocks({"blocks": {0: jnp.ones(2), 1: jnp.ones(3)}})
+    with pytest.raises(ValueError, match="numbered from 0 and equal in names"):
+        stack_blocks({"blocks": {1: jnp.ones(2), 2: jnp.ones(2)}})
+    with pytest.raises(ValueError, match="equal depth"):
+        unstack_blocks({"blocks": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}})

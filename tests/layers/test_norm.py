@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxvision.layers.norm import BatchNorm, layer_norm
+
+DTYPES = {"dtype": "float32", "param_dtype": "float32"}
+
+
+def test_layer_norm_is_exact_far_from_zero():
+    norm = layer_norm(64, eps=1e-6, rngs=nnx.Rngs(0), **DTYPES)
+    inputs = 1000.0 + np.random.default_rng(0).normal(size=(4, 64)).astype("f")
+    wide = inputs.astype("d")
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    # Measured: 1e-4 with the exact variance, 0.3 with E[x^2] - E[x]^2.
+    np.testing.assert_allclose(norm(jnp.asarray(inputs)), expected, atol=5e-4)
+
+
+def test_layer_norm_eps_is_the_one_given():
+    inputs = jnp.array([[1e-3, -1e-3]])
+    norm = layer_norm(2, eps=1e-5, rngs=nnx.Rngs(0), **DTYPES)
+    np.testing.assert_allclose(norm(inputs)[0, 0], 1e-3 / np.sqrt(1e-6 + 1e-5), rtol=1e-5)
+
+
+def test_batch_norm_training_follows_torch():
+    norm = BatchNorm(3, momentum=0.2, **DTYPES)
+    norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.1, 0.2, 0.3])
+    inputs = np.random.default_rng(0).normal(2.0, 3.0, size=(4, 5, 6, 3)).astype("f")
+    output = norm(jnp.asarray(inputs), train=True)
+    flat = inputs.reshape(-1, 3).astype("d")
+    normalised = (inputs - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    expected = normalised * [1.0, 2.0, 3.0] + [0.1, 0.2, 0.3]
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    # The new value weighs `momentum`, and the running variance is unbiased.
+    np.testing.assert_allclose(norm.mean[...], 0.2 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.8 + 0.2 * flat.var(0, ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_evaluation_uses_and_keeps_the_running_statistics():
+    norm = BatchNorm(2, **DTYPES)
+    norm.mean[...], norm.var[...] = jnp.array([1.0, -1.0]), jnp.array([4.0, 9.0])
+    inputs = jnp.ones((3, 2, 2, 2))
+    expected = [0.0, 2 / np.sqrt(9 + 1e-5)]
+    np.testing.assert_allclose(norm(inputs)[0, 0, 0], expected, atol=1e-6)
+    np.testing.assert_array_equal(norm.mean[...], [1.0, -1.0])
+    np.testing.assert_array_equal(norm.var[...], [4.0, 9.0])
+
+
+def test_batch_norm_is_exact_far_from_zero():
+    norm = BatchNorm(1, **DTYPES)
+    inputs = 1000.0 + np.random.default_rng(0).normal(size=(64, 1)).astype("f")
+    wide = inputs.astype("d")
+    expected = (wide - wide.mean()) / wide.std()
+    np.testing.assert_allclose(norm(jnp.asarray(inputs), train=True), expected, atol=5e-4)
+
+
+def test_batch_norm_keeps_float32_statistics_in_bfloat16():
+    norm = BatchNorm(2, dtype="bfloat16", param_dtype="float32")
+    output = norm(jnp.ones((2, 2, 2, 2), jnp.bfloat16), train=True)
+    assert output.dtype == jnp.bfloat16
+    assert norm.mean[...].dtype == norm.var[...].dtype == jnp.float32
+
+
+def test_one_value_per_channel_gives_finite_statistics():
+    norm = BatchNorm(2, **DTYPES)
+    norm(jnp.ones((1, 1, 1, 2)), train=True)
+    assert bool(jnp.isfinite(norm.var[...]).all())
+
+
+def test_statistics_reach_the_caller_of_a_pure_function():
+    norm = BatchNorm(2, **DTYPES)
+    graphdef, params, stats = nnx.split(norm, nnx.Param, nnx.BatchStat)
+    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 3, 2))
+
+    @jax.jit
+    def step(params, stats):
+        def loss(params):
+            model = nnx.merge(graphdef, params, stats, copy=True)
+            output = model(inputs, train=True)
+            return (output**3).sum(), nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, new_stats = step(params, stats)
+    assert set(grads) == {"scale", "bias"}
+    assert float(jnp.abs(new_stats["mean"]).min()) > 0.0
+
+
+@pytest.mark.float64
+def test_batch_norm_in_float64():
+    norm = BatchNorm(2, dtype="float64", param_dtype="float64")
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 3, 2), "float64")
+    norm(inputs, train=True)
+    assert norm.var[...].dtype == jnp.float64
+    np.testing.assert_allclose(norm.mean[...], 0.1 * np.asarray(inputs).mean((0, 1, 2)), atol=1e-16)

@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxvision.models import registry
+from jaxvision.models.resnet import ResNet, ResNetConfig
+
+IMAGES = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+
+
+def config(**overrides):
+    tiny = {"block": "basic", "stage_depths": (1, 2), "stage_widths": (8, 16), "stem_width": 8}
+    return ResNetConfig(**{**tiny, "num_classes": 5, **overrides})
+
+
+def build(**overrides):
+    return ResNet(config(**overrides), rngs=nnx.Rngs(0))
+
+
+def num_params(module):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("resnet50", [9_536, 215_808, 1_219_584, 7_098_368, 14_964_736, 2_049_000]),
+        ("resnet18", [9_536, 147_968, 525_568, 2_099_712, 8_393_728, 513_000]),
+    ],
+)
+def test_num_params_by_stage(name, counts):
+    model = nnx.eval_shape(lambda: registry.create_model(name, rngs=nnx.Rngs(0)))
+    assert [num_params(part) for part in (model.stem, *model.stages, model.head)] == counts
+
+
+def test_layout_of_resnet50():
+    """Every intermediate shape at 224 pixels (SPEC: 112, 56 x 256, 28 x 512, 14 x 1024, 7 x 2048)."""
+    model = nnx.eval_shape(lambda: registry.create_model("resnet50", rngs=nnx.Rngs(0)))
+
+    def shapes(model):
+        outputs = model.stem(jnp.zeros((1, 224, 224, 3)))
+        maps = [outputs]
+        for images in (224,):
+            maps.append(model.features(jnp.zeros((1, images, images, 3))))
+        return maps
+
+    stem, final = jax.eval_shape(shapes, model)
+    assert stem.shape == (1, 112, 112, 64) and final.shape == (1, 7, 7, 2048)
+
+
+def test_names_of_the_parameters():
+    params = nnx.to_pure_dict(nnx.state(build(block="bottleneck"), nnx.Param))
+    assert set(params) == {"stem", "stages", "head"}
+    assert set(params["stages"][1]) == {0, 1}
+    body = {"conv1", "norm1", "conv2", "norm2", "conv3", "norm3"}
+    assert set(params["stages"][1][0]) == body | {"downsample"}
+    assert set(params["stages"][1][1]) == body
+    assert set(params["stem"]) == {"conv", "norm"}
+
+
+def test_a_block_starts_as_the_identity():
+    model = build()
+    block = model.stages[1][1]
+    inputs = jnp.abs(jax.random.normal(jax.random.key(1), (2, 4, 4, 16)))
+    np.testing.assert_array_equal(block(inputs, train=True), inputs)
+    other = build(zero_init_last=False).stages[1][1]
+    assert not np.allclose(other(inputs, train=True), inputs)
+
+
+def test_the_stride_is_in_the_3x3():
+    block = build(block="bottleneck").stages[1][0]
+    assert (block.conv1.stride, block.conv2.stride, block.conv3.stride) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 2), ("cifar", 8)])
+def test_stems(stem, side):
+    assert build(stem=stem).features(IMAGES).shape == (2, side, side, 16)
+
+
+def test_three_stages_of_own_width():
+    model = build(stem="cifar", stage_depths=(1, 1, 1), stage_widths=(64, 128, 256))
+    assert jax.eval_shape(lambda: model.features(IMAGES)).shape == (2, 4, 4, 256)
+
+
+def test_plain_has_no_shortcuts():
+    plain, residual = build(plain=True), build()
+    assert all(block.downsample is None for blocks in plain.stages for block in blocks)
+    assert num_params(plain) < num_params(residual)
+    block = plain.stages[1][1]
+    inputs = jnp.abs(jax.random.normal(jax.random.key(1), (2, 4, 4, 16)))
+    outputs = block(inputs, train=True)
+    assert float(outputs.max()) > 0 and not np.allclose(outputs, inputs)
+    # Without a shortcut the input's scale is lost in the first batch norm.
+    np.testing.assert_allclose(block(10 * inputs, train=True), outputs, atol=1e-3)
+
+
+def test_drop_path_rises_over_all_blocks():
+    model = build(drop_path_rate=0.4)
+    rates = [block.drop_path_rate for blocks in model.stages for block in blocks]
+    np.testing.assert_allclose(rates, [0.0, 0.2, 0.4])
+
+
+def test_norm_options_reach_every_norm():
+    model = build(norm_eps=1e-3, norm_momentum=0.01, block="bottleneck")
+    block = model.stages[0][0]
+    norms = [model.stem.norm, block.norm1, block.norm2, block.norm3, block.downsample.norm]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"block": "dense"}, "block must be one of 'basic', 'bottleneck', got 'dense'"),
+        ({"stem": "none"}, "stem must be one of"),
+        ({"stage_depths": (1, 1, 1)}, "must name the same stages"),
+        ({"groups": 2}, "need block='bottleneck'"),
+        ({"plain": True, "drop_path_rate": 0.1}, "set drop_path_rate=0"),
+        ({"dropout_rate": -0.1}, "dropout_rate is a probability"),
+    ],
+)
+def test_config_messages(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        config(**overrides)

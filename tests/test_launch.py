@@ -1,0 +1,67 @@
+"""The command line as a user types it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def launch(*arguments, timeout=240):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")}
+    return subprocess.run(
+        [sys.executable, "launch.py", *arguments],
+        cwd=ROOT,
+        env=environment | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def test_smoke_from_the_command_line(tmp_path):
+    arguments = (
+        "--config=configs/smoke.py",
+        f"--workdir={tmp_path}/run",
+        "--config.total_steps=6",
+        f"--config.compilation_cache={tmp_path}/cache",
+    )
+    result = launch(*arguments)
+    assert result.returncode == 0, result.stderr
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.json", "versions.json", "metrics.jsonl", "checkpoints"} <= files
+    assert {"curves.png", "predictions.png"} <= files
+    assert any("tfevents" in p.name for p in (tmp_path / "run").rglob("*"))
+
+    again = launch(*arguments)
+    assert again.returncode == 0 and "The run is finished" in again.stderr
+    evaluated = launch(*arguments, "--mode=eval")
+    assert evaluated.returncode == 0 and "eval/accuracy" in evaluated.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.optmizer.name=sgd"], "optimizer"),
+        (["--config.optimizer.learning_rat=1"], "learning_rate"),
+        (["--config.batch_size=many"], "batch_size"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--mode=dance"], "dance"),
+        (["--config=configs/vit_b16.py:mnist"], "mnist"),
+        (["--config=configs/vit_b16.py:imagenet2012"], "name=shapes"),
+        (["--config=configs/vit_b16.py:folder"], "name=shapes"),
+        (["--config=configs/vit_b16.py:cifar10"], "name=shapes"),
+        (["--config.data.image_size=30"], "30"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_message(tmp_path, arguments, message):
+    if not arguments[0].startswith("--config="):
+        arguments = ["--config=configs/smoke.py", *arguments]
+    result = launch(*arguments, f"--workdir={tmp_path}/run")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()

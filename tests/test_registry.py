@@ -1,0 +1,277 @@
+"""What every registered model must do, at a size that costs nothing."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxvision as jv
+
+TINY = {
+    "vit": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 3, "num_heads": 2},
+    "resnet": {"stage_depths": (1, 1), "stage_widths": (32, 32), "stem_width": 8},
+}
+NUM_CLASSES = 5
+IMAGES = jax.random.normal(jax.random.key(0), (2, 32, 16, 3))  # not square
+
+
+def build(name, dtype="float32", **overrides):
+    spec = jv.get_spec(name)
+    overrides = {**TINY[spec.family], **overrides}
+    return jv.create_model(
+        name, num_classes=NUM_CLASSES, dtype=dtype, rngs=nnx.Rngs(0), **overrides
+    )
+
+
+def different_when_tiny():
+    """Returns one name of each set of models that the tiny overrides make equal."""
+    names = {}
+    for name in jv.list_models():
+        spec = jv.get_spec(name)
+        names.setdefault(dataclasses.replace(spec.config, **TINY[spec.family]), name)
+    return sorted(names.values())
+
+
+def with_field(field):
+    names = different_when_tiny()
+    return [name for name in names if hasattr(jv.get_spec(name).config, field)]
+
+
+def split(model):
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def scattered(params):
+    """Moves every parameter off the values (0, 1) that would hide a missing connection."""
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        structure, [x + rng.normal(0, 0.1, x.shape).astype(x.dtype) for x in leaves]
+    )
+
+
+def loss_and_grads(model, params=None, **call):
+    graphdef, own, stats = split(model)
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            model = nnx.merge(graphdef, params, stats, copy=True)
+            logits = model(IMAGES, **{k: v() for k, v in call.items()})
+            weights = jnp.arange(1.0, logits.size + 1).reshape(logits.shape)
+            return (jnp.sin(logits) * weights).sum(), nnx.to_pure_dict(
+                nnx.state(model, nnx.BatchStat)
+            )
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, stats), grads = run(scattered(own) if params is None else params)
+    return loss, grads, stats
+
+
+def train(key=1):
+    return {"train": lambda: True, "rngs": lambda: nnx.Rngs(dropout=key)}
+
+
+def assert_close(left, right, atol):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), left, right)
+
+
+@pytest.mark.parametrize("name", jv.list_models())
+def test_num_params_is_the_published_count(name):
+    spec = jv.get_spec(name)
+    model = nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0)))
+    state = nnx.state(model, nnx.Param)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == spec.num_params
+
+
+@pytest.mark.parametrize("name", jv.list_models())
+def test_spec_is_consistent(name):
+    spec = jv.get_spec(name)
+    assert spec.name == name and spec.config.num_classes == 1000 and spec.source
+    hash(spec)
+    values = {
+        field.name: getattr(spec.config, field.name) for field in dataclasses.fields(spec.config)
+    }
+    assert type(spec.config)(**values) == spec.config
+    changed = dataclasses.replace(spec.config, num_classes=3)
+    assert changed != spec.config
+    assert dataclasses.replace(changed, num_classes=1000) == spec.config
+    assert all(jv.get_spec(alias) is spec for alias in spec.aliases)
+    assert 0 < spec.preprocess.crop_fraction <= 1
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits(name, dtype):
+    model = build(name, dtype)
+    logits = jax.jit(lambda model: model(IMAGES))(model)
+    assert logits.shape == (2, NUM_CLASSES) and logits.dtype == jnp.float32
+    assert bool(jnp.isfinite(logits).all())
+    graphdef, params, stats = split(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
+    again = nnx.merge(graphdef, params, stats)
+    np.testing.assert_array_equal(jax.jit(lambda model: model(IMAGES))(again), logits)
+    if dtype == "bfloat16":
+        full = jax.jit(lambda model: model(IMAGES))(build(name))
+        np.testing.assert_allclose(logits, full, atol=0.03 * float(jnp.abs(full).max()))
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+def test_features_are_what_the_head_reads(name):
+    headless = build(name, num_classes=0) if False else None
+    del headless
+    model = build(name)
+    features = jax.eval_shape(lambda: model.features(IMAGES))
+    spec = jv.get_spec(name)
+    pooled = jv.create_model(name, num_classes=0, rngs=nnx.Rngs(0), **TINY[spec.family])
+    assert pooled.head is None
+    assert jax.eval_shape(lambda: pooled(IMAGES)).shape == (2, features.shape[-1])
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
+    _, grads, _ = loss_and_grads(build(name), **train())
+    for path, grad in jax.tree.leaves_with_path(grads):
+        keys = [entry.key for entry in path]
+        assert bool(jnp.isfinite(grad).all()), keys
+        largest = float(jnp.abs(grad).max())
+        if keys[-3:] == ["attn", "key", "bias"]:
+            assert largest < 1e-3, keys  # softmax does not see a shift of all scores
+        else:
+            assert largest > 1e-4, keys
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+def test_batch_statistics_move_only_in_training(name):
+    model = build(name)
+    _, _, before = split(model)
+    _, _, evaluated = loss_and_grads(model)
+    assert_close(before, evaluated, atol=0)
+    _, _, trained = loss_and_grads(model, **train())
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(trained), strict=True):
+        assert not np.allclose(old, new)
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+def test_training_with_all_rates_zero_needs_no_randomness(name):
+    model = build(name)
+    with_key = loss_and_grads(model, **train())
+    without = loss_and_grads(model, train=lambda: True)
+    assert_close(with_key[:2], without[:2], atol=0)
+
+
+@pytest.mark.parametrize("rate", ["dropout_rate", "drop_path_rate", "attention_dropout_rate"])
+def test_rates_act_in_training_only(rate):
+    for name in ("vit_ti16", "resnet18"):
+        if name not in with_field(rate):
+            continue
+        model, plain = build(name, **{rate: 0.5}), build(name)
+        np.testing.assert_array_equal(model(IMAGES), plain(IMAGES))
+        one = loss_and_grads(model, **train(1))[0]
+        assert one != loss_and_grads(model, **train(2))[0]
+        assert one == loss_and_grads(model, **train(1))[0]
+        with pytest.raises(ValueError, match="rngs is None: pass rngs=nnx.Rngs"):
+            model(IMAGES, train=True)
+
+
+RATES = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "drop_path_rate": 0.4}
+
+
+@pytest.mark.parametrize("name", with_field("remat"))
+def test_remat_changes_nothing(name):
+    for scan in (False, True):
+        kept = loss_and_grads(build(name, scan=scan, **RATES), **train())
+        again = loss_and_grads(build(name, scan=scan, remat=True, **RATES), **train())
+        assert_close(kept, again, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", with_field("scan"))
+def test_scan_equals_the_loop(name):
+    from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+
+    listed, stacked = build(name, scan=False, **RATES), build(name, scan=True, **RATES)
+    params, stacked_params = split(listed)[1], split(stacked)[1]
+    assert_close(unstack_blocks(stacked_params), params, atol=0)
+    params = scattered(params)
+    loss, grads, _ = loss_and_grads(listed, params, **train())
+    stacked_loss, stacked_grads, _ = loss_and_grads(stacked, stack_blocks(params), **train())
+    np.testing.assert_allclose(loss, stacked_loss, rtol=1e-5)
+    assert_close(grads, unstack_blocks(stacked_grads), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
+def test_equal_models_have_equal_graphs_and_no_random_state(name):
+    left, right = build(name), build(name)
+    assert nnx.graphdef(left) == nnx.graphdef(right)
+    assert hash(nnx.graphdef(left)) == hash(nnx.graphdef(right))
+    assert_close(split(left)[1], split(right)[1], atol=0)
+    abstract = nnx.eval_shape(lambda: build(name))
+    assert nnx.graphdef(abstract) == nnx.graphdef(left)
+
+
+@pytest.mark.parametrize("name", ["vit_ti16", "resnet18"])
+def test_wrong_images(name):
+    with pytest.raises(ValueError, match=r"\[batch, height, width, 3\], got shape"):
+        build(name)(jnp.zeros((2, 3, 16, 16)))
+    with pytest.raises(ValueError, match=r"\[batch, height, width, 1\], got shape"):
+        build(name, in_channels=1)(IMAGES)
+    assert build(name, in_channels=1)(IMAGES[..., :1]).shape == (2, NUM_CLASSES)
+
+
+def test_names():
+    assert jv.list_models("resnet1*") == ["resnet101", "resnet152", "resnet18"]
+    assert jv.get_spec("vit_base_patch16_224") is jv.get_spec("vit_b_16") is jv.get_spec("vit_b16")
+    with pytest.raises(ValueError, match="no model 'resnet5': did you mean resnet50"):
+        jv.get_spec("resnet5")
+    with pytest.raises(ValueError, match=r"no model '\?': see list_models"):
+        jv.get_spec("?")
+
+
+def test_overrides_are_checked():
+    with pytest.raises(
+        TypeError, match="resnet18 has no option depht; its options are block, stage_d"
+    ):
+        jv.create_model("resnet18", rngs=nnx.Rngs(0), depht=3)
+    with pytest.raises(ValueError, match="vit_b16: .*224 x 224 pixels does not divide.*15"):
+        jv.create_model("vit_b16", rngs=nnx.Rngs(0), patch_size=15)
+    with pytest.raises(ValueError, match="dtype must be .*got 'int8'"):
+        jv.create_model("vit_b16", rngs=nnx.Rngs(0), dtype="int8")
+    if not jax.config.read("jax_enable_x64"):
+        with pytest.raises(ValueError, match="set JAX_ENABLE_X64=1"):
+            jv.create_model("resnet18", rngs=nnx.Rngs(0), dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "count"),
+    [
+        ("resnet18", {"num_classes": 10}, 11_181_642),
+        ("resnet50", {"num_classes": 10}, 23_528_522),
+        ("vit_b16", {"num_classes": 10}, 85_806_346),
+        ("vit_b16", {"image_size": 384}, 86_859_496),
+        ("vit_l16", {"image_size": 512}, 305_174_504),
+        ("vit_h14", {"image_size": 518}, 633_470_440),
+        ("vit_s16", {"pool": "average", "class_token": False}, 22_049_896),
+        ("vit_b32", {"pool": "average", "class_token": False}, 88_222_696),
+    ],
+)
+def test_num_params_of_overrides(name, overrides, count):
+    model = nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0), **overrides))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
+
+
+def test_importing_the_package_imports_nothing():
+    code = "import sys, jaxvision; assert 'create_model' in dir(jaxvision); print('jax' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="no attribute 'creat_model'"):
+        _ = jv.creat_model

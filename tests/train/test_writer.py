@@ -1,0 +1,197 @@
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvision.errors import InputError
+from jaxvision.train import writer as writer_module
+from jaxvision.train.writer import MetricWriter, read_metrics
+
+TRAIN = {"train/loss": 2.5, "train/images_per_second": 1234.5}
+
+
+def steps(workdir):
+    return [record["step"] for record in read_metrics(workdir)]
+
+
+def write_steps(workdir, *which, **options):
+    with MetricWriter(workdir, total_steps=100, tensorboard=False, **options) as writer:
+        for step in which:
+            writer.write(step, {"train/loss": float(step)})
+
+
+def test_writes_one_json_object_a_line(tmp_path):
+    with MetricWriter(tmp_path / "new", total_steps=10, tensorboard=False) as writer:
+        writer.write(5, {"train/loss": jnp.float32(0.5), "train/skipped_steps": np.int32(2)})
+        # There at once, before close.
+        lines = (tmp_path / "new" / "metrics.jsonl").read_text().splitlines()
+        assert lines == ['{"step": 5, "train/loss": 0.5, "train/skipped_steps": 2.0}']
+        writer.write(10, {"eval/loss": 0.25})
+    assert read_metrics(tmp_path / "new")[1] == {"step": 10, "eval/loss": 0.25}
+    assert sorted(os.listdir(tmp_path / "new")) == ["metrics.jsonl"]
+
+
+def test_non_finite_values_are_valid_json(tmp_path):
+    with MetricWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+        writer.write(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": jnp.nan, "e": 1.0})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    line = (tmp_path / "metrics.jsonl").read_text()
+    values = json.loads(line, parse_constant=refuse)
+    assert values == {"step": 1, "a": None, "b": None, "c": None, "d": None, "e": 1.0}
+
+
+def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
+    write_steps(tmp_path, 10, 20, 30, 40)
+    write_steps(tmp_path, 30, 50, resume_step=20)
+    assert steps(tmp_path) == [10, 20, 30, 50]
+    write_steps(tmp_path, 5, resume_step=0)  # killed before the first checkpoint
+    assert steps(tmp_path) == [5]
+    assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl"]  # nothing temporary is left
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"step": 30, "train/lo', '{"step": 30, "train/loss": 3.0}', "{", "3"]
+)
+def test_resume_after_a_torn_last_line(tmp_path, torn):
+    write_steps(tmp_path, 10, 20)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    assert steps(tmp_path)[:2] == [10, 20]
+    write_steps(tmp_path, 30, resume_step=20)
+    assert steps(tmp_path) == [10, 20, 30]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"Line 2 of .*metrics.jsonl is no JSON object"):
+        read_metrics(tmp_path)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(InputError, match="There is no .*metrics.jsonl"):
+        read_metrics(tmp_path)
+
+
+def test_a_failed_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
+    write_steps(tmp_path, 10, 20)
+
+    def fail(*_):
+        raise OSError("full")
+
+    monkeypatch.setattr(writer_module.os, "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_steps(tmp_path, resume_step=10)
+    assert steps(tmp_path) == [10, 20]
+
+
+def test_a_killed_process_loses_nothing(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from jaxvision.train.writer import MetricWriter\n"
+        "writer = MetricWriter(sys.argv[1], total_steps=9, tensorboard=False)\n"
+        "writer.write(1, {'train/loss': 1.0})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+
+
+def test_disabled_does_nothing(tmp_path):
+    with MetricWriter(tmp_path / "run", total_steps=10, enabled=False) as writer:
+        writer.write(1, TRAIN)
+    assert not (tmp_path / "run").exists()
+
+
+def test_closing_twice_is_fine(tmp_path):
+    writer = MetricWriter(tmp_path, total_steps=10, tensorboard=False)
+    writer.close()
+    writer.close()
+
+
+def events(workdir):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = accumulator.EventAccumulator(str(workdir))
+    reader.Reload()
+    return {
+        tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+    with MetricWriter(tmp_path, total_steps=10) as writer:
+        writer.write(5, {"train/loss": 0.5})
+        writer.write(10, {"train/loss": 0.25, "eval/accuracy": 0.75})
+    assert events(tmp_path) == {
+        "train/loss": [(5, 0.5), (10, 0.25)],
+        "eval/accuracy": [(10, 0.75)],
+    }
+
+
+def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path, monkeypatch):
+    import tensorboardX.event_file_writer as event_files
+
+    for start, resume_step, written in ((1e9, 0, (10, 20, 30, 40)), (2e9, 20, (30, 50))):
+        # Event files are named by the second; two in one second would be one file.
+        monkeypatch.setattr(event_files.time, "time", lambda start=start: start)
+        with MetricWriter(tmp_path, total_steps=100, resume_step=resume_step) as writer:
+            for step in written:
+                writer.write(step, {"train/loss": step + resume_step})
+    assert events(tmp_path) == {"train/loss": [(10, 10.0), (20, 20.0), (30, 50.0), (50, 70.0)]}
+
+
+def test_log_lines_tell_the_progress(tmp_path, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(writer_module.time, "monotonic", lambda: now[0])
+    with (
+        caplog.at_level(logging.INFO, logger="jaxvision"),
+        MetricWriter(tmp_path, total_steps=1000, resume_step=100, tensorboard=False) as writer,
+    ):
+        now[0] = 50.0
+        writer.write(110, TRAIN)  # 10 steps in 50 s, with compilation: 890 steps in 4450 s
+        now[0] = 60.0
+        writer.write(120, TRAIN)  # 10 steps in 10 s: 880 s
+        writer.write(120, {"eval/loss": 1.5, "eval/accuracy": 0.625})
+    assert [record.message for record in caplog.records] == [
+        "step 110/1000: loss 2.5, images/s 1,234.5, 1:14:10 left",
+        "step 120/1000: loss 2.5, images/s 1,234.5, 0:14:40 left",
+        "step 120/1000: eval/loss 1.5, eval/accuracy 0.625",
+    ]
+
+
+def test_a_terminal_gets_a_bar(tmp_path, caplog, monkeypatch):
+    class Terminal:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with (
+        caplog.at_level(logging.INFO, logger="jaxvision"),
+        MetricWriter(tmp_path, total_steps=100, resume_step=50, tensorboard=False) as writer,
+    ):
+        writer.write(75, TRAIN)
+        writer.write(75, {"eval/accuracy": 0.625})
+        writer.write(100, TRAIN)
+    assert not caplog.records
+    assert "50/100" in terminal.text and "100/100" in terminal.text
+    assert "loss=2.5" in terminal.text and "images/s=1,234.5" in terminal.text
+    assert "step 75/100: eval/accuracy 0.625\n" in terminal.text
