@@ -34,13 +34,16 @@ def _parse(argv: list[str]) -> None:
         flags.FLAGS(argv)
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise flags.Error("--config=FILE and --workdir=FOLDER must be given.")
+        _CONFIG.value.seed  # noqa: B018 - a file that could not be loaded says so only when it is read
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_fail(error, f"See `python {argv[0]} --help` and configs/common.py."))
 
 
 def _fail(error: BaseException, remedy: str = "") -> int:
-    message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    print(f"error: {message} {remedy}".rstrip(), file=sys.stderr)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):  # an error inside the config file
+        lines = [lines[-1].split("Error: ", 1)[-1]]
+    print(f"error: {' '.join(lines)} {remedy}".rstrip(), file=sys.stderr)
     return 2
 
 
@@ -48,7 +51,8 @@ def main(argv: list[str]) -> int:
     """Runs the chosen mode; returns the exit code."""
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for library in ("absl", "jax"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
     import jax
 

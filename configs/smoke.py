@@ -25,6 +25,7 @@ def get_config():
     config.batch_size = 16
     config.eval_batch_size = 48
     config.total_steps = 30
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.clip_norm = 1.0
     config.schedule.warmup_steps = 5
     config.ema_decay = 0.9

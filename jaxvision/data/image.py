@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-Image = UInt8[np.ndarray, "height width 3"]  # RGB
+Image = UInt8[np.ndarray, "_height _width 3"]  # RGB; _: an operation may change the size
 Batch = dict[str, np.ndarray]  # the keys are listed at train_dataset
 Transform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 

@@ -125,7 +125,8 @@ class Reading:
     def batches(self, examples: grain.MapDataset, batch_size: int) -> grain.IterDataset:
         """Returns batches of one process's share of the examples, which come in their order."""
         chunk = max(n for n in range(1, _CHUNK_EXAMPLES + 1) if batch_size % n == 0)
-        chunks = examples.batch(chunk).to_iter_dataset(
+        # No remainder exists; to round up would overflow on the endless training examples.
+        chunks = examples.batch(chunk, drop_remainder=True).to_iter_dataset(
             grain.ReadOptions(
                 num_threads=min(self.num_threads, _THREADS_PER_CORE * _num_cores()),
                 prefetch_buffer_size=max(self.prefetch_examples // chunk, 1),

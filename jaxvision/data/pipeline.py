@@ -1,6 +1,7 @@
 """From a source to batches: shuffle, load, transform, batch, with many threads or processes."""
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -145,15 +146,17 @@ class TrainIterator:
         self._batch_size = batch_size
         self._identity = {"version": _STATE_VERSION, "seed": seed, "num_examples": num_examples}
         self._examples_seen = 0
-        self._batches: Any = None
+        self._running: list[Any] = []  # grain's iterator, once it has begun
+        # At the interpreter's exit as well, where grain's own clean-up would come too late.
+        weakref.finalize(self, _close, self._running)
 
     def __iter__(self) -> "TrainIterator":
         return self
 
     def __next__(self) -> Batch:
-        if self._batches is None:
-            self._batches = iter(self._batches_from(self._examples_seen))
-        batch = next(self._batches)
+        if not self._running:
+            self._running.append(iter(self._batches_from(self._examples_seen)))
+        batch = next(self._running[0])
         self._examples_seen += self._batch_size
         return batch
 
@@ -179,9 +182,7 @@ class TrainIterator:
 
     def close(self) -> None:
         """Stops the threads and workers; the next batch would start them again."""
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
+        _close(self._running)
 
 
 class EvalDataset:
@@ -195,11 +196,11 @@ class EvalDataset:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        batches: Any = iter(self._batches)
+        running: list[Any] = [iter(self._batches)]
         try:
-            yield from batches
+            yield from running[0]
         finally:
-            batches.close()
+            _close(running)
 
 
 class CorruptCounter:
@@ -249,6 +250,11 @@ class CorruptCounter:
         except CorruptImageError as error:
             return str(error)
         return "nothing is wrong with it at the second look"
+
+
+def _close(running: list[Any]) -> None:
+    while running:
+        running.pop().close()
 
 
 def _share(batch_size: int, process_count: int) -> int:

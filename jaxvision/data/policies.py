@@ -1,5 +1,6 @@
 """RandAugment: a few random operations of one common strength."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def operation_strength(name: str, magnitude: int, height: int, width: int) -> fl
     if name == "posterize":
         return float(8 - round(magnitude / ((_BINS - 1) / 4)))
     if name == "solarize":
-        return 255.0 - _step(255.0, magnitude)
+        return 255.0 - 255.0 * magnitude / (_BINS - 1)
     ends = {
         "shear_x": 0.3,
         "shear_y": 0.3,
@@ -85,18 +86,7 @@ def operation_strength(name: str, magnitude: int, height: int, width: int) -> fl
         "contrast": 0.9,
         "sharpness": 0.9,
     }
-    return _step(ends[name], magnitude) if name in ends else 0.0
-
-
-def _step(end: float, magnitude: int) -> float:
-    """Returns torch.linspace(0, end, 31)[magnitude], to the last bit of its float32.
-
-    A translation is cut to whole pixels, where one bit may make a pixel.
-    """
-    step = np.float32(end) / np.float32(_BINS - 1)
-    if magnitude < _BINS // 2:
-        return float(step * np.float32(magnitude))
-    return float(np.float32(end) - step * np.float32(_BINS - 1 - magnitude))
+    return ends[name] * magnitude / (_BINS - 1) if name in ends else 0.0
 
 
 def _affine(image: np.ndarray, matrix: tuple[float, ...], interpolation: str) -> np.ndarray:
@@ -118,11 +108,27 @@ def _rotate(image: np.ndarray, degrees: float, interpolation: str) -> np.ndarray
     return np.asarray(PIL.Image.fromarray(image).rotate(degrees, _RESAMPLING[interpolation]))
 
 
+def _shear_angle(strength: float) -> float:
+    """Returns the angle in torchvision's rounding, whose last bit decides a pixel at the border."""
+    return math.radians(math.degrees(math.atan(strength)))
+
+
+def _shear_x(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
+    slope = math.tan(_shear_angle(strength))
+    return _affine(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0), interpolation)
+
+
+def _shear_y(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
+    angle = _shear_angle(strength)
+    slope = math.sin(angle) / math.cos(angle)
+    return _affine(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0), interpolation)
+
+
 # Name: function of image, strength and interpolation.
 OPERATIONS: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
     "identity": lambda image, _, __: image,
-    "shear_x": lambda image, s, mode: _affine(image, (1.0, s, 0.0, 0.0, 1.0, 0.0), mode),
-    "shear_y": lambda image, s, mode: _affine(image, (1.0, 0.0, 0.0, s, 1.0, 0.0), mode),
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
     "translate_x": lambda image, s, mode: _translate(image, s, 0.0, mode),
     "translate_y": lambda image, s, mode: _translate(image, 0.0, s, mode),
     "rotate": _rotate,

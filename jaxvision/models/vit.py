@@ -203,7 +203,7 @@ class ViT(nnx.Module):
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "batch tokens features"]:
         """Returns the tokens after the final norm, the class token first.
 
         With pool="average" the norm comes after the pooling, so these tokens are not normalised.

@@ -39,7 +39,8 @@ class Checkpointer:
     def _open(self) -> ocp.training.Checkpointer:
         training, policies = ocp.training, ocp.training.preservation_policies
         # Directories made in the background leave threads that wait for minutes where that fails.
-        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        context = ocp.Context()
+        context.asynchronous.create_directories_asynchronously = False
         return training.Checkpointer(
             self.folder,
             # We decide when to save; the default policy drops a save while another is in flight.
@@ -55,7 +56,7 @@ class Checkpointer:
                 ]
             ),
             cleanup_tmp_directories=True,
-            context=ocp.Context(async_options=options),
+            context=context,
         )
 
     @property

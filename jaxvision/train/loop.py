@@ -4,7 +4,7 @@ import collections
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxvision.errors import InputError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.setup import Run, make_run
-from jaxvision.train.state import TrainState, abstract_state, count_params, create_state
+from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
 from jaxvision.train.workdir import open_workdir
 from jaxvision.train.writer import MetricWriter
@@ -48,7 +48,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
     run = make_run(config)
     workdir = open_workdir(workdir, config)
     checkpointer = open_checkpointer(config, workdir)
-    state, iterator, start = resume_or_create(run, checkpointer)
+    abstract = run.abstract_state()
+    state, iterator, start = resume_or_create(run, checkpointer, abstract)
     if start >= run.total_steps:
         logger.info("The run is finished: step %d of %d.", start, run.total_steps)
         checkpointer.close()
@@ -64,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
         run.total_steps,
         config.batch_size,
     )
-    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, state))
+    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, abstract))
     eval_step = run.eval_step()
     batches = _device_batches(run, iterator)
     guard = _NonFiniteGuard(config.max_skipped_steps)
@@ -83,16 +84,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
             state, metrics = train_step(state, batch)
             guard.watch(done, metrics, records)
             log.add(done, metrics)
-            if done % config.log.every_steps == 0 or done == start + 1 or last:
+            if done == start + 1 or last or _due(
+                done, config.log, config.eval, config.checkpoint
+            ):
                 log.schedule()
 
             results = None
-            if done % config.eval.every_steps == 0 or last:
+            if _due(done, config.eval) or last:
                 log.flush()
                 results = evaluate(eval_step, _weights(state), run.eval_device_batches())
                 writer.write(done, results)
                 log.restart()
-            if results or stop.signum or done % config.checkpoint.every_steps == 0:
+            if results or stop.signum or _due(done, config.checkpoint):
+                log.flush()  # what is before the checkpoint is never computed again
                 checkpointer.save(done, state, position, results)
             if stop.signum and not last:
                 checkpointer.close()
@@ -115,7 +119,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path)
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
     checkpointer = open_checkpointer(config, open_workdir(workdir, config))
-    state, _, step = checkpointer.restore(_abstract(run))
+    state, _, step = checkpointer.restore(run.abstract_state())
     checkpointer.close()
     results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
@@ -131,16 +135,10 @@ def open_checkpointer(config: ml_collections.ConfigDict, workdir: pathlib.Path) 
     )
 
 
-def _abstract(run: Run) -> TrainState:
-    config = run.config
-    return abstract_state(
-        run.build, run.tx, mesh=run.mesh, rules=config.sharding_rules, ema=config.ema_decay > 0
-    )
-
-
-def resume_or_create(run: Run, checkpointer: Checkpointer) -> tuple[TrainState, Any, int]:
+def resume_or_create(
+    run: Run, checkpointer: Checkpointer, abstract: TrainState
+) -> tuple[TrainState, Any, int]:
     """Returns (state, data iterator, updates done) of the newest checkpoint, or of a new run."""
-    abstract = _abstract(run)
     iterator = run.train_batches()
     if checkpointer.latest_step is None:
         return create_state(run.build, run.tx, seed=run.config.seed, abstract=abstract), iterator, 0
@@ -148,6 +146,10 @@ def resume_or_create(run: Run, checkpointer: Checkpointer) -> tuple[TrainState, 
     iterator.set_state(position)
     logger.info("Resumed from step %d.", step)
     return state, iterator, step
+
+
+def _due(step: int, *cadences: ml_collections.ConfigDict) -> bool:
+    return any(step % cadence.every_steps == 0 for cadence in cadences)
 
 
 def _weights(state: TrainState) -> dict[str, tuple[Any, Any]]:

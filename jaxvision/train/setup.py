@@ -21,7 +21,7 @@ from jaxvision.train.mix import mix
 from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.schedule import make_schedule
 from jaxvision.train.sharding import make_mesh, put_batch
-from jaxvision.train.state import abstract_model
+from jaxvision.train.state import TrainState, abstract_model, abstract_state
 from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
 
 
@@ -64,6 +64,16 @@ class Run:
     def preprocess(self) -> Callable[[jax.Array], jax.Array]:
         """Uint8 images to the model's normalised input, on the device."""
         return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
+
+    def abstract_state(self) -> TrainState:
+        """Returns the shapes, dtypes and shardings of the state."""
+        return abstract_state(
+            self.build,
+            self.tx,
+            mesh=self.mesh,
+            rules=self.config.sharding_rules,
+            ema=self.config.ema_decay > 0,
+        )
 
     def train_step(self, shardings: Any) -> Callable:
         """Returns the jitted training step."""
@@ -194,7 +204,6 @@ def make_run(config: ml_collections.ConfigDict) -> Run:
     """
     mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     _check_sizes(config, mesh.size)
-    spec = get_spec(config.model.name)
     if config.task != "classification":
         raise InputError(f"Unknown --config.task '{config.task}'; there is 'classification'.")
 
@@ -205,17 +214,22 @@ def make_run(config: ml_collections.ConfigDict) -> Run:
         data.eval_split, image_size=data.image_size, class_names=train_source.class_names
     )
 
-    kwargs = dict(config.model.kwargs)
-    if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
-        kwargs.setdefault("image_size", data.image_size)
-    build = functools.partial(
-        _build,
-        name=config.model.name,
-        num_classes=config.model.num_classes or len(train_source.class_names),
-        dtype=config.model.dtype,
-        **kwargs,
-    )
-    graphdef, params, _ = abstract_model(build)
+    num_classes = config.model.num_classes or len(train_source.class_names)
+    try:
+        spec = get_spec(config.model.name)
+        kwargs = dict(config.model.kwargs)
+        if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
+            kwargs.setdefault("image_size", data.image_size)
+        build = functools.partial(
+            _build,
+            name=config.model.name,
+            num_classes=num_classes,
+            dtype=config.model.dtype,
+            **kwargs,
+        )
+        graphdef, params, _ = abstract_model(build)
+    except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
+        raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
     steps = total_steps(config, len(train_source))
     steps_per_epoch = len(train_source) / config.batch_size

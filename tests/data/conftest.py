@@ -12,7 +12,7 @@ def rng():
 
 @pytest.fixture
 def photo():
-    """Returns a function from a size to a smooth, colourful image: JPEG keeps it nearly as it is."""
+    """Returns a function from a size to a smooth, colourful image, which JPEG hardly changes."""
 
     def make(height: int, width: int, seed: int = 0) -> np.ndarray:
         small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)

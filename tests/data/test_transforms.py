@@ -40,7 +40,7 @@ def test_hue_is_near_torchvision(photo, shift):
     pixels = photo(64, 64)
     expected = np.asarray(functional.adjust_hue(PIL.Image.fromarray(pixels), shift)).astype(int)
     difference = np.abs(color.adjust_hue(pixels, shift) - expected)
-    assert difference.mean() < 1.5 and difference.max() <= 12  # measured: see the assertion
+    assert difference.mean() < 1.0 and difference.max() <= 12  # measured: 0.83 and 11
 
 
 def test_flips(image):
@@ -64,16 +64,17 @@ def test_color_jitter_draws_factors_and_order(image):
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.2)
     orders = set()
 
-    class Fixed:
+    class Highest(np.random.Generator):
         def permutation(self, n):
-            order = rng.permutation(n)
+            order = super().permutation(n)
             orders.add(tuple(order))
             return order
 
         def uniform(self, low, high):
             return high
 
-    results = {jitter(image, Fixed()).tobytes() for _ in range(200)}  # type: ignore[arg-type]
+    highest = Highest(np.random.PCG64(0))
+    results = {jitter(image, highest).tobytes() for _ in range(300)}
     assert len(orders) == 24 and len(results) > 12
 
 

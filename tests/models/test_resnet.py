@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxvision.layers.pool import max_pool
 from jaxvision.models import registry
 from jaxvision.models.resnet import ResNet, ResNetConfig
 
@@ -36,22 +37,26 @@ def test_num_params_by_stage(name, counts):
 
 
 def test_layout_of_resnet50():
-    """Every intermediate shape at 224 pixels (SPEC: 112, 56 x 256, 28 x 512, 14 x 1024, 7 x 2048)."""
     model = nnx.eval_shape(lambda: registry.create_model("resnet50", rngs=nnx.Rngs(0)))
 
-    def shapes(model):
+    def maps(model):
         outputs = model.stem(jnp.zeros((1, 224, 224, 3)))
-        maps = [outputs]
-        for images in (224,):
-            maps.append(model.features(jnp.zeros((1, images, images, 3))))
-        return maps
+        yield outputs
+        outputs = max_pool(outputs, window=3, stride=2, padding=1)
+        for blocks in model.stages:
+            for block in blocks:
+                outputs = block(outputs)
+            yield outputs
 
-    stem, final = jax.eval_shape(shapes, model)
-    assert stem.shape == (1, 112, 112, 64) and final.shape == (1, 7, 7, 2048)
+    shapes = [array.shape[1:] for array in jax.eval_shape(lambda model: list(maps(model)), model)]
+    assert shapes == [(112, 112, 64), (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048)]
+    features = jax.eval_shape(lambda model: model.features(jnp.zeros((1, 224, 224, 3))), model)
+    assert features.shape == (1, 7, 7, 2048)
 
 
 def test_names_of_the_parameters():
-    params = nnx.to_pure_dict(nnx.state(build(block="bottleneck"), nnx.Param))
+    model = nnx.eval_shape(lambda: build(block="bottleneck"))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     assert set(params) == {"stem", "stages", "head"}
     assert set(params["stages"][1]) == {0, 1}
     body = {"conv1", "norm1", "conv2", "norm2", "conv3", "norm3"}
@@ -80,8 +85,9 @@ def test_stems(stem, side):
 
 
 def test_three_stages_of_own_width():
-    model = build(stem="cifar", stage_depths=(1, 1, 1), stage_widths=(64, 128, 256))
-    assert jax.eval_shape(lambda: model.features(IMAGES)).shape == (2, 4, 4, 256)
+    overrides = {"stage_depths": (1, 1, 1), "stage_widths": (64, 128, 256), "stem": "cifar"}
+    model = nnx.eval_shape(lambda: build(**overrides))
+    assert jax.eval_shape(lambda model: model.features(IMAGES), model).shape == (2, 4, 4, 256)
 
 
 def test_plain_has_no_shortcuts():

@@ -19,14 +19,14 @@ def run(model, images=IMAGES):
 
 
 def test_names_of_the_parameters():
-    model = build(scan=False, layer_scale_init=0.1)
+    model = nnx.eval_shape(lambda: build(scan=False, layer_scale_init=0.1))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     assert set(params) == {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "head"}
     block = {"norm1", "attn", "layer_scale1", "norm2", "mlp", "layer_scale2"}
     assert set(params["blocks"]) == {0, 1} and set(params["blocks"][0]) == block
     assert set(params["blocks"][0]["attn"]) == {"query", "key", "value", "out"}
     assert params["patch_embed"]["kernel"].shape == (4, 4, 3, 16)
-    stacked = nnx.to_pure_dict(nnx.state(build(), nnx.Param))["blocks"]
+    stacked = nnx.to_pure_dict(nnx.state(nnx.eval_shape(build), nnx.Param))["blocks"]
     assert stacked["attn"]["query"]["kernel"].shape == (2, 16, 16)
 
 
@@ -68,6 +68,8 @@ def test_local_window_masks_patches_but_not_the_class_token():
 
 def test_permuting_patches_and_positions_changes_nothing():
     model = build()
+    # Initial kernels and positions are too small for the order to show.
+    nnx.update(model, jax.tree.map(lambda leaf: 10 * leaf, nnx.state(model, nnx.Param)))
     order = np.random.default_rng(0).permutation(16)
     patches = IMAGES.reshape(2, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 4, 4, 3)
     shuffled = patches[:, order].reshape(2, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -76,7 +78,7 @@ def test_permuting_patches_and_positions_changes_nothing():
     assert not np.allclose(run(model, shuffled), expected, atol=1e-3)
     pos = model.pos_embed[...]
     model.pos_embed[...] = jnp.concatenate([pos[:, :1], pos[:, 1:][:, order]], axis=1)
-    np.testing.assert_allclose(run(model, shuffled), expected, atol=1e-5)
+    np.testing.assert_allclose(run(model, shuffled), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("position", ["learned", "sincos2d"])

@@ -21,6 +21,7 @@ from jaxvision.train.stop import Stopped
 def config(**options):
     config = smoke.get_config()
     config.mesh.data = 1
+    config.schedule.warmup_steps = 1
     with config.unlocked():
         config.update_from_flattened_dict(options)
     return config
