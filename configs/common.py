@@ -1,8 +1,8 @@
 """The schema: every option of a run, its default, and one comment with its unit and meaning.
 
-A config file calls `common.get_config()`, changes what its recipe needs and returns the result. The
-config is locked, so a mistyped option fails with a suggestion instead of being ignored. A length may be
-given in steps or in epochs; where both exist, exactly one of them is greater than 0.
+A config file calls `common.get_config()`, changes what its recipe needs and returns the result.
+The config is locked, so a mistyped option fails with a suggestion instead of being ignored. A
+length may be given in steps or in epochs; where both exist, exactly one of them is above 0.
 """
 
 import ml_collections
@@ -66,7 +66,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = d()
     config.optimizer.name = "adamw"  # adamw | sgd | lamb | lion
     config.optimizer.learning_rate = 1e-3  # peak
-    config.optimizer.weight_decay = 0.05  # decoupled and scaled by the learning rate; sgd: L2 (torch)
+    config.optimizer.weight_decay = (
+        0.05  # decoupled and scaled by the learning rate; sgd: L2 (torch)
+    )
     config.optimizer.momentum = 0.9  # sgd
     config.optimizer.nesterov = True  # sgd
     config.optimizer.b1 = 0.9  # adamw, lamb, lion
@@ -90,7 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh = d()
     config.mesh.data = -1  # devices along the batch; -1: all that remain
     config.mesh.fsdp = 1  # devices that the parameters are split over as well
-    config.sharding_rules = ()  # ((regex of a parameter path, (axis or None, ...)), ...), first match
+    config.sharding_rules = ()  # ((regex of a parameter path, (axis or None, ...)), ...)
 
     config.checkpoint = d()
     config.checkpoint.every_steps = 1_000  # updates

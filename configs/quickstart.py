@@ -11,7 +11,13 @@ def get_config():
     config = common.get_config()
     config.model.name = "vit_ti16"
     config.model.kwargs = dict(
-        width=128, depth=4, num_heads=4, patch_size=8, stem="conv", pool="average", class_token=False
+        width=128,
+        depth=4,
+        num_heads=4,
+        patch_size=8,
+        stem="conv",
+        pool="average",
+        class_token=False,
     )
     config.data.name = "shapes"
     config.data.image_size = 48

@@ -1,15 +1,16 @@
 """ResNet-50 from scratch. The argument behind the colon chooses the data; the default needs none.
 
-| command                                                | data                          |
-| `python launch.py --config=configs/resnet50.py ...`    | shapes, rendered on the fly   |
-| `... --config=configs/resnet50.py:imagenet2012`        | tfds imagenet2012, prepared   |
-| `... --config=configs/resnet50.py:folder`              | your own <split>/<class>/*    |
+Data behind the colon:
+  --config=configs/resnet50.py                 shapes, rendered on the fly
+  --config=configs/resnet50.py:imagenet2012    tfds imagenet2012, prepared as array_record
+  --config=configs/resnet50.py:folder          your own images: <path>/<split>/<class>/*
+Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
-Paper: He et al. 2016, Deep Residual Learning for Image Recognition; 25,557,032 parameters, 4.1 GMACs.
-Recipe of `:imagenet2012`: torchvision's base recipe (references/classification), 90 epochs, batch 256,
-SGD 0.1 with momentum 0.9, weight decay 1e-4, a tenth every 30 epochs; it gives 76.130 % there
-(IMAGENET1K_V1). Theirs decays every parameter and uses plain momentum; here normalisation and biases
-are not decayed.
+Paper: He et al. 2016, Deep Residual Learning for Image Recognition; 25,557,032 parameters, 4.1
+GMACs. Recipe of `:imagenet2012`: torchvision's base recipe (references/classification), 90
+epochs, batch 256, SGD 0.1 with momentum 0.9, weight decay 1e-4, a tenth every 30 epochs; it gives
+76.130 % there (IMAGENET1K_V1). Theirs decays every parameter and uses plain momentum; here
+normalisation and biases are not decayed.
 """
 
 from configs import common

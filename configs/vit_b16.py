@@ -1,16 +1,17 @@
 """ViT-B/16 from scratch. The argument behind the colon chooses the data; the default needs none.
 
-| command                                                | data                          |
-| `python launch.py --config=configs/vit_b16.py ...`     | shapes, rendered on the fly   |
-| `... --config=configs/vit_b16.py:imagenet2012`         | tfds imagenet2012, prepared   |
-| `... --config=configs/vit_b16.py:cifar10`              | the CIFAR-10 python files     |
-| `... --config=configs/vit_b16.py:folder`               | your own <split>/<class>/*    |
+Data behind the colon:
+  --config=configs/vit_b16.py                  shapes, rendered on the fly
+  --config=configs/vit_b16.py:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=configs/vit_b16.py:cifar10          the CIFAR-10 python files
+  --config=configs/vit_b16.py:folder           your own images: <path>/<split>/<class>/*
+Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words; 86,567,656 parameters, 17.6 GMACs.
-Recipe of `:imagenet2012`: torchvision's `vit_b_16` (references/classification), 300 epochs, batch 4096,
-AdamW 0.003, weight decay 0.3, 30 warm-up epochs, label smoothing 0.11, mixup 0.2, cutmix 1,
-RandAugment, clip 1, average of the weights; it gives 81.072 % there (IMAGENET1K_V1), with each image
-augmented three times in a batch, which is left out here.
+Recipe of `:imagenet2012`: torchvision's `vit_b_16` (references/classification), 300 epochs, batch
+4096, AdamW 0.003, weight decay 0.3, 30 warm-up epochs, label smoothing 0.11, mixup 0.2, cutmix 1,
+RandAugment, clip 1, average of the weights; it gives 81.072 % there (IMAGENET1K_V1), with each
+image augmented three times in a batch, which is left out here.
 """
 
 from configs import common
@@ -60,6 +61,7 @@ def get_config(data: str = "shapes"):
             config.total_epochs = 100
     else:
         raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or folder."
+            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or "
+            "folder."
         )
     return config.lock()

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxvision.interop.load import load_weights, save_weights
     from jaxvision.models.registry import create_model, get_spec, list_models
 
 __version__ = "0.1.0"
@@ -14,9 +15,18 @@ _CONTRACT = {
     "create_model": "jaxvision.models.registry",
     "get_spec": "jaxvision.models.registry",
     "list_models": "jaxvision.models.registry",
+    "load_weights": "jaxvision.interop.load",
+    "save_weights": "jaxvision.interop.load",
 }
 
-__all__ = ["__version__", "create_model", "get_spec", "list_models"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "get_spec",
+    "list_models",
+    "load_weights",
+    "save_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """The contract between the data pipeline and the step: keys, shapes, dtypes and ranges."""
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,8 +16,8 @@ class ImageBatch(TypedDict):
     mask: np.ndarray  # bool [batch], False = padding that fills the last batch
 
 
-def check_batch(batch: ImageBatch, *, num_classes: int) -> None:
-    """Checks one host batch against the contract.
+def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
+    """Checks one host batch against the contract of `ImageBatch`.
 
     Raises:
       InputError: naming the key that breaks the contract, what was expected and what came.

@@ -4,6 +4,6 @@
 class InputError(ValueError):
     """A wrong configuration, missing data or an unusable file.
 
-    Its message is one sentence or two: what was expected, what came, what to type. `launch.py` and the
-    command line print it without a traceback and exit with code 2.
+    Its message is one sentence or two: what was expected, what came, what to type. `launch.py`
+    prints it without a traceback and exits with code 2.
     """

@@ -31,8 +31,8 @@ install_import_hook("jaxvision", "beartype.beartype")
 def _torch_peers() -> bool:
     """Makes torchvision and timm importable beside the CPU build of torch.
 
-    torchvision's wheel is built for CUDA: without its compiled library two operator schemas are missing
-    that its Python files ask for at import.
+    torchvision's wheel is built for CUDA: without its compiled library two operator schemas are
+    missing that its Python files ask for at import.
     """
     try:
         import torch

@@ -53,7 +53,7 @@ def test_imports_only_lower_floors(path):
         if there is None or there == here or there.startswith("__version"):
             continue
         assert FLOORS[there] < FLOORS[here] or {there, here} == {"batch", "errors"}, (
-            f"{path.relative_to(ROOT)} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})"
+            f"{path.relative_to(ROOT)} on floor {FLOORS[here]} imports {name} on {FLOORS[there]}"
         )
 
 

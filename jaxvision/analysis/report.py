@@ -4,7 +4,6 @@ import logging
 import pathlib
 
 import jax
-import ml_collections
 import numpy as np
 from flax import nnx
 
@@ -12,15 +11,14 @@ from jaxvision.analysis.curves import plot_curves
 from jaxvision.analysis.predictions import plot_predictions
 from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState
+from jaxvision.train.workdir import Config
 
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 24  # images in the grid of predictions
 
 
-def write_report(
-    config: ml_collections.ConfigDict, state: TrainState, workdir: str | pathlib.Path
-) -> None:
+def write_report(config: Config, state: TrainState, workdir: str | pathlib.Path) -> None:
     """Writes `curves.png` and `predictions.png`, from the averaged weights where there are any."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
     run = make_run(config)

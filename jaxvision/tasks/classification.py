@@ -22,8 +22,8 @@ class Classification:
     def loss(self, model: nnx.Module, batch: dict, *, rngs: nnx.Rngs) -> tuple:
         """Returns the mean loss of a training batch and its float32 scalar metrics.
 
-        Labels are class indices [B], or probabilities [B, K] after mixup or cutmix. Against mixed labels
-        there is no accuracy, so none is reported.
+        Labels are class indices [B], or probabilities [B, K] after mixup or cutmix. Against mixed
+        labels there is no accuracy, so none is reported.
         """
         logits = model(batch["image"], train=True, rngs=rngs)
         losses = softmax_cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)

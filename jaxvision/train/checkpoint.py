@@ -1,4 +1,4 @@
-"""Saving and restoring a run: the latest and the best checkpoint, asynchronously, or an honest error."""
+"""Saves and restores a run: the latest and the best checkpoint, or an honest error."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """Checkpoints `<folder>/<step>/` with the state, the data position and the metrics.
 
-    On disk the blocks of a transformer have one name each, whether the model scans over them or not, so a
-    checkpoint of one loads into the other. The `keep` latest checkpoints are kept, and the best one beside
-    them.
+    On disk the blocks of a transformer have one name each, whether the model scans over them or
+    not, so a checkpoint of one loads into the other. The `keep` latest checkpoints are kept, and
+    the best one beside them.
 
     Attributes:
       failures: how many saves failed so far; a run goes on after a failed save.
@@ -72,9 +72,12 @@ class Checkpointer:
     @property
     def best_step(self) -> int | None:
         """The step with the largest best metric, or None if none was evaluated."""
-        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        best = max(scored, key=lambda c: c.metrics[self.best_metric], default=None)
-        return best and best.step
+        scored = {
+            c.step: float(c.metrics[self.best_metric])  # pyright: ignore
+            for c in self._checkpointer.checkpoints
+            if c.metrics
+        }
+        return max(scored, key=scored.__getitem__, default=None)
 
     def save(self, step: int, state: Any, data: dict, metrics: dict | None = None) -> None:
         """Starts to save; returns as soon as the device buffers may be reused.
@@ -111,7 +114,7 @@ class Checkpointer:
     def _failed(self, step: int, error: Exception) -> None:
         self.failures += 1
         logger.error("The checkpoint of step %d could not be saved: %s", step, _first_line(error))
-        # An orbax checkpointer raises the error of one save again in the next, and would lose that too.
+        # An orbax checkpointer raises the error of one save in the next again, and loses that too.
         with contextlib.suppress(Exception):
             self._checkpointer.close()
         self._checkpointer = self._open()

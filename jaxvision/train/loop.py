@@ -3,34 +3,27 @@
 import collections
 import logging
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from jaxvision.data.pipeline import CorruptCounter
 from jaxvision.errors import InputError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.evaluate import evaluate
+from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.setup import Run, make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
-from jaxvision.train.workdir import open_workdir
+from jaxvision.train.workdir import Config, open_workdir
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
 
-STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices, which never wait for it
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss or the gradient was not finite for too many steps in a row."""
-
-
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> TrainState:
+def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """Trains the model of a config, or goes on where the folder's run ended.
 
     Args:
@@ -68,7 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
     train_step = run.train_step(jax.tree.map(lambda x: x.sharding, abstract))
     eval_step = run.eval_step()
     batches = _device_batches(run, iterator)
-    guard = _NonFiniteGuard(config.max_skipped_steps)
+    guard = NonFiniteGuard(config.max_skipped_steps)
     writer = MetricWriter(
         workdir,
         tensorboard=config.log.tensorboard,
@@ -77,16 +70,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
         enabled=jax.process_index() == 0,
     )
     with writer, StopSignal() as stop:
-        log = _TrainLog(writer, config.batch_size)
+        log = TrainLog(writer, config.batch_size)
         for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
             last = done == run.total_steps
             batch, position, records = next(batches)
             state, metrics = train_step(state, batch)
             guard.watch(done, metrics, records)
             log.add(done, metrics)
-            if done == start + 1 or last or _due(
-                done, config.log, config.eval, config.checkpoint
-            ):
+            if done == start + 1 or last or _due(done, config.log, config.eval, config.checkpoint):
                 log.schedule()
 
             results = None
@@ -109,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Tra
     return state
 
 
-def evaluate_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict:
+def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
     """Evaluates the newest checkpoint of a run; returns {"eval/accuracy": ..., ...}.
 
     Raises:
@@ -126,7 +117,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path)
     return results
 
 
-def open_checkpointer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpointer:
+def open_checkpointer(config: Config, workdir: pathlib.Path) -> Checkpointer:
     """Returns the checkpointer of a run's folder."""
     return Checkpointer(
         workdir / "checkpoints",
@@ -148,7 +139,7 @@ def resume_or_create(
     return state, iterator, step
 
 
-def _due(step: int, *cadences: ml_collections.ConfigDict) -> bool:
+def _due(step: int, *cadences: Config) -> bool:
     return any(step % cadence.every_steps == 0 for cadence in cadences)
 
 
@@ -174,85 +165,3 @@ def _device_batches(run: Run, iterator: Any) -> Iterator[tuple[dict, dict, np.nd
             corrupt.update(batch)
             ahead.append((run.put(batch), iterator.get_state(), batch["index"]))
         yield ahead.popleft()
-
-
-class _NonFiniteGuard:
-    """Stops a run whose steps are not finite, and keeps the host close behind the devices."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.in_flight: collections.deque = collections.deque()
-        self.records: collections.deque = collections.deque(maxlen=limit + STEPS_IN_FLIGHT + 1)
-
-    def watch(self, step: int, metrics: dict, records: np.ndarray) -> None:
-        self.in_flight.append((step, metrics["skipped_in_a_row"]))
-        self.records.append((step, records))
-        if len(self.in_flight) > STEPS_IN_FLIGHT:
-            self._check(*self.in_flight.popleft())
-
-    def finish(self) -> None:
-        while self.in_flight:
-            self._check(*self.in_flight.popleft())
-
-    def _check(self, step: int, skipped_in_a_row: jax.Array) -> None:
-        in_a_row = int(jax.device_get(skipped_in_a_row))
-        if in_a_row < self.limit:
-            return
-        first = step - in_a_row + 1
-        records = dict(self.records).get(first)
-        raise TrainingDiverged(
-            f"The loss or gradient was not finite in {in_a_row} steps in a row, from step {first} "
-            f"on (records {'unknown' if records is None else records[:8].tolist()} ...). The state "
-            "of the step before is unharmed; lower --config.optimizer.learning_rate, set "
-            "--config.optimizer.clip_norm, or look at these records."
-        )
-
-
-class _TrainLog:
-    """Gathers the steps' metrics on the device and writes their means.
-
-    A scheduled window is fetched one step later, when the devices have the next step to work on.
-    """
-
-    def __init__(self, writer: MetricWriter, batch_size: int):
-        self.writer, self.batch_size = writer, batch_size
-        self.window: list[dict] = []
-        self.scheduled: tuple[int, list[dict]] | None = None
-        self.step = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts the clock anew, after time that was not spent on training."""
-        self.since = time.monotonic()
-
-    def add(self, step: int, metrics: dict) -> None:
-        self.flush()
-        self.step = step
-        self.window.append(metrics)
-
-    def schedule(self) -> None:
-        self.scheduled, self.window = (self.step, self.window), []
-
-    def flush(self) -> None:
-        if self.scheduled is None:
-            return
-        step, window = self.scheduled
-        self.scheduled = None
-        values = _means(jax.device_get(window))
-        seconds = time.monotonic() - self.since
-        values["images_per_second"] = len(window) * self.batch_size / seconds
-        self.restart()
-        self.writer.write(step, {f"train/{name}": value for name, value in values.items()})
-
-
-def _means(window: list[dict]) -> dict[str, float]:
-    """Returns the mean of each metric over its finite steps, and the last value of a state."""
-    values = {}
-    for name in window[0]:
-        steps = np.asarray([metrics[name] for metrics in window])
-        if name in ("learning_rate", "skipped_steps"):
-            values[name] = float(steps[-1])
-        elif name != "skipped_in_a_row":
-            finite = steps[np.isfinite(steps)]
-            values[name] = float(finite.mean()) if finite.size else float("nan")
-    return values

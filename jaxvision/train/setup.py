@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import optax
 from flax import nnx
 
@@ -23,6 +22,7 @@ from jaxvision.train.schedule import make_schedule
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import TrainState, abstract_model, abstract_state
 from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
+from jaxvision.train.workdir import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Run:
       tx: the optimizer.
     """
 
-    config: ml_collections.ConfigDict
+    config: Config
     total_steps: int
     spec: ModelSpec
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -169,8 +169,8 @@ class Run:
             yield ahead
 
 
-def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
-    """Returns the updates of the run from `total_steps` or `total_epochs`, of which one is given."""
+def total_steps(config: Config, num_examples: int) -> int:
+    """Returns the updates of the run, given as `total_steps` or as `total_epochs`."""
     if (config.total_steps > 0) == (config.total_epochs > 0):
         raise InputError(
             "Give exactly one of --config.total_steps and --config.total_epochs, got "
@@ -181,7 +181,7 @@ def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
     )
 
 
-def _check_sizes(config: ml_collections.ConfigDict, num_devices: int) -> None:
+def _check_sizes(config: Config, num_devices: int) -> None:
     """Checks that the batches divide evenly over devices and micro-batches."""
     unit = num_devices * config.accumulate_steps
     for name, size, divisor in (
@@ -196,7 +196,7 @@ def _check_sizes(config: ml_collections.ConfigDict, num_devices: int) -> None:
             )
 
 
-def make_run(config: ml_collections.ConfigDict) -> Run:
+def make_run(config: Config) -> Run:
     """Opens the data, describes the model and makes the optimizer of a config.
 
     Raises:

@@ -50,10 +50,10 @@ def path_name(path: tuple) -> str:
 def state_shardings(abstract_state: Any, *, mesh: Mesh, rules: tuple = ()) -> Any:
     """Returns a sharding for every array of a state.
 
-    A rule is `(regex, spec)`; the first whose regex is found in the array's path decides, and `spec` names
-    a mesh axis or None for each dimension. Optimizer moments carry their parameter's path, so they follow
-    it. Where no rule matches, the largest dimension that the axis `fsdp` divides is split, for arrays of
-    65,536 elements or more.
+    A rule is `(regex, spec)`; the first whose regex is found in the array's path decides, and
+    `spec` names a mesh axis or None for each dimension. Optimizer moments carry their parameter's
+    path, so they follow it. Where no rule matches, the largest dimension that the axis `fsdp`
+    divides is split, for arrays of 65,536 elements or more.
 
     Raises:
       InputError: if a rule has another number of dimensions than an array it matches.

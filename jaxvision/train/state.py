@@ -18,7 +18,7 @@ class TrainState:
     The graph definition is not in it: the step closes over it.
 
     Attributes:
-      step: int32 scalar, updates done (a skipped non-finite one counts); also the checkpoint's name.
+      step: int32 scalar, updates done (a skipped one counts); also the checkpoint's name.
       params: nested dict of the model's parameters.
       batch_stats: nested dict of BatchNorm statistics; empty for models without.
       opt_state: the optimizer's state.

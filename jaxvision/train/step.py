@@ -1,5 +1,6 @@
 """The two pure functions of the project: one training step, one evaluation step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -138,7 +139,8 @@ def make_train_step(
             "skipped_steps": skipped_steps,
             "skipped_in_a_row": skipped_in_a_row,
         }
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,

@@ -8,11 +8,13 @@ import platform
 from typing import Any
 
 import jax
-import ml_collections
 
 from jaxvision.errors import InputError
 
-# What may differ when a run is resumed: it changes where or how long the run goes on, not what it is.
+# An ml_collections.ConfigDict. Its own type makes every option a union of all it could be.
+Config = Any
+
+# What may differ when a run is resumed: where or how long it goes on, not what it is.
 _FREE = (
     "total_steps",
     "total_epochs",
@@ -53,7 +55,7 @@ def _differences(stored: dict, current: dict) -> list[str]:
     ]
 
 
-def open_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
     """Makes the folder of a run and writes `config.json` and `versions.json` into it.
 
     Where the folder already holds checkpoints, the config must describe the same run.

@@ -1,5 +1,8 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
 from jaxvision.layers.pool import avg_pool, global_pool, max_pool
 
@@ -9,6 +12,35 @@ IMAGE = jnp.arange(16.0).reshape(1, 4, 4, 1)
 def test_max_pool_pads_with_minus_infinity_on_every_side():
     output = max_pool(-1.0 - IMAGE, window=3, stride=2, padding=1)
     np.testing.assert_array_equal(output[0, :, :, 0], [[-1, -2], [-5, -6]])
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+@pytest.mark.parametrize("side", [8, 9])
+def test_max_pool_equals_xlas_reduction(window, stride, padding, side):
+    image = jax.random.normal(jax.random.key(0), (2, side, 7, 3))
+
+    def reduction(image):
+        sides = ((padding, padding), (padding, padding))
+        return nnx.max_pool(image, (window, window), (stride, stride), sides)
+
+    def ours(image):
+        return max_pool(image, window=window, stride=stride, padding=padding)
+
+    def output_and_gradient(function):
+        output, pull = jax.vjp(function, image)
+        return output, pull(jnp.sin(jnp.arange(output.size)).reshape(output.shape))[0]
+
+    run = jax.jit(output_and_gradient, static_argnums=0)
+    for left, right in zip(run(ours), run(reduction), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+def test_max_pool_ties_go_to_the_first_and_nan_stays():
+    image = jnp.zeros((1, 2, 2, 1))
+    grad = jax.grad(lambda image: max_pool(image, window=2, stride=2).sum())(image)
+    np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
+    for pixel in ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 1, 0)):
+        assert bool(jnp.isnan(max_pool(image.at[pixel].set(jnp.nan), window=2, stride=2)).all())
 
 
 def test_avg_pool_counts_the_padding_or_not():

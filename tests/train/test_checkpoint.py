@@ -12,7 +12,6 @@ from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import abstract_state
 
-
 POSITION = {"next": 16}
 
 
@@ -77,7 +76,9 @@ def test_restores_onto_another_mesh(tmp_path, monkeypatch):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state, POSITION)
     target = abstract_state(
-        helpers.build_vit, helpers.optax.adamw(helpers.optax.constant_schedule(1e-2)), mesh=make_mesh(data=2, fsdp=4)
+        helpers.build_vit,
+        helpers.optax.adamw(helpers.optax.constant_schedule(1e-2)),
+        mesh=make_mesh(data=2, fsdp=4),
     )
     restored, _, _ = checkpointer.restore(target)
     checkpointer.close()

@@ -12,9 +12,10 @@ from train import helpers
 
 from configs import smoke
 from jaxvision.errors import InputError
-from jaxvision.train import loop, setup
+from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import TrainingDiverged, evaluate_run, train
+from jaxvision.train.loop import evaluate_run, train
+from jaxvision.train.monitor import TrainingDiverged, TrainLog
 from jaxvision.train.stop import Stopped
 
 
@@ -71,9 +72,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet"])
-def test_interrupted_run_ends_bit_for_bit_like_the_uninterrupted_one(
-    tmp_path, monkeypatch, family
-):
+def test_interrupted_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path, monkeypatch, family):
     options = {"total_steps": 12, "checkpoint.every_steps": 4, "eval.every_steps": 100}
     options |= {"log.every_steps": 1}
     if family == "resnet":
@@ -101,7 +100,7 @@ def test_interrupted_run_ends_bit_for_bit_like_the_uninterrupted_one(
 def test_signal_saves_at_the_step_boundary_and_resumes(tmp_path, monkeypatch):
     options = {"total_steps": 8, "checkpoint.every_steps": 100, "eval.every_steps": 100}
     whole = train(config(**options), tmp_path / "whole")
-    add = loop._TrainLog.add
+    add = TrainLog.add
 
     def add_and_signal(self, step, metrics):
         add(self, step, metrics)
@@ -109,7 +108,7 @@ def test_signal_saves_at_the_step_boundary_and_resumes(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._TrainLog, "add", add_and_signal)
+        patch.setattr(TrainLog, "add", add_and_signal)
         with pytest.raises(Stopped, match="SIGTERM after step 5") as stopped:
             train(config(**options), tmp_path / "parts")
     assert stopped.value.exit_code == 143

@@ -1,0 +1,133 @@
+"""What may differ between a file and a model, and how the array is made to fit."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxvision.interop.rules import Rule
+from jaxvision.layers.position import resize_position_embedding
+
+Grid = tuple[int, int]
+Resize = Callable[[np.ndarray, Grid, Grid, int], np.ndarray]
+Fit = Callable[[np.ndarray, tuple[int, ...], Any], tuple[np.ndarray, str] | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """How one library keeps the weights of one family.
+
+    Attributes:
+      rules: the table, for a config of the family.
+      requires: fields of the config and the only value that the library knows.
+      fits: our path -> (array in our layout, wanted shape, config) -> the array in that shape and
+        what was done, or None if it cannot be made to fit.
+    """
+
+    rules: Callable[[Any], tuple[Rule, ...]]
+    requires: Mapping[str, Any]
+    fits: Mapping[str, Fit]
+
+
+def fit_channels(
+    kernel: np.ndarray, shape: tuple[int, ...], config: Any
+) -> tuple[np.ndarray, str] | None:
+    """Returns the first kernel, made for RGB, for another number of channels, as timm does.
+
+    One channel gets the sum of the three; more repeat them in turn, scaled by 3 / channels so that
+    the outputs keep their size.
+
+    Args:
+      kernel: in HWIO.
+      shape: wanted.
+      config: not used.
+    """
+    del config
+    channels = shape[2]
+    if kernel.shape != (*shape[:2], 3, shape[3]):
+        return None
+    wide = kernel.astype(np.float32)
+    if channels == 1:
+        return wide.sum(axis=2, keepdims=True), "3 input channels summed into 1"
+    repeated = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
+    return repeated, f"3 input channels repeated for {channels}, scaled by 3 / {channels}"
+
+
+def fit_positions(
+    table: np.ndarray, shape: tuple[int, ...], config: Any, *, resize: Resize
+) -> tuple[np.ndarray, str] | None:
+    """Returns the position table for another grid of patches; the class token's row stays.
+
+    Args:
+      table: of a square grid: a file does not say which other grid it has.
+      shape: wanted.
+      config: of the model; has `grid` and `class_token`.
+      resize: (table, old grid, new grid, rows before the grid) -> table.
+    """
+    prefix = 1 if config.class_token else 0
+    patches = table.shape[1] - prefix
+    side = math.isqrt(max(patches, 0))
+    if side == 0 or side * side != patches or (table.shape[0], table.shape[2]) != (1, shape[2]):
+        return None
+    rows, columns = config.grid
+    resized = resize(table.astype(np.float32), (side, side), (rows, columns), prefix)
+    return resized, f"positions resized from {side} x {side} to {rows} x {columns}, bicubic"
+
+
+def resize_as_timm(
+    table: Float[np.ndarray, "1 tokens width"], old: Grid, new: Grid, prefix: int
+) -> Float[np.ndarray, "1 new_tokens width"]:
+    """Returns the table resized as `timm.layers.resample_abs_pos_embed` does: with antialias.
+
+    Args:
+      table: prefix rows, then the grid row by row.
+      old: rows and columns of the table.
+      new: rows and columns wanted.
+      prefix: rows before the grid.
+    """
+    resized = resize_position_embedding(jnp.asarray(table), old, new, num_prefix_tokens=prefix)
+    return np.asarray(resized)
+
+
+def resize_as_torchvision(
+    table: Float[np.ndarray, "1 tokens width"], old: Grid, new: Grid, prefix: int
+) -> Float[np.ndarray, "1 new_tokens width"]:
+    """Returns the table resized as `interpolate_embeddings` of torchvision's ViT does.
+
+    Bicubic, no antialias, and with aligned corners: the outermost positions of the old grid are
+    those of the new one, where timm aligns the edges of the image.
+
+    Args:
+      table: prefix rows, then the grid row by row.
+      old: rows and columns of the table.
+      new: rows and columns wanted.
+      prefix: rows before the grid.
+    """
+    grid = table[0, prefix:].reshape(*old, -1)
+    rows, columns = (_aligned_cubic(*sizes) for sizes in zip(old, new, strict=True))
+    resized = np.einsum("Rr,Cc,rcD->RCD", rows, columns, grid, optimize=True)
+    resized = resized.reshape(1, new[0] * new[1], -1).astype(table.dtype)
+    return np.concatenate([table[:, :prefix], resized], axis=1)
+
+
+def _aligned_cubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns the weights of torch's cubic interpolation (a = -0.75) with aligned corners.
+
+    Source: Keys 1981, Cubic convolution interpolation for digital image processing, eq. 4 for a
+      general a.
+    """
+    places = np.linspace(0.0, old - 1.0, new)
+    left = np.floor(places).astype(int)
+    weights = np.zeros((new, old))
+    for offset in (-1, 0, 1, 2):
+        distance = np.abs(places - left - offset)
+        near = (1.25 * distance - 2.25) * distance**2 + 1.0
+        far = ((-0.75 * distance + 3.75) * distance - 6.0) * distance + 3.0
+        # Beyond the border the outermost value goes on.
+        column = np.clip(left + offset, 0, old - 1)
+        np.add.at(weights, (np.arange(new), column), np.where(distance <= 1.0, near, far))
+    return weights

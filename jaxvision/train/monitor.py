@@ -1,0 +1,102 @@
+"""Watches the steps' metrics without making the devices wait for the host."""
+
+import collections
+import time
+
+import jax
+import numpy as np
+
+from jaxvision.train.writer import MetricWriter
+
+STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient was not finite for too many steps in a row."""
+
+
+class NonFiniteGuard:
+    """Stops a run whose steps are not finite, and keeps the host close behind the devices."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.in_flight: collections.deque = collections.deque()
+        self.records: collections.deque = collections.deque(maxlen=limit + STEPS_IN_FLIGHT + 1)
+
+    def watch(self, step: int, metrics: dict, records: np.ndarray) -> None:
+        """Notes a step that was dispatched, and checks the one before those in flight."""
+        self.in_flight.append((step, metrics["skipped_in_a_row"]))
+        self.records.append((step, records))
+        if len(self.in_flight) > STEPS_IN_FLIGHT:
+            self._check(*self.in_flight.popleft())
+
+    def finish(self) -> None:
+        """Checks the steps that are still in flight."""
+        while self.in_flight:
+            self._check(*self.in_flight.popleft())
+
+    def _check(self, step: int, skipped_in_a_row: jax.Array) -> None:
+        in_a_row = int(jax.device_get(skipped_in_a_row))
+        if in_a_row < self.limit:
+            return
+        first = step - in_a_row + 1
+        records = dict(self.records).get(first)
+        raise TrainingDiverged(
+            f"The loss or gradient was not finite in {in_a_row} steps in a row, from step {first} "
+            f"on (records {'unknown' if records is None else records[:8].tolist()} ...). The state "
+            "of the step before is unharmed; lower --config.optimizer.learning_rate, set "
+            "--config.optimizer.clip_norm, or look at these records."
+        )
+
+
+class TrainLog:
+    """Gathers the steps' metrics on the device and writes their means.
+
+    A scheduled window is fetched one step later, when the devices have the next step to work on.
+    """
+
+    def __init__(self, writer: MetricWriter, batch_size: int):
+        self.writer, self.batch_size = writer, batch_size
+        self.window: list[dict] = []
+        self.scheduled: tuple[int, list[dict]] | None = None
+        self.step = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock anew, after time that was not spent on training."""
+        self.since = time.monotonic()
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Adds the metrics of one step to the window."""
+        self.flush()
+        self.step = step
+        self.window.append(metrics)
+
+    def schedule(self) -> None:
+        """Ends the window here; it is written one step later."""
+        self.scheduled, self.window = (self.step, self.window), []
+
+    def flush(self) -> None:
+        """Writes the window that was scheduled, if there is one."""
+        if self.scheduled is None:
+            return
+        step, window = self.scheduled
+        self.scheduled = None
+        values = _means(jax.device_get(window))
+        seconds = time.monotonic() - self.since
+        values["images_per_second"] = len(window) * self.batch_size / seconds
+        self.restart()
+        self.writer.write(step, {f"train/{name}": value for name, value in values.items()})
+
+
+def _means(window: list[dict]) -> dict[str, float]:
+    """Returns the mean of each metric over its finite steps, and the last value of a state."""
+    values = {}
+    for name in window[0]:
+        steps = np.asarray([metrics[name] for metrics in window])
+        if name in ("learning_rate", "skipped_steps"):
+            values[name] = float(steps[-1])
+        elif name != "skipped_in_a_row":
+            finite = steps[np.isfinite(steps)]
+            values[name] = float(finite.mean()) if finite.size else float("nan")
+    return values
