@@ -53,7 +53,8 @@ def train_dataset(
       batch_size: examples over all processes.
       seed: of the order and of the augmentation.
       num_threads: that decode, in each process; at most two per core are started.
-      num_workers: processes that decode; 0: threads of this process only.
+      num_workers: processes that decode; 0: threads of this process only. Processes are spawned, so
+        that a script needs the guard `if __name__ == "__main__":`.
       prefetch_examples: decoded examples held ready, in each process.
       max_pixels: larger images count as corrupt.
       process_index: which share of each batch this process loads.
@@ -100,7 +101,8 @@ def eval_dataset(
       transform: applied to each decoded image; called without a random generator.
       batch_size: examples over all processes.
       num_threads: that decode, in each process; at most two per core are started.
-      num_workers: processes that decode; 0: threads of this process only.
+      num_workers: processes that decode; 0: threads of this process only. Processes are spawned, so
+        that a script needs the guard `if __name__ == "__main__":`.
       prefetch_examples: decoded examples held ready, in each process.
       max_pixels: larger images count as corrupt.
       process_index: which share of each batch this process loads.

@@ -241,11 +241,12 @@ def export(params: Any, batch_stats: Any, rules: Iterable[Rule]) -> Weights:
     weights = {}
     for entry in expand(rules, values):
         if entry.rule.constant is not None:
-            weights[entry.names[0]] = entry.rule.constant
+            weights[entry.names[0]] = entry.rule.constant.copy()
             continue
         parts = [entry.rule.transform.to_torch(np.asarray(values[path])) for path in entry.targets]
+        # A copy, contiguous and writable, whatever the layout of ours was.
         array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        weights[entry.names[0]] = np.ascontiguousarray(array)
+        weights[entry.names[0]] = np.array(array, order="C")
     return weights
 
 

@@ -31,6 +31,7 @@ class ResNetConfig:
       block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1 with four times the channels).
       stage_depths: blocks of each stage.
       stage_widths: channels of each stage, before the factor 4 of a bottleneck.
+      first_stride: stride of the first stage; 2 makes a small net on small images cheaper.
       groups: groups of the 3x3 in a bottleneck (ResNeXt).
       base_width: inner channels of a bottleneck per group and per 64 of the stage's width.
       stem: "imagenet" (7x7 of stride 2, then max-pooling) or "cifar" (3x3 of stride 1, no pooling).
@@ -49,6 +50,7 @@ class ResNetConfig:
     block: str
     stage_depths: tuple[int, ...]
     stage_widths: tuple[int, ...] = (64, 128, 256, 512)
+    first_stride: int = 1
     groups: int = 1
     base_width: int = 64
     stem: str = "imagenet"
@@ -207,12 +209,13 @@ class ResNet(nnx.Module):
         ):
             blocks = []
             for i in range(depth):
+                first = config.first_stride if stage == 0 else 2
                 blocks.append(
                     ResNetBlock(
                         config,
                         channels,
                         width,
-                        stride=2 if stage > 0 and i == 0 else 1,
+                        stride=first if i == 0 else 1,
                         drop_path_rate=next(rates),
                         rngs=rngs,
                     )

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvision.data.pipeline import CorruptCounter
 from jaxvision.errors import InputError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.evaluate import evaluate
@@ -157,7 +156,7 @@ def _device_batches(run: Run, iterator: Any) -> Iterator[tuple[dict, dict, np.nd
     The position belongs to the batch that is yielded, not to those already read ahead, so that a
     checkpoint resumes at exactly the next batch.
     """
-    corrupt = CorruptCounter(run.train_source, run.config.data.max_corrupt_fraction)
+    corrupt = run.corrupt_counter(run.train_source)
     ahead: collections.deque = collections.deque()
     while True:
         while len(ahead) < STEPS_IN_FLIGHT:

@@ -144,11 +144,17 @@ class Run:
             ),
             batch_size=config.eval_batch_size,
             num_threads=data.num_threads,
+            num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
             max_pixels=data.max_pixels,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+
+    def corrupt_counter(self, source: Source) -> CorruptCounter:
+        """Returns the counter of the images of a source that cannot be decoded."""
+        data = self.config.data
+        return CorruptCounter(source, data.max_corrupt_fraction, max_pixels=data.max_pixels)
 
     def put(self, batch: dict) -> dict:
         """Checks a host batch and sends the part that the step needs to the devices."""
@@ -157,7 +163,7 @@ class Run:
 
     def eval_device_batches(self) -> Iterator[dict]:
         """Yields the evaluation batches on the devices, each sent one batch ahead of its use."""
-        corrupt = CorruptCounter(self.eval_source, self.config.data.max_corrupt_fraction)
+        corrupt = self.corrupt_counter(self.eval_source)
         ahead = None
         for batch in self.eval_batches():
             corrupt.update(batch)

@@ -1,0 +1,182 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from interop import helpers
+
+import jaxvision as jv
+from jaxvision.errors import InputError
+from jaxvision.interop.adapt import fit_channels
+from jaxvision.interop.load import assign_weights, extract_weights
+
+IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize(
+    ("make", "format"),
+    [(helpers.vit, "timm"), (helpers.vit, "torchvision"), (helpers.resnet, "torchvision")],
+)
+def test_a_file_brings_every_bit_back(make, format, suffix, tmp_path):
+    saved, loaded = make(seed=1), make(seed=2)
+    path = tmp_path / f"weights{suffix}"
+    jv.save_weights(saved, path, format=format)
+    report = jv.load_weights(loaded, path)
+    assert helpers.same(helpers.leaves(saved), helpers.leaves(loaded))
+    assert report.source == format and not report.adapted and not report.left_out
+    names = {name for name in extract_weights(saved, format=format) if "num_batches" not in name}
+    assert set(report.loaded) == names
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_scan_and_loop_share_their_files():
+    scanned, looped = helpers.vit(scan=True, seed=1), helpers.vit(scan=False, seed=2)
+    weights = extract_weights(scanned)
+    assign_weights(looped, weights)
+    assert isinstance(looped.blocks[1].norm1.scale[...], jnp.ndarray)
+    back = extract_weights(looped)
+    assert set(back) == set(weights) and all(np.array_equal(back[n], weights[n]) for n in back)
+    np.testing.assert_allclose(scanned(IMAGES), looped(IMAGES), atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [helpers.vit, helpers.resnet])
+def test_a_head_for_other_classes_is_kept(make):
+    weights = helpers.random_weights(make(num_classes=7))
+    model = make(num_classes=3)
+    before = np.asarray(model.head.kernel[...])
+    report = assign_weights(model, weights)
+    np.testing.assert_array_equal(model.head.kernel[...], before)
+    assert "7 classes in the file, 3 in the model" in report.adapted["head"]
+    assert sorted(n.rsplit(".")[-1] for n in report.left_out) == ["bias", "weight"]
+    assert len(report.loaded) == sum("num_batches" not in name for name in weights) - 2
+    assert "left out" in str(report) and "7 classes" in str(report)
+
+
+def test_models_and_files_without_a_head():
+    weights = helpers.random_weights(helpers.vit())
+    report = assign_weights(helpers.vit(num_classes=0), weights)
+    assert report.left_out == ("head.weight", "head.bias") and not report.adapted
+    del weights["head.weight"]
+    with pytest.raises(InputError, match="lacks 'head.weight'"):
+        assign_weights(helpers.vit(), weights)
+    del weights["head.bias"]
+    report = assign_weights(helpers.vit(), weights)
+    assert report.adapted == {"head": "the file has none, the model keeps its own"}
+
+
+def test_positions_of_another_grid():
+    weights = helpers.random_weights(helpers.vit())
+    for size, grid in ((48, "6 x 6"), ((16, 40), "2 x 5")):
+        model = helpers.vit(image_size=size)
+        report = assign_weights(model, weights)
+        assert report.adapted["pos_embed"] == f"positions resized from 4 x 4 to {grid}, bicubic"
+        assert "pos_embed" in report.loaded
+        np.testing.assert_array_equal(model.pos_embed[0, 0], weights["pos_embed"][0, 0])
+
+
+def test_positions_of_an_unknown_grid_are_refused():
+    weights = helpers.random_weights(helpers.vit(image_size=(16, 40)))
+    with pytest.raises(InputError, match=r"'pos_embed' is \(1, 11, 16\) in the file"):
+        assign_weights(helpers.vit(), weights)
+
+
+def test_other_input_channels():
+    kernel = np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32)
+    one, _ = fit_channels(kernel, (2, 2, 1, 4), None)
+    np.testing.assert_allclose(one[:, :, 0], kernel.sum(2), rtol=1e-6)
+    four, _ = fit_channels(kernel, (2, 2, 4, 4), None)
+    np.testing.assert_allclose(four[:, :, 3], kernel[:, :, 0] * 0.75, rtol=1e-6)
+    assert fit_channels(four, (2, 2, 3, 4), None) is None
+    # A grey image, as RGB and as one channel, gives the same.
+    grey = jnp.repeat(IMAGES[..., :1], 3, axis=-1)
+    for make in (helpers.vit, helpers.resnet):
+        weights = helpers.random_weights(make())
+        weights = {n: np.abs(w) if "running_var" in n else w for n, w in weights.items()}
+        colour, mono = make(), make(in_channels=1)
+        assign_weights(colour, weights)
+        report = assign_weights(mono, weights)
+        assert list(report.adapted.values()) == ["3 input channels summed into 1"]
+        expected = colour(grey)
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(mono(grey[..., :1]), expected, atol=1e-4 * scale)
+
+
+def test_source_is_told_by_the_names_or_by_the_user():
+    weights = helpers.random_weights(helpers.vit(), "torchvision")
+    assert assign_weights(helpers.vit(), weights).source == "torchvision"
+    assert assign_weights(helpers.vit(), weights, source="torchvision").source == "torchvision"
+    with pytest.raises(InputError, match="lacks 'cls_token'"):
+        assign_weights(helpers.vit(), weights, source="timm")
+    with pytest.raises(InputError, match="known from timm, torchvision, got 'keras'"):
+        assign_weights(helpers.vit(), weights, source="keras")
+    with pytest.raises(InputError, match="those of no ResNet of torchvision or timm: 'class_token"):
+        assign_weights(helpers.resnet(), weights)
+
+
+def test_the_names_of_torchvisions_published_files():
+    weights = helpers.random_weights(helpers.vit(), "torchvision")
+    old = {
+        name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): array
+        for name, array in weights.items()
+    }
+    new, published = helpers.vit(), helpers.vit()
+    assign_weights(new, weights)
+    report = assign_weights(published, old)
+    assert helpers.same(helpers.leaves(new), helpers.leaves(published))
+    assert "encoder.layers.encoder_layer_1.mlp.linear_2.bias" in report.loaded
+
+
+@pytest.mark.parametrize("make", [helpers.vit, helpers.resnet])
+def test_a_model_that_raises_is_as_before(make):
+    model = make()
+    weights = helpers.random_weights(make(seed=1))
+    before, logits = helpers.leaves(model), model(IMAGES)
+    for name in list(weights)[::7]:
+        if "num_batches" in name:
+            continue
+        for change in (
+            {name + "x": weights[name]},
+            {name: weights[name][..., None]},
+            {"unknown": weights[name]},
+        ):
+            broken = {n: w for n, w in weights.items() if n != name or name + "x" not in change}
+            with pytest.raises(InputError, match="do not fit the model"):
+                assign_weights(model, broken | change)
+    assert helpers.same(before, helpers.leaves(model))
+    np.testing.assert_array_equal(logits, model(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("model", "format", "message"),
+    [
+        (lambda: helpers.vit(layer_scale_init=0.1), "torchvision", "with layer_scale_init=0.1"),
+        (lambda: helpers.vit(pool="average"), "torchvision", "with pool='average'"),
+        (lambda: helpers.vit(stem="conv"), "timm", "with stem='conv'"),
+        (lambda: helpers.vit(position="sincos2d"), "timm", "position='learned' or use another"),
+        (lambda: helpers.resnet(plain=True), "timm", "with plain=True"),
+        (lambda: helpers.vit(), "onnx", "known from timm, torchvision, got 'onnx'"),
+    ],
+)
+def test_models_that_the_library_does_not_have(model, format, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        jv.save_weights(model(), tmp_path / "out.npz", format=format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(InputError, match="exchanged for ResNet, ViT, got a Conv"):
+        assign_weights(helpers.resnet().stem.conv, {})
+
+
+def test_average_pooling_has_its_own_name():
+    model = helpers.vit(pool="average", class_token=False)
+    names = extract_weights(model)
+    assert "fc_norm.weight" in names and "norm.weight" not in names and "cls_token" not in names
+
+
+def test_a_lower_precision_file_is_read_exactly():
+    weights = helpers.random_weights(helpers.vit())
+    half = {name: array.astype(np.float16) for name, array in weights.items()}
+    model = helpers.vit()
+    assign_weights(model, half)
+    assert model.head.kernel[...].dtype == jnp.float32
+    np.testing.assert_array_equal(model.head.kernel[...].T, half["head.weight"])

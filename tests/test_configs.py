@@ -1,0 +1,63 @@
+"""Every recipe card loads, is locked, and describes a run that can be built."""
+
+import importlib.util
+import pathlib
+
+import pytest
+from configs import common
+
+from jaxvision.train.setup import make_run
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+CARDS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
+NEEDS_NO_DATA = ["quickstart", "smoke", "vit_b16", "resnet50"]
+
+
+def load(name, *argument):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(*argument)
+
+
+def keys(config, prefix=""):
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if hasattr(value, "items") and key != "kwargs":
+            yield from keys(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_card_is_locked_and_inside_the_schema(name):
+    module, config = load(name)
+    assert config.is_locked and module.__doc__
+    assert "launch.py" in module.__doc__, "a recipe card says how to run it"
+    assert set(keys(config)) == set(keys(common.get_config()))
+
+
+@pytest.mark.parametrize("name", NEEDS_NO_DATA)
+def test_card_without_data_describes_a_run(name):
+    _, config = load(name)
+    config.batch_size = config.eval_batch_size = 64
+    run = make_run(config)
+    assert run.total_steps > 0 and run.num_classes == 8
+
+
+def test_imagenet_recipe_is_torchvisions():
+    _, config = load("vit_b16", "imagenet2012")
+    assert (config.total_epochs, config.batch_size) == (300, 4096)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.learning_rate) == ("adamw", 3e-3)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.3, 1.0)
+    assert (config.schedule.warmup_epochs, config.loss.label_smoothing) == (30, 0.11)
+    assert (config.augment.mixup_alpha, config.augment.cutmix_alpha) == (0.2, 1.0)
+
+
+def test_every_option_of_the_schema_is_read_somewhere():
+    package = pathlib.Path(__file__).parent.parent
+    code = "\n".join(
+        p.read_text() for p in [*(package / "jaxvision").rglob("*.py"), package / "launch.py"]
+    )
+    options = {key.split(".")[-1] for key in keys(common.get_config())}
+    unread = {o for o in options if f".{o}" not in code and f"{o}:" not in code}
+    assert not unread, f"nobody reads {sorted(unread)}: delete the option"
