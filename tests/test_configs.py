@@ -4,8 +4,8 @@ import importlib.util
 import pathlib
 
 import pytest
-from configs import common
 
+from configs import common
 from jaxvision.train.setup import make_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

@@ -2,24 +2,37 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from train import helpers
+
+from configs import smoke
+from jaxvision.train.checkpoint import Checkpointer
+from jaxvision.train.setup import make_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def launch(*arguments, timeout=240):
+def start(*arguments):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "launch.py", *arguments],
         cwd=ROOT,
         env=environment | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
     )
+
+
+def launch(*arguments, timeout=240):
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def test_smoke_from_the_command_line(tmp_path):
@@ -65,3 +78,33 @@ def test_mistakes_end_with_code_2_and_one_message(tmp_path, arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def final_state(workdir):
+    checkpointer = Checkpointer(pathlib.Path(workdir) / "checkpoints")
+    state, position, step = checkpointer.restore(make_run(smoke.get_config()).abstract_state())
+    checkpointer.close()
+    return state, position, step
+
+
+def test_killed_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path):
+    arguments = ["--config=configs/smoke.py", f"--config.compilation_cache={tmp_path}/cache"]
+    assert launch(*arguments, f"--workdir={tmp_path}/whole").returncode == 0
+
+    killed = start(*arguments, f"--workdir={tmp_path}/killed")
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and '"step": 10' not in (
+        metrics.read_text() if metrics.exists() else ""
+    ):
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "the run ended before it was killed"
+
+    assert launch(*arguments, f"--workdir={tmp_path}/killed").returncode == 0
+    (whole, *position), (resumed, *again) = (
+        final_state(tmp_path / name) for name in ("whole", "killed")
+    )
+    helpers.assert_equal(resumed, whole)
+    assert position == again

@@ -116,11 +116,10 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
         adapted["head"] = own_head
     new = convert(weights, rules, target=target, allow_missing=("head/*",) if own_head else ())
 
-    # Nothing is written before this line.
     if jax.tree.structure(current) != jax.tree.structure(target):
         new = stack_blocks(new)
-    for tree in new:
-        nnx.update(model, jax.tree.map(jnp.asarray, tree))
+    for tree in jax.tree.map(jnp.asarray, new):  # nothing was written before this line
+        nnx.update(model, tree)
     loaded = [entry.find(weights) for entry in entries]
     return LoadReport(name, tuple(n for n in loaded if n is not None), adapted, left_out)
 

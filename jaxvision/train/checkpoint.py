@@ -183,4 +183,4 @@ def _restack(state: Any, target: Any) -> Any:
     if jax.tree.structure(state) == jax.tree.structure(target):
         return state
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    return jax.jit(stack_blocks, out_shardings=shardings, donate_argnums=0)(state)
+    return jax.jit(stack_blocks, out_shardings=shardings)(state)

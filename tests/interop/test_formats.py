@@ -14,6 +14,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
 from jaxvision.errors import InputError
@@ -50,10 +51,10 @@ def test_bfloat16_safetensors(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "weights.npz"
+    path = tmp_path / "weights.safetensors"
     write_weights(path, WEIGHTS)
-    with pytest.raises(Exception, match="allow_pickle"):
-        write_weights(path, {"x": np.array([object()])})
+    with pytest.raises(safetensors.SafetensorError):
+        write_weights(path, WEIGHTS | {"x": np.ones(2, np.longdouble)})
     assert_equal(read_weights(path), WEIGHTS)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -210,8 +211,8 @@ class Pickler(pickle._Pickler):
         if isinstance(obj, Name):
             self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
         elif isinstance(obj, Tensor):
-            super().save(Name("torch._utils", "_rebuild_tensor_v2"))
-            super().save((Storage(obj), *obj.arguments, False, {}))
+            self.save(Name("torch._utils", "_rebuild_tensor_v2"))
+            self.save((Storage(obj), *obj.arguments, False, {}))
             self.write(pickle.REDUCE)
         else:
             super().save(obj, save_persistent_id)
@@ -275,11 +276,9 @@ def test_the_forged_files_are_read_when_they_are_honest(path):
     ids=lambda tensor: f"{tensor.arguments}{tensor.storage}".replace(" ", ""),
 )
 def test_tensors_that_reach_beyond_their_data(tensor, path):
-    with pytest.raises(InputError, match="cannot be read safely|is damaged"):
+    with pytest.raises(InputError, match="cannot be read safely|is damaged") as error:
         read_weights(write_torch(path, {"x": tensor}))
-
-
-OPEN = Name("builtins", "eval")
+    assert "it names" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +398,6 @@ def npy(array, *, shape=None):
     [
         {"x.npy": npy(np.array([object], dtype=object))},
         {"x.npy": b"no array"},
-        {"x": npy(np.ones(4))},
         {"x.npy": npy(np.ones(4), shape=b"(9999999999,)")},
         {"x.npy": npy(np.ones(4), shape=b"(-4,)")},
         {"x.npy": npy(np.array(["text"]))},
@@ -411,10 +409,8 @@ def test_hostile_npz(files, tmp_path):
         read_weights(npz(tmp_path / "w.npz", files))
 
 
-def test_npz_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(zipfile.ZipInfo, "file_size", 2**40, raising=False)
+def test_npz_bomb(tmp_path):
     path = npz(tmp_path / "w.npz", {"x.npy": npy(np.ones(4))})
-    monkeypatch.undo()
     content = path.read_bytes().replace(
         struct.pack("<I", len(npy(np.ones(4)))), b"\xfe\xff\xff\xff"
     )

@@ -1,10 +1,7 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from interop import helpers
 
 from jaxvision.errors import InputError
 from jaxvision.interop import resnet, vit
@@ -21,7 +18,7 @@ from jaxvision.interop.rules import (
     linear,
 )
 from jaxvision.layers.block_stack import unstack_blocks
-from jaxvision.models.registry import create_model, get_spec, list_models
+from jaxvision.models.registry import create_model, get_spec
 
 RULES = (
     *linear("fc", "head"),
@@ -154,8 +151,8 @@ def test_count_known():
     assert count_known(["layer4.qkv", "fc.bias", "layer.qkv", "xfc.bias"], RULES) == 2
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_variant_has_a_name_for_every_array(name):
+@pytest.mark.parametrize("name", ["vit_ti16", "resnet18", "resnet50"])
+def test_every_array_has_a_name(name):
     """Also the number of scalars there: the published one."""
     sources = {"vit": vit.SOURCES, "resnet": resnet.SOURCES}[get_spec(name).family]
     model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
@@ -172,8 +169,3 @@ def test_every_variant_has_a_name_for_every_array(name):
         )
         assert size == get_spec(name).num_params
         assert len({entry.names[0] for entry in entries}) == len(entries)
-
-
-def test_entries_are_plain_data():
-    assert dataclasses.asdict(Rule("a", "b"))["source"] == "a"
-    assert helpers.VIT["depth"] == 2

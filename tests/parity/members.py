@@ -78,10 +78,9 @@ SMALL_RESNETS = {
 }
 REAL_RESNETS = {
     "torchvision resnet18": "resnet18",
-    "timm resnet18": "resnet18",
     "torchvision resnet50": "resnet50",
     "timm resnext50_32x4d": "resnext50_32x4d",
-    "torchvision wide_resnet50_2": "wide_resnet50_2",
+    "timm wide_resnet50_2": "wide_resnet50_2",
 }
 
 

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 CLASSES = 10
 # Adam divides by the root of the squared gradient plus this. The usual 1e-8 would blow the rounding
 # of gradients that are zero (the bias of a key has none) up to the size of a step.
-ADAM_EPS = 1e-4
+ADAM_EPS = 1e-3
 logger = logging.getLogger(__name__)  # pytest --log-cli-level=INFO shows the numbers
 
 
@@ -185,8 +185,8 @@ def torch_optimizer(peer, name, *, rate, weight_decay):
     return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
 
 
-def training_distances(pair, images, labels, *, name, rate, weight_decay, steps=2):
-    """Returns the distances of parameters and statistics after a few steps of training."""
+def training_distances(pair, images, labels, *, name, rate, weight_decay, steps):
+    """Returns the distances of parameters and statistics after some steps of training."""
     peer = copy.deepcopy(pair.peer).train()
     optimizer = torch_optimizer(peer, name, rate=rate, weight_decay=weight_decay)
     graphdef, params, stats = split(pair.model)
@@ -214,7 +214,7 @@ def training_distances(pair, images, labels, *, name, rate, weight_decay, steps=
         params, opt_state = update(grads, opt_state, params)
     theirs = {n: a for n, a in arrays(peer.state_dict()).items() if a.dtype.kind == "f"}
     ours = {n: a for n, a in pair.export(params, stats).items() if a.dtype.kind == "f"}
-    assert worst(ours, {n: before[n] for n in ours}) > 1e-3, "nothing was trained"
+    assert worst(ours, {n: before[n] for n in ours}) > 1e-4, "nothing was trained"
     running = {n for n in ours if "running_" in n}
     distances = {
         f"{name} parameters": worst(

@@ -36,6 +36,24 @@ def test_resnet(member):
     check(*resnet(member), peers.batch(48, 32)[0])
 
 
+def test_the_smallest_as_published():
+    def tiny():
+        return members.timm.create_model(
+            "vit_tiny_patch16_224", num_classes=peers.CLASSES, img_size=48
+        )
+
+    pair = peers.make_pair(
+        tiny(), "vit_tiny_patch16_224", source="timm", dtype="float32", image_size=48
+    )
+    check(pair, tiny, peers.batch(48, 48)[0])
+
+    def resnet18():
+        return members.torchvision.models.resnet18(num_classes=peers.CLASSES)
+
+    pair = peers.make_pair(resnet18(), "resnet18", source="torchvision", dtype="float32")
+    check(pair, resnet18, peers.batch(48, 32)[0])
+
+
 def swap(peer, one, other):
     state = peer.state_dict()
     state[one], state[other] = state[other].clone(), state[one].clone()
