@@ -1,4 +1,4 @@
-"""A small ResNet on CIFAR-10, sized for 2 CPU cores: few wide 3x3 convolutions at 16 pixels and less.
+"""A small ResNet on CIFAR-10 for 2 CPU cores: few wide 3x3 convolutions at 16 pixels and less.
 
 Data: the CIFAR-10 python files (the folder or the .tar.gz), or any folder or zips of images.
 Command: python launch.py --config=configs/cifar10_resnet.py --workdir=runs/cifar

@@ -6,6 +6,7 @@ length may be given in steps or in epochs; where both exist, exactly one of them
 """
 
 import ml_collections
+from ml_collections.config_dict import FieldReference
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -26,7 +27,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.path = ""  # the folder, zip or file that holds the data
     config.data.train_split = "train"  # sub-folder, zip, glob of zips, csv or tfds split
     config.data.eval_split = "test"
-    config.data.image_size = 224  # pixels: int, or (height, width)
+    config.data.image_size = FieldReference(
+        224, field_type=object
+    )  # pixels: int or (height, width)
     config.data.num_workers = 0  # processes that decode; 0: threads only, enough for most machines
     config.data.num_threads = 16  # threads that decode, in each process
     config.data.prefetch_examples = 512  # decoded examples held ready, in each process

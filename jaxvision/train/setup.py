@@ -188,7 +188,14 @@ def total_steps(config: Config, num_examples: int) -> int:
 
 
 def _check_sizes(config: Config, num_devices: int) -> None:
-    """Checks that the batches divide evenly over devices and micro-batches."""
+    """Checks the image size, and that batches divide over devices and micro-batches."""
+    image_size = config.data.image_size
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(
+            "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
+            f"{image_size!r}."
+        )
     unit = num_devices * config.accumulate_steps
     for name, size, divisor in (
         ("batch_size", config.batch_size, unit),

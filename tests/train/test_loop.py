@@ -57,6 +57,11 @@ def test_smoke_trains_and_leaves_its_files(tmp_path):
     assert json.loads((tmp_path / "versions.json").read_text())["jax"] == jax.__version__
 
 
+def test_images_need_not_be_square(tmp_path):
+    options = {"total_steps": 2, "data.image_size": (24, 40)}
+    assert int(train(config(**options), tmp_path).step) == 2
+
+
 def test_finished_run_says_so_and_is_not_touched(tmp_path, caplog):
     first = train(config(total_steps=3), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -155,6 +160,7 @@ def test_workdir_of_another_run_is_refused(tmp_path):
         ({"model.kwargs": {"widht": 3}}, "widht"),
         ({"data.image_size": 30}, "30"),
         ({"task": "detection"}, "classification"),
+        ({"data.image_size": (32, 32, 3)}, "height, width"),
         ({"data.name": "folder", "data.path": "nowhere"}, "nowhere"),
     ],
 )
