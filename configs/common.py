@@ -98,12 +98,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.sharding_rules = ()  # ((regex of a parameter path, (axis or None, ...)), ...)
 
     config.checkpoint = d()
-    config.checkpoint.every_steps = 1_000  # updates
+    config.checkpoint.every_steps = 1_000  # updates; 0: only after an evaluation
     config.checkpoint.keep = 1  # latest checkpoints kept, beside the best one
     config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/accuracy
 
     config.eval = d()
-    config.eval.every_steps = 1_000  # updates
+    config.eval.every_steps = 1_000  # updates; 0: only at the end
 
     config.log = d()
     config.log.every_steps = 50  # updates

@@ -68,7 +68,8 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         if path.suffix == ".npz":
-            np.savez(unfinished, **weights)
+            arrays: Any = weights  # type checkers take the names for options of savez
+            np.savez(unfinished, **arrays)
         else:
             # transformers refuses files that do not say where they come from.
             safetensors.numpy.save_file(weights, unfinished, metadata={"format": "pt"})

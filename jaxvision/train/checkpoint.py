@@ -152,6 +152,12 @@ class Checkpointer:
             f"{candidates or 'any step'}); train first, or give the --workdir of a run."
         )
 
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Waits for the save in flight and releases the folder."""
         self.wait()

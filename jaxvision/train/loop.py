@@ -4,6 +4,7 @@ import collections
 import logging
 import pathlib
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -39,63 +40,76 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """
     run = make_run(config)
     workdir = open_workdir(workdir, config)
-    checkpointer = open_checkpointer(config, workdir)
     abstract = run.abstract_state()
-    state, iterator, start = resume_or_create(run, checkpointer, abstract)
-    if start >= run.total_steps:
-        logger.info("The run is finished: step %d of %d.", start, run.total_steps)
-        checkpointer.close()
-        return state
-
-    logger.info(
-        "%s: %s parameters, %d classes, %s training and %s evaluation examples; %d steps of %d.",
-        config.model.name,
-        f"{count_params(state.params):,}",
-        run.num_classes,
-        f"{len(run.train_source):,}",
-        f"{len(run.eval_source):,}",
-        run.total_steps,
-        config.batch_size,
-    )
-    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, abstract))
-    eval_step = run.eval_step()
-    batches = _device_batches(run, iterator)
-    guard = NonFiniteGuard(config.max_skipped_steps)
-    writer = MetricWriter(
-        workdir,
-        tensorboard=config.log.tensorboard,
-        total_steps=run.total_steps,
-        resume_step=start,
-        enabled=jax.process_index() == 0,
-    )
-    with writer, StopSignal() as stop:
-        log = TrainLog(writer, config.batch_size)
-        for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
-            last = done == run.total_steps
-            batch, position, records = next(batches)
-            state, metrics = train_step(state, batch)
-            guard.watch(done, metrics, records)
-            log.add(done, metrics)
-            if done == start + 1 or last or _due(done, config.log, config.eval, config.checkpoint):
-                log.schedule()
-
-            results = None
-            if _due(done, config.eval) or last:
-                log.flush()
-                results = evaluate(eval_step, _weights(state), run.eval_device_batches())
-                writer.write(done, results)
-                log.restart()
-            if results or stop.signum or _due(done, config.checkpoint):
-                log.flush()  # what is before the checkpoint is never computed again
-                checkpointer.save(done, state, position, results)
-            if stop.signum and not last:
-                checkpointer.close()
-                raise Stopped(stop.signum, done)
-        guard.finish()
-        log.flush()
-    checkpointer.close()
+    with open_checkpointer(config, workdir) as checkpointer, closing(run.train_batches()) as data:
+        state, start = resume_or_create(run, checkpointer, data, abstract)
+        if start >= run.total_steps:
+            logger.info("The run is finished: step %d of %d.", start, run.total_steps)
+            return state
+        logger.info(
+            "%s: %s parameters, %d classes, %s training, %s evaluation examples; %d steps of %d.",
+            config.model.name,
+            f"{count_params(state.params):,}",
+            run.num_classes,
+            f"{len(run.train_source):,}",
+            f"{len(run.eval_source):,}",
+            run.total_steps,
+            config.batch_size,
+        )
+        writer = MetricWriter(
+            workdir,
+            tensorboard=config.log.tensorboard,
+            total_steps=run.total_steps,
+            resume_step=start,
+            enabled=jax.process_index() == 0,
+        )
+        with writer, StopSignal() as stop:
+            state = _run_steps(run, state, start, abstract, data, checkpointer, writer, stop)
     if checkpointer.latest_step != run.total_steps:
         raise RuntimeError(f"The last checkpoint could not be saved in {checkpointer.folder}.")
+    return state
+
+
+def _run_steps(
+    run: Run,
+    state: TrainState,
+    start: int,
+    abstract: TrainState,
+    data: Any,
+    checkpointer: Checkpointer,
+    writer: MetricWriter,
+    stop: StopSignal,
+) -> TrainState:
+    """Runs the steps from `start` to the end: train, log, evaluate, save."""
+    config = run.config
+    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, abstract))
+    eval_step = run.eval_step()
+    batches = _device_batches(run, data)
+    guard = NonFiniteGuard(config.max_skipped_steps)
+    log = TrainLog(writer, config.batch_size)
+    for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
+        last = done == run.total_steps
+        batch, position, records = next(batches)
+        state, metrics = train_step(state, batch)
+        guard.watch(done, metrics, records)
+        log.add(done, metrics)
+        if done == start + 1 or last or _due(done, config.log, config.eval, config.checkpoint):
+            log.schedule()
+
+        results = None
+        if _due(done, config.eval) or last:
+            log.flush()
+            results = evaluate(eval_step, _weights(state), run.eval_device_batches())
+            writer.write(done, results)
+            log.restart()
+        if results or stop.signum or _due(done, config.checkpoint):
+            log.flush()  # what is before the checkpoint is never computed again
+            checkpointer.save(done, state, position, results)
+        if stop.signum and not last:
+            checkpointer.wait()
+            raise Stopped(stop.signum, done)
+    guard.finish()
+    log.flush()
     return state
 
 
@@ -108,9 +122,8 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
     run = make_run(config)
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
-    checkpointer = open_checkpointer(config, open_workdir(workdir, config))
-    state, _, step = checkpointer.restore(run.abstract_state())
-    checkpointer.close()
+    with open_checkpointer(config, pathlib.Path(workdir)) as checkpointer:
+        state, _, step = checkpointer.restore(run.abstract_state())
     results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
@@ -126,20 +139,22 @@ def open_checkpointer(config: Config, workdir: pathlib.Path) -> Checkpointer:
 
 
 def resume_or_create(
-    run: Run, checkpointer: Checkpointer, abstract: TrainState
-) -> tuple[TrainState, Any, int]:
-    """Returns (state, data iterator, updates done) of the newest checkpoint, or of a new run."""
-    iterator = run.train_batches()
+    run: Run, checkpointer: Checkpointer, data: Any, abstract: TrainState
+) -> tuple[TrainState, int]:
+    """Returns (state, updates done) of the newest checkpoint, or of a new run.
+
+    The data iterator goes to the position of the checkpoint.
+    """
     if checkpointer.latest_step is None:
-        return create_state(run.build, run.tx, seed=run.config.seed, abstract=abstract), iterator, 0
+        return create_state(run.build, run.tx, seed=run.config.seed, abstract=abstract), 0
     state, position, step = checkpointer.restore(abstract)
-    iterator.set_state(position)
+    data.set_state(position)
     logger.info("Resumed from step %d.", step)
-    return state, iterator, step
+    return state, step
 
 
 def _due(step: int, *cadences: Config) -> bool:
-    return any(step % cadence.every_steps == 0 for cadence in cadences)
+    return any(c.every_steps and step % c.every_steps == 0 for c in cadences)
 
 
 def _weights(state: TrainState) -> dict[str, tuple[Any, Any]]:

@@ -43,8 +43,8 @@ class NonFiniteGuard:
         records = dict(self.records).get(first)
         raise TrainingDiverged(
             f"The loss or gradient was not finite in {in_a_row} steps in a row, from step {first} "
-            f"on (records {'unknown' if records is None else records[:8].tolist()} ...). The state "
-            "of the step before is unharmed; lower --config.optimizer.learning_rate, set "
+            f"on (records {'unknown' if records is None else records[:8].tolist()} ...). The "
+            "newest checkpoint is unharmed; lower --config.optimizer.learning_rate, set "
             "--config.optimizer.clip_norm, or look at these records."
         )
 

@@ -16,6 +16,7 @@ from jaxvision.data.transforms import eval_transform, train_transform
 from jaxvision.errors import InputError
 from jaxvision.models.registry import ModelSpec, create_model, get_spec
 from jaxvision.tasks.classification import Classification
+from jaxvision.train.check import check_numbers, check_sizes
 from jaxvision.train.mix import mix
 from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.schedule import make_schedule
@@ -187,28 +188,6 @@ def total_steps(config: Config, num_examples: int) -> int:
     )
 
 
-def _check_sizes(config: Config, num_devices: int) -> None:
-    """Checks the image size, and that batches divide over devices and micro-batches."""
-    image_size = config.data.image_size
-    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise InputError(
-            "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
-            f"{image_size!r}."
-        )
-    unit = num_devices * config.accumulate_steps
-    for name, size, divisor in (
-        ("batch_size", config.batch_size, unit),
-        ("eval_batch_size", config.eval_batch_size, num_devices),
-    ):
-        if size < 1 or size % divisor:
-            raise InputError(
-                f"--config.{name} must be a multiple of {divisor} ({num_devices} devices"
-                + (f" x {config.accumulate_steps} micro-batches" if divisor == unit else "")
-                + f"), got {size}."
-            )
-
-
 def make_run(config: Config) -> Run:
     """Opens the data, describes the model and makes the optimizer of a config.
 
@@ -216,7 +195,8 @@ def make_run(config: Config) -> Run:
       InputError: for anything in the config that cannot work, with what to type.
     """
     mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-    _check_sizes(config, mesh.size)
+    check_numbers(config)
+    check_sizes(config, mesh.size)
     if config.task != "classification":
         raise InputError(f"Unknown --config.task '{config.task}'; there is 'classification'.")
 

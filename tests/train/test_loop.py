@@ -161,6 +161,8 @@ def test_workdir_of_another_run_is_refused(tmp_path):
         ({"data.image_size": 30}, "30"),
         ({"task": "detection"}, "classification"),
         ({"data.image_size": (32, 32, 3)}, "height, width"),
+        ({"checkpoint.best_metric": "accuracy"}, "eval/accuracy"),
+        ({"augment.mixup_alpha": -1.0}, "mixup_alpha must be in"),
         ({"data.name": "folder", "data.path": "nowhere"}, "nowhere"),
     ],
 )
