@@ -40,9 +40,13 @@ def _parse(argv: list[str]) -> None:
 
 
 def _fail(error: BaseException, remedy: str = "") -> int:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)  # KeyError quotes
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    missing = [line for line in lines if "No such file or directory" in line]
     if any(line.startswith("Traceback") for line in lines):  # an error inside the config file
         lines = [lines[-1].split("Error: ", 1)[-1]]
+    elif missing:
+        lines = missing[:1]
     print(f"error: {' '.join(lines)} {remedy}".rstrip(), file=sys.stderr)
     return 2
 
@@ -51,8 +55,8 @@ def main(argv: list[str]) -> int:
     """Runs the chosen mode; returns the exit code."""
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("absl", "jax"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and tfds; what matters is said here
 
     import jax
 

@@ -64,9 +64,9 @@ def test_smoke_from_the_command_line(tmp_path):
         (["--config=configs/nothing.py"], "nothing.py"),
         (["--mode=dance"], "dance"),
         (["--config=configs/vit_b16.py:mnist"], "mnist"),
-        (["--config=configs/vit_b16.py:imagenet2012"], "name=shapes"),
-        (["--config=configs/vit_b16.py:folder"], "name=shapes"),
-        (["--config=configs/vit_b16.py:cifar10"], "name=shapes"),
+        (["--config=configs/vit_b16.py:imagenet2012"], "configs/quickstart.py"),
+        (["--config=configs/vit_b16.py:folder"], "configs/quickstart.py"),
+        (["--config=configs/vit_b16.py:cifar10"], "configs/quickstart.py"),
         (["--config.data.image_size=30"], "30"),
     ],
 )

@@ -5,7 +5,13 @@ import os
 
 import numpy as np
 
-from jaxvision.data.source import DataError, Example, Source, missing_data
+from jaxvision.data.source import (
+    RUNS_WITHOUT_DATA,
+    DataError,
+    Example,
+    Source,
+    missing_data,
+)
 
 _PREPARE = (
     "expected <path>/<split>, <path>/<split>.csv or <path>/<split>.tsv with the columns path and"
@@ -40,7 +46,7 @@ class ListSource(Source):
             if not os.path.isfile(image):
                 raise DataError(
                     f"{self.path}, line {line}: there is no file {image}; paths are relative to the"
-                    f" folder of the table. --config.data.name=shapes runs without any data."
+                    f" folder of the table. {RUNS_WITHOUT_DATA}"
                 )
         labels = [label for _, _, label in rows]
         if all(_is_integer(label) for label in labels):

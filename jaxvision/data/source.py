@@ -7,6 +7,9 @@ import numpy as np
 
 from jaxvision.errors import InputError
 
+RUNS_WITHOUT_DATA = (
+    "`python launch.py --config=configs/quickstart.py --workdir=runs/demo` runs without any data."
+)
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
@@ -51,7 +54,7 @@ def missing_data(wanted: str, *, where: str, prepare: str) -> DataError:
     """Returns the error of every source whose data is not there."""
     return DataError(
         f"{wanted} not found in {where or 'config.data.path, which is empty'}; {prepare}. "
-        "--config.data.name=shapes runs without any data."
+        f"{RUNS_WITHOUT_DATA}"
     )
 
 

@@ -34,8 +34,8 @@ class TfdsSource(Source):
             f"The prepared data set tfds:{name}",
             where=data_dir or "~/tensorflow_datasets",
             prepare=(
-                "prepare it once with `pip install importlib_resources` and"
-                f" `{code}.download_and_prepare()`"
+                "prepare it once with `pip install importlib_resources tensorflow-cpu` and"
+                f" `{code}.download_and_prepare()` (only this step may need TensorFlow)"
             ),
         )
         try:

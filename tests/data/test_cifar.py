@@ -93,7 +93,9 @@ def test_broken_archives(tmp_path):
 
 
 def test_missing_data_and_splits(tmp_path):
-    with pytest.raises(DataError, match=r"cifar-10-python.tar.gz.*www.cs.toronto.edu.*name=shapes"):
+    with pytest.raises(
+        DataError, match=r"cifar-10-python.tar.gz.*www.cs.toronto.edu.*configs/quickstart.py"
+    ):
         open_source("cifar10", "train", path=str(tmp_path))
     with pytest.raises(DataError, match="train and test"):
         open_source("cifar10", "val", path=str(tmp_path))

@@ -38,7 +38,7 @@ def test_several_files_and_raw_pixels(tmp_path):
 
 
 def test_errors(folder, tmp_path):
-    with pytest.raises(DataError, match="write_array_record.*name=shapes"):
+    with pytest.raises(DataError, match="write_array_record.*configs/quickstart.py"):
         open_source("array_record", "train", path=str(tmp_path))
     source = open_source("folder", "train", path=str(folder))
     with pytest.raises(DataError, match="must end in .array_record"):
@@ -118,7 +118,9 @@ def test_tfds_missing(prepared, tmp_path):
         with pytest.raises(DataError) as error:
             open_source(f"tfds:{name}", "train", path=str(tmp_path))
         assert f"tfds.builder('{name}'" in str(error.value) and str(tmp_path) in str(error.value)
-        assert "download_and_prepare" in str(error.value) and "name=shapes" in str(error.value)
+        assert "download_and_prepare" in str(error.value) and "configs/quickstart.py" in str(
+            error.value
+        )
     with pytest.raises(DataError, match="has the splits train, test; 'validation' cannot"):
         open_source("tfds:tiny_pets", "validation", path=prepared)
 
