@@ -15,6 +15,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, also with an argument: configs/vit_b16.py:imagenet2012."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ["auto", "on", "off"], "Join the other processes of a cluster."
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 
 
@@ -67,10 +70,12 @@ def main(argv: list[str]) -> int:
 
     from jaxvision.analysis.report import write_report
     from jaxvision.errors import InputError
+    from jaxvision.train.distributed import initialize
     from jaxvision.train.loop import evaluate_run, train
     from jaxvision.train.stop import Stopped
 
     try:
+        initialize(_DISTRIBUTED.value)
         if _MODE.value == "eval":
             evaluate_run(config, workdir)
         else:

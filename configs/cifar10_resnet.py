@@ -28,7 +28,7 @@ def get_config():
     config.loss.label_smoothing = 0.1
     config.batch_size = 128
     config.eval_batch_size = 200
-    config.total_epochs = 9
+    config.total_epochs = 8
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.2
     config.optimizer.weight_decay = 5e-4

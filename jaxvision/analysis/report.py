@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from jaxvision.analysis.curves import plot_curves
 from jaxvision.analysis.predictions import plot_predictions
@@ -32,7 +33,12 @@ def write_report(config: Config, state: TrainState, workdir: str | pathlib.Path)
         return jax.nn.softmax(model(run.preprocess(images)))
 
     batch = next(iter(run.eval_batches()))
-    probabilities = predict(params, batch_stats, run.put(batch)["image"])
+    # Of all processes; the first one's rows, which it has the images of, come first.
+    probabilities = multihost_utils.process_allgather(
+        predict(params, batch_stats, run.put(batch)["image"]), tiled=True
+    )
+    if jax.process_index() > 0:
+        return
     count = min(NUM_SAMPLES, int(batch["mask"].sum()))
     curves = plot_curves(workdir)
     plot_predictions(

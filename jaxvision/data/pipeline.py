@@ -67,11 +67,13 @@ def train_dataset(
     """
     host_batch_size = _share(batch_size, process_count)
     load = Loader(source, transform, max_pixels)
-    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    examples = order.random_map(load.for_training)
     reading = Reading(num_threads, num_workers, prefetch_examples)
 
     def batches_from(position: int) -> grain.IterDataset:
-        share = examples.random_map(load.for_training)[position + process_index :: process_count]
+        first = position + process_index * host_batch_size
+        share = grain.MapDataset.source(_Share(examples, first, host_batch_size, batch_size))
         return reading.batches(share, host_batch_size)
 
     return TrainIterator(batches_from, batch_size, seed=seed, num_examples=len(source))
@@ -120,6 +122,25 @@ def eval_dataset(
     return EvalDataset(
         reading.batches(positions.map(load.for_evaluation), host_batch_size), num_batches
     )
+
+
+class _Share:
+    """Random access to one process's rows of every batch: neighbours, as the device array has them.
+
+    So a row has the same place in the batch, and with it the same dropout and the same partner in
+    mixup, however many processes there are.
+    """
+
+    def __init__(self, examples: grain.MapDataset, first: int, rows: int, batch_size: int):
+        self._examples, self._first = examples, first
+        self._rows, self._batch_size = rows, batch_size
+
+    def __len__(self) -> int:
+        return (len(self._examples) - self._first) // self._batch_size * self._rows
+
+    def __getitem__(self, index: int) -> Any:
+        batch, row = divmod(index, self._rows)
+        return self._examples[self._first + batch * self._batch_size + row]
 
 
 class TrainIterator:

@@ -102,12 +102,13 @@ def _run_steps(
             results = evaluate(eval_step, _weights(state), run.eval_device_batches())
             writer.write(done, results)
             log.restart()
-        if results or stop.signum or _due(done, config.checkpoint):
+        signum = stop.requested(done)
+        if results or signum or _due(done, config.checkpoint):
             log.flush()  # what is before the checkpoint is never computed again
             checkpointer.save(done, state, position, results)
-        if stop.signum and not last:
+        if signum and not last:
             checkpointer.wait()
-            raise Stopped(stop.signum, done)
+            raise Stopped(signum, done)
     guard.finish()
     log.flush()
     return state

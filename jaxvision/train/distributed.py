@@ -1,0 +1,47 @@
+"""Joins the processes of a run on several machines, or does nothing on one."""
+
+import logging
+import os
+
+import jax
+
+from jaxvision.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_CLUSTER_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def initialize(mode: str, *, heartbeat_seconds: int = 100) -> None:
+    """Connects this process to the others; must run before anything touches a device.
+
+    One machine with several GPUs needs one process and nothing of this.
+
+    Args:
+      mode: "off"; "on" (jax finds the cluster: Slurm, Open MPI, Cloud TPU, GKE); or "auto" (on
+        where Slurm or Open MPI started several tasks, or where the environment variables
+        JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it by hand).
+      heartbeat_seconds: a process that is silent for longer is dead, and ends the run.
+
+    Raises:
+      InputError: if only some of the three variables are set.
+    """
+    given = [name for name in _BY_HAND if name in os.environ]
+    if given and len(given) < len(_BY_HAND):
+        raise InputError(
+            f"{', '.join(_BY_HAND)} must be set together, only {', '.join(given)} is set."
+        )
+    tasks = max(int(os.environ.get(name, "1")) for name in _CLUSTER_SIZES)
+    if mode == "off" or (mode == "auto" and not given and tasks == 1):
+        return
+    by_hand = {}
+    if given:
+        address, number, index = (os.environ[name] for name in _BY_HAND)
+        by_hand = {
+            "coordinator_address": address,
+            "num_processes": int(number),
+            "process_id": int(index),
+        }
+    jax.distributed.initialize(**by_hand, heartbeat_timeout_seconds=heartbeat_seconds)
+    logger.info("Process %d of %d.", jax.process_index(), jax.process_count())
