@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
     """Runs the chosen mode; returns the exit code."""
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for library in ("jax", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and tfds; what matters is said here
 
     import jax

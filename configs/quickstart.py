@@ -34,6 +34,6 @@ def get_config():
     config.optimizer.clip_norm = 1.0
     config.schedule.warmup_steps = 100
     config.checkpoint.every_steps = 500
-    config.eval.every_steps = 500
+    config.eval.every_steps = 250
     config.log.every_steps = 20
     return config.lock()

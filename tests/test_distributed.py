@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def losses(workdir):
 
 def test_two_processes_one_process_two_processes(tmp_path):
     """The number of processes, changed twice in a run, changes nothing in its curve."""
-    cache = f"--config.compilation_cache={tmp_path}/cache"
+    cache = f"--config.compilation_cache={jax.config.jax_compilation_cache_dir}"
     codes, log = finish(start(tmp_path / "one", 1, cache))
     assert codes == [0], log
     for count, steps in ((2, 10), (1, 20), (2, 30)):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from train import helpers
 
@@ -14,6 +15,8 @@ from configs import smoke
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.setup import make_run
 
+# Compiled programs are shared by all launches, and with the next run of the tests.
+CACHE = f"--config.compilation_cache={jax.config.jax_compilation_cache_dir}"
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -39,8 +42,7 @@ def test_smoke_from_the_command_line(tmp_path):
     arguments = (
         "--config=configs/smoke.py",
         f"--workdir={tmp_path}/run",
-        "--config.total_steps=6",
-        f"--config.compilation_cache={tmp_path}/cache",
+        CACHE,
     )
     result = launch(*arguments)
     assert result.returncode == 0, result.stderr
@@ -88,7 +90,7 @@ def final_state(workdir):
 
 
 def test_killed_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path):
-    arguments = ["--config=configs/smoke.py", f"--config.compilation_cache={tmp_path}/cache"]
+    arguments = ["--config=configs/smoke.py", CACHE]
     assert launch(*arguments, f"--workdir={tmp_path}/whole").returncode == 0
 
     killed = start(*arguments, f"--workdir={tmp_path}/killed")

@@ -10,13 +10,14 @@ from jax.experimental import multihost_utils
 
 from jaxvision.analysis.curves import plot_curves
 from jaxvision.analysis.predictions import plot_predictions
+from jaxvision.data.source import Subset
 from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState
 from jaxvision.train.workdir import Config
 
 logger = logging.getLogger(__name__)
 
-NUM_SAMPLES = 24  # images in the grid of predictions
+NUM_SAMPLES = 25  # images in the grid of predictions
 
 
 def write_report(config: Config, state: TrainState, workdir: str | pathlib.Path) -> None:
@@ -32,7 +33,9 @@ def write_report(config: Config, state: TrainState, workdir: str | pathlib.Path)
         model = nnx.merge(run.graphdef, params, batch_stats, copy=True)
         return jax.nn.softmax(model(run.preprocess(images)))
 
-    batch = next(iter(run.eval_batches()))
+    size = len(run.eval_source)  # evenly spaced, because folders come class by class
+    samples = range(0, size, max(1, size // NUM_SAMPLES))[:NUM_SAMPLES]
+    batch = next(iter(run.eval_batches(Subset(run.eval_source, samples))))
     # Of all processes; the first one's rows, which it has the images of, come first.
     probabilities = multihost_utils.process_allgather(
         predict(params, batch_stats, run.put(batch)["image"]), tiled=True

@@ -1,6 +1,7 @@
 """What every source of examples offers, and the two errors of this folder."""
 
 import abc
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -48,6 +49,29 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Returns what a log message calls this record: a file name where there is one."""
+
+
+class Subset(Source):
+    """Some records of another source.
+
+    Args:
+      source: the whole.
+      indices: records of it, in the wanted order.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source, self._indices = source, indices
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._indices[index]]
+
+    def describe(self, index: int) -> str:
+        """Returns the name of the record in the whole."""
+        return self._source.describe(self._indices[index])
 
 
 def missing_data(wanted: str, *, where: str, prepare: str) -> DataError:

@@ -93,7 +93,7 @@ def _run_steps(
         state, metrics = train_step(state, batch)
         guard.watch(done, metrics, records)
         log.add(done, metrics)
-        if done == start + 1 or last or _due(done, config.log, config.eval, config.checkpoint):
+        if done <= start + 2 or last or _due(done, config.log, config.eval, config.checkpoint):
             log.schedule()
 
         results = None

@@ -60,6 +60,7 @@ class TrainLog:
         self.window: list[dict] = []
         self.scheduled: tuple[int, list[dict]] | None = None
         self.step = 0
+        self.compiling = True  # in the first window, which tells nothing about the speed
         self.restart()
 
     def restart(self) -> None:
@@ -84,7 +85,9 @@ class TrainLog:
         self.scheduled = None
         values = _means(jax.device_get(window))
         seconds = time.monotonic() - self.since
-        values["images_per_second"] = len(window) * self.batch_size / seconds
+        if not self.compiling:
+            values["images_per_second"] = len(window) * self.batch_size / seconds
+        self.compiling = False
         self.restart()
         self.writer.write(step, {f"train/{name}": value for name, value in values.items()})
 

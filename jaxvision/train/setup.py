@@ -135,11 +135,15 @@ class Run:
             process_count=jax.process_count(),
         )
 
-    def eval_batches(self) -> Iterable[dict]:
-        """Returns the finite host batches of this process's part of the evaluation split."""
+    def eval_batches(self, source: Source | None = None) -> Iterable[dict]:
+        """Returns the finite host batches of this process's part of the evaluation split.
+
+        Args:
+          source: other records to see in the same way; None: the evaluation split.
+        """
         config, data = self.config, self.config.data
         return eval_dataset(
-            self.eval_source,
+            source or self.eval_source,
             transform=eval_transform(
                 data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
             ),

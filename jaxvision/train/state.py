@@ -104,9 +104,12 @@ def create_state(
     abstract: TrainState,
 ) -> TrainState:
     """Initialises the state straight into the shardings of `abstract`, from `abstract_state`."""
+    # It runs once, so a CPU need not optimise it: ResNet-18 compiled in 3 s instead of 13 s.
+    on_cpu = jax.default_backend() == "cpu"
     init = jax.jit(
         lambda key: _init(key, build, tx, abstract.ema_params is not None),
         out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+        compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )
     return init(jax.random.key(seed))
 

@@ -52,7 +52,7 @@ class MetricWriter:
         if not enabled:
             return
         self._total_steps = total_steps
-        self._clock, self._clock_is_warm = (resume_step, time.monotonic()), False
+        self._clock: tuple[int, float] | None = None  # step and time of the first progress line
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(workdir, resume_step)
@@ -111,13 +111,14 @@ class MetricWriter:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update(step - self._bar.n)
             return
-        now = time.monotonic()
-        clock_step, clock_time = self._clock
-        seconds_left = (now - clock_time) / max(step - clock_step, 1) * (self._total_steps - step)
-        if not self._clock_is_warm:  # the first stretch compiles: the later ones must not count it
-            self._clock, self._clock_is_warm = (step, now), True
         texts = [f"{name} {value}" for name, value in facts.items()]
-        texts.append(f"{datetime.timedelta(seconds=round(seconds_left))} left")
+        now = time.monotonic()
+        if self._clock is None:  # the first stretch compiles, so it tells nothing of the others
+            self._clock = step, now
+        else:
+            clock_step, clock_time = self._clock
+            seconds = (now - clock_time) / max(step - clock_step, 1) * (self._total_steps - step)
+            texts.append(f"{datetime.timedelta(seconds=round(seconds))} left")
         self._show(f"step {step}/{self._total_steps}: {', '.join(texts)}")
 
     def _show(self, line: str) -> None:

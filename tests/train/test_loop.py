@@ -48,7 +48,7 @@ def test_smoke_trains_and_leaves_its_files(tmp_path):
     state = train(config(), tmp_path)
     assert int(state.step) == 30
     curve = losses(tmp_path)
-    assert list(curve) == [1, 5, 10, 15, 20, 25, 30]
+    assert list(curve) == [1, 2, 5, 10, 15, 20, 25, 30]
     assert curve[30] < curve[1]
     last = metrics(tmp_path)[-1] | metrics(tmp_path)[-2]
     assert {"eval/accuracy", "eval/loss", "eval/top5_accuracy", "eval_ema/accuracy"} <= set(last)
