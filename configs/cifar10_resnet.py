@@ -28,11 +28,11 @@ def get_config():
     config.loss.label_smoothing = 0.1
     config.batch_size = 128
     config.eval_batch_size = 200
-    config.total_epochs = 8
+    config.total_epochs = 6
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.2
     config.optimizer.weight_decay = 5e-4
-    config.schedule.warmup_epochs = 1.5
+    config.schedule.warmup_epochs = 1
     config.ema_decay = 0.99
     config.checkpoint.best_metric = "eval_ema/accuracy"
     config.log.every_steps = 50
