@@ -1,5 +1,7 @@
 """The one exception for what a user can mend."""
 
+import difflib
+
 
 class InputError(ValueError):
     """A wrong configuration, missing data or an unusable file.
@@ -7,3 +9,11 @@ class InputError(ValueError):
     Its message is one sentence or two: what was expected, what came, what to type. `launch.py`
     prints it without a traceback and exits with code 2.
     """
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises an InputError with the nearest choice if `value` is none of them."""
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        raise InputError(f"{option} must be one of {', '.join(choices)}, got '{value}'{hint}")

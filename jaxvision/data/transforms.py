@@ -13,7 +13,7 @@ from jaxvision.data import color
 from jaxvision.data.crops import PILLOW_FILTERS, CenterCrop, PadCrop, RandomResizedCrop, Resize
 from jaxvision.data.image import Image, Transform, require_rng
 from jaxvision.data.policies import RandAugment
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, check_choice
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train_transform(
       InputError: for an unknown crop or interpolation, or a number out of its range.
     """
     size = _check_size(image_size)
-    _check_choice("data.interpolation", interpolation, tuple(PILLOW_FILTERS))
+    check_choice("data.interpolation", interpolation, tuple(PILLOW_FILTERS))
     for name, probability in (("horizontal", horizontal_flip), ("vertical", vertical_flip)):
         if not 0 <= probability <= 1:
             raise InputError(
@@ -137,7 +137,7 @@ def train_transform(
         "center": (Resize(max(size), interpolation), CenterCrop(size)),
         "none": (Resize(size, interpolation),),
     }
-    _check_choice("augment.crop", crop, tuple(crops))
+    check_choice("augment.crop", crop, tuple(crops))
     operations = list(crops[crop])
     if horizontal_flip:
         operations.append(HorizontalFlip(horizontal_flip))
@@ -164,7 +164,7 @@ def eval_transform(
       InputError: for an unknown interpolation or a negative size.
     """
     size = _check_size(image_size)
-    _check_choice("data.interpolation", interpolation, tuple(PILLOW_FILTERS))
+    check_choice("data.interpolation", interpolation, tuple(PILLOW_FILTERS))
     if eval_resize < 0:
         raise InputError(f"config.data.eval_resize is pixels or 0, but is {eval_resize}.")
     crop = CenterCrop(size)
@@ -179,8 +179,3 @@ def _check_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
             f" {image_size}."
         )
     return size
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"config.{name} must be one of {', '.join(choices)}, but is {value!r}.")

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.errors import check_choice
 from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.dropout import dropout
@@ -15,7 +16,6 @@ from jaxvision.layers.pool import global_pool, max_pool
 from jaxvision.models.spec import (
     ModelSpec,
     Preprocess,
-    check_choice,
     check_images,
     check_rate,
     layer_dtypes,

@@ -92,9 +92,3 @@ def check_rate(name: str, rate: float) -> None:
     """Raises ValueError unless the rate is in [0, 1)."""
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"{name} is a probability of dropping, in [0, 1), got {rate}.")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.errors import check_choice
 from jaxvision.layers.attention import check_implementation
 from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
@@ -22,7 +23,6 @@ from jaxvision.models.spec import (
     HALF,
     ModelSpec,
     Preprocess,
-    check_choice,
     check_images,
     check_rate,
     layer_dtypes,

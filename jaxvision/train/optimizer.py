@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxvision.errors import InputError
-from jaxvision.train.schedule import check_choice
+from jaxvision.errors import InputError, check_choice
 from jaxvision.train.sharding import path_name
 
 OPTIMIZERS = ("adamw", "sgd", "lamb", "lion")
@@ -107,26 +106,16 @@ def decay_mask(params: Any) -> Any:
     )
     unknown = sorted(set(jax.tree.leaves(names)) - DECAYED - NOT_DECAYED)
     if unknown:
-        paths = [path_name(path) for path, name in _leaves(names) if name in unknown]
+        paths = [
+            path_name(path)
+            for path, name in jax.tree_util.tree_leaves_with_path(names)
+            if name in unknown
+        ]
         raise InputError(
             f"Weight decay is not decided for {', '.join(paths)}; add {', '.join(unknown)} to "
             "DECAYED or NOT_DECAYED in jaxvision/train/optimizer.py."
         )
     return jax.tree.map(lambda name: name in DECAYED, names)
-
-
-def parameter_table(params: Any) -> str:
-    """Returns one line for each parameter: path, shape and whether weight decay applies to it."""
-    decayed = jax.tree.leaves(decay_mask(params))
-    rows = [
-        (path_name(path), "x".join(map(str, x.shape)), "decay" if decay else "no decay")
-        for (path, x), decay in zip(_leaves(params), decayed, strict=True)
-    ]
-    path_width = max(len(path) for path, _, _ in rows)
-    shape_width = max(len(shape) for _, shape, _ in rows)
-    return "\n".join(
-        f"{path:<{path_width}}  {shape:>{shape_width}}  {text}" for path, shape, text in rows
-    )
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:
@@ -147,7 +136,3 @@ def _scale_by_trust_ratio() -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(rescale, updates, params), state
 
     return optax.GradientTransformation(ratio.init, update)
-
-
-def _leaves(tree: Any) -> list[tuple]:
-    return jax.tree_util.tree_leaves_with_path(tree)

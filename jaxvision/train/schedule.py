@@ -1,13 +1,12 @@
 """Learning rate schedules: from the number of completed updates to a rate."""
 
-import difflib
 import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, check_choice
 
 SCHEDULES = ("warmup_cosine", "step", "constant")
 # Where the warmup counts from: torch trainers end step s at (s + 1) / warmup, optax at s / warmup.
@@ -89,11 +88,3 @@ def make_schedule(
         return rate
 
     return schedule
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises an InputError with the nearest choice if `value` is none of them."""
-    if value not in choices:
-        close = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
-        hint = f"; did you mean '{close[0]}'?" if close else "."
-        raise InputError(f"{option} must be one of {', '.join(choices)}, got '{value}'{hint}")

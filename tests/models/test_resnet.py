@@ -118,7 +118,7 @@ def test_norm_options_reach_every_norm():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"block": "dense"}, "block must be one of 'basic', 'bottleneck', got 'dense'"),
+        ({"block": "dense"}, "block must be one of basic, bottleneck, got 'dense'"),
         ({"stem": "none"}, "stem must be one of"),
         ({"stage_depths": (1, 1, 1)}, "must name the same stages"),
         ({"groups": 2}, "need block='bottleneck'"),

@@ -8,7 +8,7 @@ import pytest
 
 import jaxvision
 from jaxvision.errors import InputError
-from jaxvision.train.optimizer import decay_mask, make_optimizer, parameter_table
+from jaxvision.train.optimizer import decay_mask, make_optimizer
 from jaxvision.train.schedule import make_schedule
 from jaxvision.train.state import abstract_model
 
@@ -301,11 +301,3 @@ def test_stacked_blocks_are_updated_as_a_list_of_blocks_is(name):
 def test_errors(options, message):
     with pytest.raises(InputError, match=message):
         make_optimizer(tree(0), **({"schedule": constant(1.0), "weight_decay": 0.0} | options))
-
-
-def test_parameter_table():
-    lines = parameter_table(jax.eval_shape(lambda: tree(0))).splitlines()
-    assert len(lines) == len(jax.tree.leaves(tree(0)))
-    assert lines[0].split() == ["blocks/layer_scale/gamma", "2x8", "no", "decay"]
-    assert lines[-1].split() == ["pos_embed", "1x17x8", "no", "decay"]
-    assert any(line.split() == ["blocks/mlp/kernel", "2x8x8", "decay"] for line in lines)
