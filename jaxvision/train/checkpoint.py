@@ -27,11 +27,26 @@ class Checkpointer:
     """
 
     def __init__(
-        self, folder: str | pathlib.Path, *, keep: int = 1, best_metric: str = "eval/accuracy"
+        self,
+        folder: str | pathlib.Path,
+        *,
+        keep: int = 1,
+        best_metric: str = "eval/accuracy",
+        read_only: bool = False,
     ):
+        """Opens the folder.
+
+        Args:
+          folder: of the checkpoints.
+          keep: latest checkpoints kept.
+          best_metric: of the metrics given to `save`; the largest is the best.
+          read_only: touch nothing: what looks like the remains of a broken save may be the save in
+            flight of the run that this folder belongs to.
+        """
         self.folder = pathlib.Path(folder).absolute()
         self.keep = keep
         self.best_metric = best_metric
+        self.read_only = read_only
         self.failures = 0
         self._pending: tuple[int, Any] | None = None
         self._checkpointer = self._open()
@@ -55,7 +70,7 @@ class Checkpointer:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not self.read_only,
             context=context,
         )
 

@@ -41,7 +41,12 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     run = make_run(config)
     workdir = open_workdir(workdir, config)
     abstract = run.abstract_state()
-    with open_checkpointer(config, workdir) as checkpointer, closing(run.train_batches()) as data:
+    checkpointer = Checkpointer(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        best_metric=config.checkpoint.best_metric,
+    )
+    with checkpointer, closing(run.train_batches()) as data:
         state, start = resume_or_create(run, checkpointer, data, abstract)
         if start >= run.total_steps:
             logger.info("The run is finished: step %d of %d.", start, run.total_steps)
@@ -121,22 +126,14 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
       InputError: if the folder holds no checkpoint, or that of another model.
     """
     run = make_run(config)
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
+    if not folder.is_dir():
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
-    with open_checkpointer(config, pathlib.Path(workdir)) as checkpointer:
+    with Checkpointer(folder, read_only=True) as checkpointer:
         state, _, step = checkpointer.restore(run.abstract_state())
     results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
-
-
-def open_checkpointer(config: Config, workdir: pathlib.Path) -> Checkpointer:
-    """Returns the checkpointer of a run's folder."""
-    return Checkpointer(
-        workdir / "checkpoints",
-        keep=config.checkpoint.keep,
-        best_metric=config.checkpoint.best_metric,
-    )
 
 
 def resume_or_create(

@@ -1,6 +1,7 @@
 import json
 import logging
 import resource
+import shutil
 
 import jax
 import numpy as np
@@ -128,6 +129,19 @@ def test_full_disk_is_reported_and_training_goes_on(tmp_path, caplog):
     checkpointer.close()
     assert checkpointer.failures == 1
     assert Checkpointer(tmp_path).steps == [3]
+
+
+def test_a_reader_leaves_the_save_in_flight_of_the_run_alone(tmp_path):
+    state, *_ = helpers.make()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, POSITION)
+    in_flight = tmp_path / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "1", in_flight)
+    with Checkpointer(tmp_path, read_only=True) as reader:
+        assert reader.restore(abstract(state))[2] == 1
+    assert in_flight.is_dir()
+    Checkpointer(tmp_path).close()  # the run itself, started again, cleans up
+    assert not in_flight.exists()
 
 
 def test_nothing_to_restore(tmp_path):
