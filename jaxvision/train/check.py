@@ -14,6 +14,8 @@ _RANGES = {
     "augment.mix_probability": (0.0, 1.0),
     "augment.cutmix_probability": (0.0, 1.0),
     "data.max_corrupt_fraction": (0.0, 1.0),
+    "data.num_workers": (0, 1_000),
+    "data.num_threads": (1, 1_000),
     "accumulate_steps": (1, 1_000_000),
     "max_skipped_steps": (1, 1_000_000),
     "checkpoint.keep": (1, 1_000_000),

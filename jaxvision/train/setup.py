@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from jaxvision.batch import check_batch
+from jaxvision.data.image import Transform
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.sources import Source, open_source
 from jaxvision.data.transforms import eval_transform, train_transform
@@ -39,6 +40,8 @@ class Run:
       mesh: the devices.
       train_source: random access to the training records.
       eval_source: random access to the evaluation records.
+      train_transform: augmentation of one training image.
+      eval_transform: resize and crop of one evaluation image.
       task: loss and evaluation.
       schedule: learning rate of each update.
       tx: the optimizer.
@@ -52,6 +55,8 @@ class Run:
     mesh: jax.sharding.Mesh
     train_source: Source
     eval_source: Source
+    train_transform: Transform
+    eval_transform: Transform
     task: Classification
     schedule: optax.Schedule
     tx: optax.GradientTransformation
@@ -108,23 +113,10 @@ class Run:
 
     def train_batches(self) -> Any:
         """Returns the endless host iterator over this process's part of the training batches."""
-        config, data, augment = self.config, self.config.data, self.config.augment
-        transform = train_transform(
-            data.image_size,
-            crop=augment.crop,
-            crop_scale=augment.crop_scale,
-            crop_ratio=augment.crop_ratio,
-            crop_padding=augment.crop_padding,
-            horizontal_flip=augment.horizontal_flip,
-            vertical_flip=augment.vertical_flip,
-            color_jitter=augment.color_jitter,
-            rand_augment_layers=augment.rand_augment_layers,
-            rand_augment_magnitude=augment.rand_augment_magnitude,
-            interpolation=data.interpolation,
-        )
+        config, data = self.config, self.config.data
         return train_dataset(
             self.train_source,
-            transform=transform,
+            transform=self.train_transform,
             batch_size=config.batch_size,
             seed=config.seed,
             num_threads=data.num_threads,
@@ -144,9 +136,7 @@ class Run:
         config, data = self.config, self.config.data
         return eval_dataset(
             source or self.eval_source,
-            transform=eval_transform(
-                data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
-            ),
+            transform=self.eval_transform,
             batch_size=config.eval_batch_size,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
@@ -204,7 +194,7 @@ def make_run(config: Config) -> Run:
     if config.task != "classification":
         raise InputError(f"Unknown --config.task '{config.task}'; there is 'classification'.")
 
-    data = config.data
+    data, augment = config.data, config.augment
     open_split = functools.partial(open_source, data.name, path=data.path, shapes=data.shapes)
     train_source = open_split(data.train_split, image_size=data.image_size)
     eval_source = open_split(
@@ -262,6 +252,22 @@ def make_run(config: Config) -> Run:
         mesh=mesh,
         train_source=train_source,
         eval_source=eval_source,
+        train_transform=train_transform(
+            data.image_size,
+            crop=augment.crop,
+            crop_scale=augment.crop_scale,
+            crop_ratio=augment.crop_ratio,
+            crop_padding=augment.crop_padding,
+            horizontal_flip=augment.horizontal_flip,
+            vertical_flip=augment.vertical_flip,
+            color_jitter=augment.color_jitter,
+            rand_augment_layers=augment.rand_augment_layers,
+            rand_augment_magnitude=augment.rand_augment_magnitude,
+            interpolation=data.interpolation,
+        ),
+        eval_transform=eval_transform(
+            data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
+        ),
         task=Classification(label_smoothing=config.loss.label_smoothing),
         schedule=schedule,
         tx=tx,

@@ -162,6 +162,8 @@ def test_workdir_of_another_run_is_refused(tmp_path):
         ({"task": "detection"}, "classification"),
         ({"data.image_size": (32, 32, 3)}, "height, width"),
         ({"checkpoint.best_metric": "accuracy"}, "eval/accuracy"),
+        ({"augment.crop": "middle"}, "augment.crop must be one of"),
+        ({"data.num_workers": -1}, "num_workers must be in"),
         ({"augment.mixup_alpha": -1.0}, "mixup_alpha must be in"),
         ({"data.name": "folder", "data.path": "nowhere"}, "nowhere"),
     ],
