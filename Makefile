@@ -10,8 +10,8 @@ demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 test: .venv/test  ## The test suite, with the real PyTorch modules
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
-parity: .venv/test  ## The same models in float64
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m parity tests
+parity: .venv/test  ## The same models in float64; prints the differences
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m parity --log-cli-level=INFO tests
 
 check: .venv/dev  ## Format, lint, types
 	$(BIN)/ruff format --check .

@@ -94,11 +94,8 @@ def test_any_mesh_gives_the_single_device_result(build, shape, monkeypatch):
     single, _ = helpers.run(3, build=build, tx=helpers.sgd())
     sharded, _ = helpers.run(3, build=build, tx=helpers.sgd(), mesh=make_mesh(**shape))
     assert helpers.max_difference(single.params, sharded.params) < 1e-6
-    assert (
-        helpers.max_difference(single.batch_stats, sharded.batch_stats) < 1e-6
-        if (single.batch_stats)
-        else True
-    )
+    if single.batch_stats:  # a ViT has none
+        assert helpers.max_difference(single.batch_stats, sharded.batch_stats) < 1e-6
 
 
 def test_fsdp_splits_parameters_and_moments(monkeypatch):
