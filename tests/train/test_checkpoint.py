@@ -140,7 +140,8 @@ def test_a_reader_leaves_the_save_in_flight_of_the_run_alone(tmp_path):
     with Checkpointer(tmp_path, read_only=True) as reader:
         assert reader.restore(abstract(state))[2] == 1
     assert in_flight.is_dir()
-    Checkpointer(tmp_path).close()  # the run itself, started again, cleans up
+    with Checkpointer(tmp_path) as checkpointer:  # the run itself, started again, cleans up
+        checkpointer.save(3, state, POSITION)  # in the background, done before its first save
     assert not in_flight.exists()
 
 
