@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.layers.depthwise import depthwise_conv
+from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import BatchNorm
 
 # Kaiming normal by fan-out, as torchvision and timm start their CNNs.
@@ -85,7 +86,7 @@ class Conv(nnx.Module):
         if self.window == 1 and self.groups == 1:
             # A matrix product: XLA's convolution takes twice as long for the same numbers on a CPU.
             inputs = inputs[:, :: self.stride, :: self.stride, :]
-            outputs = jax.lax.dot_general(inputs, kernel[0, 0], (((3,), (0,)), ((), ())))
+            outputs = flat_product(inputs, kernel[0, 0])
         elif self.groups == inputs.shape[-1] == kernel.shape[-1]:
             outputs = depthwise_conv(inputs, kernel, stride=self.stride, padding=self.padding)
         else:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
@@ -42,5 +43,14 @@ def dropout(
     """
     if not train or rate == 0.0:
         return inputs
-    keep = jax.random.bernoulli(draw_key(rngs, "dropout"), 1.0 - rate, inputs.shape)
+    return drop(inputs, rate, draw_key(rngs, "dropout"))
+
+
+def drop(inputs: Float[Array, "*shape"], rate: float, key: jax.Array) -> Float[Array, "*shape"]:
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    The backward pass of a checkpointed block keeps the mask by its name: drawing it again would
+    cost more than its memory.
+    """
+    keep = checkpoint_name(jax.random.bernoulli(key, 1.0 - rate, inputs.shape), "dropout_mask")
     return jnp.where(keep, inputs / (1.0 - rate), 0.0)

@@ -1,6 +1,7 @@
 import jax
-import jax.numpy as jnp
 from flax import nnx
+
+from jaxvision.layers.linear import linear
 
 
 def linear_head(
@@ -24,7 +25,11 @@ def linear_head(
     """
     if num_classes == 0:
         return None
-    dtype = jnp.dtype(param_dtype)
-    return nnx.Linear(
-        width, num_classes, kernel_init=kernel_init, dtype=dtype, param_dtype=dtype, rngs=rngs
+    return linear(
+        width,
+        num_classes,
+        kernel_init=kernel_init,
+        dtype=param_dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
     )

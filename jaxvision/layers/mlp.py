@@ -1,19 +1,24 @@
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.initializer import trunc_normal
+from jaxvision.layers.linear import linear
 
 
 def gelu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns the exact GELU, x * Phi(x).
+    """Returns the exact GELU, x * Phi(x), in the form that torch computes it.
 
-    Note: torch's default; `jax.nn.gelu` defaults to the tanh approximation, which is 5e-4 away.
+    Note: torch's default; `jax.nn.gelu` defaults to the tanh approximation, which is 5e-4 away, and
+      its exact form takes twice as long on a CPU for digits of the far tail.
     """
-    return jax.nn.gelu(inputs, approximate=False)
+    wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(inputs.dtype)
 
 
 class Mlp(nnx.Module):
@@ -44,13 +49,15 @@ class Mlp(nnx.Module):
         param_dtype: str,
         rngs: nnx.Rngs,
     ):
-        kernel_init = trunc_normal(0.02)
-        self.fc1 = nnx.Linear(
-            width, hidden, kernel_init=kernel_init, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        make = functools.partial(
+            linear,
+            kernel_init=trunc_normal(0.02),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
-        self.fc2 = nnx.Linear(
-            hidden, width, kernel_init=kernel_init, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
+        self.fc1 = make(width, hidden)
+        self.fc2 = make(hidden, width)
         self.activation = activation
         self.dropout_rate = dropout_rate
 

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.layers.conv import Conv, ConvNormAct
+from jaxvision.layers.linear import flat_product
 
 
 class PatchEmbed(nnx.Module):
@@ -60,7 +61,7 @@ class PatchEmbed(nnx.Module):
         patches = patches.transpose(0, 1, 3, 2, 4, 5)  # batch rows columns size size channels
         patches = patches.reshape(batch, height // size, width // size, size * size * channels)
         kernel = self.kernel[...].astype(self.dtype).reshape(size * size * channels, -1)
-        tokens = jax.lax.dot_general(patches, kernel, (((3,), (0,)), ((), ())))
+        tokens = flat_product(patches, kernel)
         return tokens + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
 
 

@@ -67,6 +67,30 @@ def test_both_forms_run_alike(remat):
     assert means.shape == (DEPTH,)
 
 
+def kept_for_the_backward_pass(remat):
+    """Returns the trailing shapes that the forward scan of a gradient writes for each block."""
+
+    def step(block, tokens, rate, rngs):
+        return block(tokens, drop_path_rate=rate, train=True, rngs=rngs), None
+
+    def loss(blocks, tokens):
+        key = jax.random.key(2)
+        return run_blocks(blocks, tokens, step, rates=(0.0,) * DEPTH, key=key, remat=remat)[0].sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, allow_int=True))(build(True), jnp.ones((4, 5, 8)))
+    forward = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
+    stacked = forward.outvars[forward.params["num_carry"] :]
+    return sorted(v.aval.shape[1:] for v in stacked if v.aval.shape[1:2] == (4,))
+
+
+def test_the_backward_pass_keeps_the_products_and_the_masks_or_the_tokens_alone():
+    tokens, hidden, heads, weights = (4, 5, 8), (4, 5, 16), (4, 2, 5, 4), (4, 2, 5, 5)
+    assert kept_for_the_backward_pass(remat=True) == [tokens]
+    kept = kept_for_the_backward_pass(remat=False)
+    assert kept.count(weights) == 2  # scores and mask
+    assert set(kept) <= {tokens, hidden, heads, weights}
+
+
 def test_every_block_draws_its_own_numbers():
     def step(block, carry, rate, rngs):
         return carry, jax.random.uniform(rngs.dropout())
