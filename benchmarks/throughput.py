@@ -13,18 +13,12 @@ import timing
 timing.huge_pages()
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
 import peers  # noqa: E402, F401
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
+from ours import RATE, training  # noqa: E402
 
-import jaxvision as jv  # noqa: E402
-from jaxvision.tasks.classification import Classification  # noqa: E402
-from jaxvision.train.optimizer import make_optimizer  # noqa: E402
-from jaxvision.train.sharding import make_mesh, put_batch  # noqa: E402
-from jaxvision.train.state import abstract_model, abstract_state, create_state  # noqa: E402
-from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step  # noqa: E402
+from jaxvision.train.sharding import put_batch  # noqa: E402
 
 PEERS = {  # our name: timm's
     "vit_s16": "vit_small_patch16_224",
@@ -32,56 +26,23 @@ PEERS = {  # our name: timm's
     "vit_l16": "vit_large_patch16_224",
     "resnet50": "resnet50",
 }
-RATE = 1e-8  # so small that the state does not drift
 
 
 def jax_call(name, mode, batch_size, dtype):
     """Returns a call that runs one step of our model to its end."""
-    build = functools.partial(_build, name=name, dtype=dtype)
-    graphdef, params, _ = abstract_model(build)
-    schedule = optax.constant_schedule(RATE)
-    tx = make_optimizer(params, name="adamw", schedule=schedule, weight_decay=0.05)
-    mesh = make_mesh(data=1, fsdp=1) if jax.device_count() == 1 else make_mesh()
-    abstract = abstract_state(build, tx, mesh=mesh)
-    state = create_state(build, tx, seed=0, abstract=abstract)
-    spec = jv.get_spec(name)
-    preprocess = make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std)
-    size = spec.image_size
-    rng = np.random.default_rng(0)
-    batch = put_batch(
-        {
-            "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
-            "label": rng.integers(0, 1000, batch_size).astype(np.int32),
-            "mask": np.ones(batch_size, bool),
-        },
-        mesh,
-    )
-    if mode == "infer":
-        step = make_eval_step(graphdef, Classification(), preprocess=preprocess)
+    model = training(name, dtype=dtype)
+    state = model.create()
+    batch = put_batch(model.batch(batch_size), model.mesh)
 
-        def infer():
-            jax.block_until_ready(step(state.params, state.batch_stats, batch))
-
-        return infer
-    step = make_train_step(
-        graphdef,
-        Classification(),
-        tx,
-        schedule=schedule,
-        preprocess=preprocess,
-        shardings=jax.tree.map(lambda x: x.sharding, abstract),
-    )
+    def infer():
+        jax.block_until_ready(model.eval_step(state.params, state.batch_stats, batch))
 
     def train():
         nonlocal state
-        state, _ = step(state, batch)
+        state, _ = model.train_step(state, batch)
         jax.block_until_ready(state)
 
-    return train
-
-
-def _build(rngs, *, name, dtype):
-    return jv.create_model(name, dtype=dtype, rngs=rngs)
+    return infer if mode == "infer" else train
 
 
 def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, compiled=False):

@@ -99,7 +99,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint = d()
     config.checkpoint.every_steps = 1_000  # updates; 0: only after an evaluation
-    config.checkpoint.keep = 1  # latest checkpoints kept, beside the best one
+    config.checkpoint.keep = 2  # latest kept, beside the best one; 2, as one may be damaged
     config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/accuracy
 
     config.eval = d()
@@ -110,4 +110,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.log.tensorboard = True  # write event files
 
     config.compilation_cache = "~/.cache/jaxvision"  # folder of compiled programs; "": off
+    config.lock()  # a mistyped option fails in a config file too
+    config.model.kwargs.unlock()
     return config

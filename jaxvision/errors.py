@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The two exceptions whose message is all that a user needs to see."""
 
 import difflib
 
@@ -8,6 +8,14 @@ class InputError(ValueError):
 
     Its message is one sentence or two: what was expected, what came, what to type. `launch.py`
     prints it without a traceback and exits with code 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that could not reach its end, and left its newest checkpoint unharmed.
+
+    Its message says why and what to do. `launch.py` prints it without a traceback and exits with
+    code 1.
     """
 
 

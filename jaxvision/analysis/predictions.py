@@ -18,7 +18,7 @@ TRUE_STYLE = {
     "fontweight": "bold",
     "color": "#c1121f",
 }
-NAME_CHARACTERS = 18  # of a class name; about the width of an image
+NAME_CHARACTERS = 18  # of a class name
 
 
 def plot_predictions(
@@ -65,14 +65,15 @@ def plot_predictions(
     for axes, image, label, shares in zip(grid, images, labels, probabilities, strict=False):
         guess = int(np.argmax(shares))
         axes.imshow(image, interpolation="nearest")
-        axes.set_title(f"{_short(class_names[guess])} {shares[guess]:.0%}", fontsize=8, pad=14)
+        axes.set_title(f"{short_name(class_names[guess])} {shares[guess]:.0%}", fontsize=8, pad=14)
         if guess != label:  # in the gap between title and image
-            true_name = f"true: {_short(class_names[int(label)])}"
+            true_name = f"true: {short_name(class_names[int(label)])}"
             axes.annotate(true_name, (0.5, 1.02), xycoords="axes fraction", **TRUE_STYLE)
     path = Path(path)
     figure.savefig(path)
     return path
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Returns a class name, cut to about the width of an image."""
     return name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"

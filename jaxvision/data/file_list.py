@@ -38,7 +38,12 @@ class ListSource(Source):
 
     def __init__(self, path: str, split: str, *, class_names: tuple[str, ...] | None = None):
         self.path = _find_table(path, split)
-        rows = _read_rows(self.path)  # (line, image path, label text)
+        try:
+            rows = _read_rows(self.path)  # (line, image path, label text)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"{self.path} cannot be read as a table ({error}); {_PREPARE}, as UTF-8 text."
+            ) from error
         folder = os.path.dirname(self.path)
         self._lines = np.array([line for line, _, _ in rows], np.int64)
         self._paths = [os.path.join(folder, image) for _, image, _ in rows]

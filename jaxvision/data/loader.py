@@ -1,7 +1,9 @@
 """How records become examples, and examples batches, in the threads and processes of grain."""
 
 import functools
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +137,10 @@ class Reading:
         if self.num_workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
-            chunks = chunks.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
+            chunks = chunks.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self.num_workers),
+                worker_init_fn=_end_with_parent,
+            )
         batches = chunks.batch(batch_size // chunk, batch_fn=_concatenate)
         # Concatenates in a thread, not in the training loop.
         return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
@@ -143,6 +148,18 @@ class Reading:
 
 def _concatenate(chunks: Sequence[Batch]) -> Batch:
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+
+def _end_with_parent(worker_index: int, worker_count: int) -> None:
+    """Ends this worker when its parent is killed; otherwise it would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
 def _num_cores() -> int:

@@ -4,7 +4,9 @@ Every operation is called as `op(image, rng)`. Those that draw nothing ignore `r
 chain of an evaluation is called with None. No operation changes its input.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -126,7 +128,15 @@ def train_transform(
             raise InputError(
                 f"config.augment.{name}_flip is a probability in [0, 1], but is {probability}."
             )
-    if len(color_jitter) != 4 or min(color_jitter) < 0 or color_jitter[3] > 0.5:
+    for name, pair in (("crop_scale", crop_scale), ("crop_ratio", crop_ratio)):
+        greatest = 1.0 if name == "crop_scale" else math.inf
+        if not _are_numbers(pair, 2) or not 0 < pair[0] <= pair[1] <= greatest:
+            raise InputError(
+                f"config.augment.{name} is (least, greatest), both above 0"
+                + (" and at most 1" if name == "crop_scale" else "")
+                + f", but is {tuple(pair)}."
+            )
+    if not _are_numbers(color_jitter, 4) or min(color_jitter) < 0 or color_jitter[3] > 0.5:
         raise InputError(
             "config.augment.color_jitter is (brightness, contrast, saturation, hue), each at least"
             f" 0 and the hue at most 0.5, but is {tuple(color_jitter)}."
@@ -179,3 +189,9 @@ def _check_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
             f" {image_size}."
         )
     return size
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return len(values) == count and all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    )

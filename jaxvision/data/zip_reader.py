@@ -1,4 +1,5 @@
 import os
+import stat
 import struct
 import weakref
 import zipfile
@@ -25,7 +26,7 @@ class ZipReader:
       path: of the zip file.
 
     Raises:
-      DataError: for a broken zip, a name that leaves the archive, an encrypted member, a
+      DataError: for a broken zip, a name that leaves the archive, a link, an encrypted member, a
         compression other than stored and deflate, or a member of more than 256 MiB.
     """
 
@@ -34,7 +35,7 @@ class ZipReader:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]
-        except zipfile.BadZipFile as error:
+        except Exception as error:  # a damaged file can raise anything
             raise DataError(
                 f"{path} is not a readable zip file ({error}); copy it again."
             ) from error
@@ -95,6 +96,10 @@ def _check_member(member: zipfile.ZipInfo, path: str) -> None:
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
         raise DataError(
             f"{path} holds {name!r}, which points out of the archive; do not use this file."
+        )
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise DataError(
+            f"{name!r} in {path} is a link instead of a file; pack the files that links point to."
         )
     if member.flag_bits & _ENCRYPTED:
         raise DataError(

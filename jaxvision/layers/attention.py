@@ -46,12 +46,13 @@ def dot_product_attention(
     Source: Vaswani et al. 2017, Attention Is All You Need, eq. 1.
     """
     check_implementation(implementation)
-    drops = dropout_rate > 0.0 and dropout_key is not None
+    dropout_key = dropout_key if dropout_rate > 0.0 else None
     if implementation == "cudnn":
-        if drops or query.dtype not in (jnp.float16, jnp.bfloat16):
+        if dropout_key is not None or query.dtype not in (jnp.float16, jnp.bfloat16):
             raise ValueError(
                 "attention='cudnn' needs float16 or bfloat16 and no dropout on the weights, got "
-                f"{query.dtype} and a rate of {dropout_rate if drops else 0.0}: use 'fused'."
+                f"{query.dtype} and a rate of {0.0 if dropout_key is None else dropout_rate}: "
+                "use 'fused'."
             )
         return jax.nn.dot_product_attention(
             query, keys, values, bias=bias, mask=mask, implementation="cudnn"
@@ -64,7 +65,7 @@ def dot_product_attention(
         # heads, ...]: jax.nn.dot_product_attention takes 2 to 3 times as long on a CPU.
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = weights.sum(axis=-1, keepdims=True)
-    if drops:
+    if dropout_key is not None:
         weights = drop(weights, dropout_rate, dropout_key)
     attended = jnp.einsum(
         "BNTS,BNSH->BNTH",

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import pathlib
+import shutil
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxvision.errors import InputError
@@ -137,7 +139,8 @@ class Checkpointer:
     def restore(self, state: Any, *, step: int | None = None) -> tuple[Any, dict, int]:
         """Restores the newest checkpoint that can be read, or that of `step`.
 
-        A damaged newest checkpoint is reported in the log, and the one before it is used.
+        A damaged newest checkpoint is reported in the log and set aside as `<step>.damaged`, and
+        the one before it is used.
 
         Args:
           state: the abstract state: shapes, dtypes and shardings.
@@ -151,6 +154,7 @@ class Checkpointer:
         """
         self.wait()
         candidates = [step] if step is not None else self.steps[::-1]
+        damaged = []
         for candidate in candidates:
             try:
                 restored = self._checkpointer.load_checkpointables(
@@ -160,12 +164,28 @@ class Checkpointer:
                 logger.error(
                     "The checkpoint of step %d cannot be read: %s", candidate, _first_line(error)
                 )
+                damaged.append(candidate)
                 continue
+            if damaged and not self.read_only:
+                self._set_aside(damaged)
             return _restack(restored["state"], state), restored["data"], candidate
         raise InputError(
             f"No readable checkpoint in {self.folder} (looked for "
             f"{candidates or 'any step'}); train first, or give the --workdir of a run."
         )
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames checkpoints: beside a newer one, orbax refuses to save, and keeps only that."""
+        self._checkpointer.close()
+        if jax.process_index() == 0:
+            for step in steps:
+                folder = self.folder / str(step)
+                aside = folder.with_suffix(".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+                logger.error("It is set aside as %s, and its step is computed again.", aside)
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._checkpointer = self._open()
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -183,8 +203,8 @@ def _first_line(error: BaseException) -> str:
     """Returns the innermost reason in one line; orbax wraps it several times."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line.split(' [tensorstore_spec')[0]}"
 
 
 def _unstacked_abstract(state: Any) -> Any:

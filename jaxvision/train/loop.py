@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.setup import Run, make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
-from jaxvision.train.workdir import Config, open_workdir
+from jaxvision.train.workdir import Config, compare_run, open_workdir
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,11 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
       InputError: for a wrong configuration or missing data.
       Stopped: after a signal; the state is saved.
       TrainingDiverged: after `max_skipped_steps` non-finite steps in a row.
+      RunError: if the last checkpoint could not be saved.
     """
     run = make_run(config)
-    workdir = open_workdir(workdir, config)
     abstract = run.abstract_state()
+    workdir = open_workdir(workdir, config)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,
@@ -71,7 +72,10 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
         with writer, StopSignal() as stop:
             state = _run_steps(run, state, start, abstract, data, checkpointer, writer, stop)
     if checkpointer.latest_step != run.total_steps:
-        raise RuntimeError(f"The last checkpoint could not be saved in {checkpointer.folder}.")
+        raise RunError(
+            f"The last checkpoint could not be saved in {checkpointer.folder} (the newest there is "
+            f"of step {checkpointer.latest_step}); make room there, and the same command goes on."
+        )
     return state
 
 
@@ -109,6 +113,7 @@ def _run_steps(
             log.restart()
         signum = stop.requested(done)
         if results or signum or _due(done, config.checkpoint):
+            log.schedule()
             log.flush()  # what is before the checkpoint is never computed again
             checkpointer.save(done, state, position, results)
         if signum and not last:
@@ -130,7 +135,12 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
     if not folder.is_dir():
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
     with Checkpointer(folder, read_only=True) as checkpointer:
-        state, _, step = checkpointer.restore(run.abstract_state())
+        try:
+            state, _, step = checkpointer.restore(run.abstract_state())
+        except InputError as error:
+            differences = compare_run(folder.parent, config)
+            other = f" The run there is another: {differences}." if differences else ""
+            raise InputError(f"{error}{other}") from error
     results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results

@@ -6,12 +6,13 @@ import time
 import jax
 import numpy as np
 
+from jaxvision.errors import RunError
 from jaxvision.train.writer import MetricWriter
 
 STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunError):
     """The loss or the gradient was not finite for too many steps in a row."""
 
 
@@ -75,7 +76,8 @@ class TrainLog:
 
     def schedule(self) -> None:
         """Ends the window here; it is written one step later."""
-        self.scheduled, self.window = (self.step, self.window), []
+        if self.window:
+            self.scheduled, self.window = (self.step, self.window), []
 
     def flush(self) -> None:
         """Writes the window that was scheduled, if there is one."""

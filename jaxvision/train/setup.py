@@ -17,7 +17,13 @@ from jaxvision.data.transforms import eval_transform, train_transform
 from jaxvision.errors import InputError
 from jaxvision.models.registry import ModelSpec, create_model, get_spec
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.check import check_numbers, check_sizes
+from jaxvision.train.check import (
+    check_classes,
+    check_model_sizes,
+    check_numbers,
+    check_sharding_rules,
+    check_sizes,
+)
 from jaxvision.train.mix import mix
 from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.schedule import make_schedule
@@ -71,6 +77,21 @@ class Run:
         """Uint8 images to the model's normalised input, on the device."""
         return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
 
+    @property
+    def mix(self) -> Callable | None:
+        """(key, images, labels) -> (images, soft labels), or None without mixup and cutmix."""
+        augment = self.config.augment
+        if not (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+            return None
+        return functools.partial(
+            mix,
+            num_classes=self.num_classes,
+            mixup_alpha=augment.mixup_alpha,
+            cutmix_alpha=augment.cutmix_alpha,
+            mix_probability=augment.mix_probability,
+            cutmix_probability=augment.cutmix_probability,
+        )
+
     def abstract_state(self) -> TrainState:
         """Returns the shapes, dtypes and shardings of the state."""
         return abstract_state(
@@ -83,24 +104,13 @@ class Run:
 
     def train_step(self, shardings: Any) -> Callable:
         """Returns the jitted training step."""
-        augment = self.config.augment
-        mixes = augment.mixup_alpha > 0 or augment.cutmix_alpha > 0
         return make_train_step(
             self.graphdef,
             self.task,
             self.tx,
             schedule=self.schedule,
             preprocess=self.preprocess,
-            mix=functools.partial(
-                mix,
-                num_classes=self.num_classes,
-                mixup_alpha=augment.mixup_alpha,
-                cutmix_alpha=augment.cutmix_alpha,
-                mix_probability=augment.mix_probability,
-                cutmix_probability=augment.cutmix_probability,
-            )
-            if mixes
-            else None,
+            mix=self.mix,
             ema_decay=self.config.ema_decay,
             ema_warmup=self.config.ema_warmup,
             accumulate_steps=self.config.accumulate_steps,
@@ -191,6 +201,7 @@ def make_run(config: Config) -> Run:
     mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     check_numbers(config)
     check_sizes(config, mesh.size)
+    check_sharding_rules(config.sharding_rules)
     if config.task != "classification":
         raise InputError(f"Unknown --config.task '{config.task}'; there is 'classification'.")
 
@@ -202,9 +213,11 @@ def make_run(config: Config) -> Run:
     )
 
     num_classes = config.model.num_classes or len(train_source.class_names)
+    check_classes(num_classes, train_source.class_names)
     try:
         spec = get_spec(config.model.name)
         kwargs = dict(config.model.kwargs)
+        check_model_sizes(kwargs, spec.config)
         if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
             kwargs.setdefault("image_size", data.image_size)
         build = functools.partial(

@@ -68,6 +68,13 @@ def state_shardings(abstract_state: Any, *, mesh: Mesh, rules: tuple = ()) -> An
                         f"Sharding rule '{pattern}' has {len(axes)} dimensions, but it matches "
                         f"{name} of shape {x.shape}."
                     )
+                if any(
+                    axis and n % mesh.shape[axis] for axis, n in zip(axes, x.shape, strict=True)
+                ):
+                    raise InputError(
+                        f"Sharding rule '{pattern}' splits {name} of shape {x.shape} over {axes}, "
+                        f"which the mesh {dict(mesh.shape)} does not divide."
+                    )
                 return PartitionSpec(*axes)
         size = mesh.shape["fsdp"]
         dims = [d for d in range(x.ndim) if x.shape[d] % size == 0]

@@ -1,5 +1,6 @@
 """The folder of a run: what it was started with, and whether it may go on."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -55,6 +56,19 @@ def _differences(stored: dict, current: dict) -> list[str]:
     ]
 
 
+def compare_run(workdir: pathlib.Path, config: Config) -> str:
+    """Returns how a config differs from the one that a folder's run was started with; "": not."""
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({error}); restore it, or give another --workdir."
+        ) from error
+    differences = _differences(stored, json.loads(config.to_json_best_effort())) if stored else []
+    return "; ".join(differences[:5])
+
+
 def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
     """Makes the folder of a run and writes `config.json` and `versions.json` into it.
 
@@ -64,21 +78,25 @@ def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
       InputError: if the folder cannot be written, or holds another run; names the differences.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    current = json.loads(config.to_json_best_effort())
-    path = workdir / "config.json"
+    missing = []
     try:
+        folders = (workdir / "checkpoints", workdir, *workdir.parents)
+        missing = [folder for folder in folders if not folder.exists()]
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if path.exists() and any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir()):
-            differences = _differences(json.loads(path.read_text()), current)
+        if any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir()):
+            differences = compare_run(workdir, config)
             if differences:
                 raise InputError(
-                    f"{workdir} holds another run: {'; '.join(differences[:5])}. "
+                    f"{workdir} holds another run: {differences}. "
                     "Give another --workdir, or the options of that run."
                 )
         if jax.process_index() == 0:
-            write_json(path, current)
+            write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
             write_json(workdir / "versions.json", versions())
     except OSError as error:
+        for folder in missing:  # leaves nothing behind
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise InputError(
             f"The workdir {workdir} cannot be written ({error.strerror or error}); "
             "give a --workdir on a writable disk with free space."

@@ -1,5 +1,6 @@
 """Metrics of a run: metrics.jsonl, TensorBoard events, and progress for the person who waits."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -22,6 +23,7 @@ class MetricWriter:
 
     `metrics.jsonl` is the record: one JSON object a line, flushed at once, so that a killed run
     loses nothing. Progress goes to a bar when stderr is a terminal and to log lines otherwise.
+    A full disk does not stop a run: lines wait in memory until there is space, and events end.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class MetricWriter:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(workdir, resume_step)
-        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
-        self._events = _open_events(workdir, resume_step) if tensorboard else None
+        self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
+        self._unwritten = b""
+        self._events = _Events(workdir, resume_step) if tensorboard else None
         self._bar = _open_bar(total_steps, resume_step) if sys.stderr.isatty() else None
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
@@ -73,11 +76,9 @@ class MetricWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
-        self._file.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
-        self._file.flush()
+        self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, int(step))
+            self._events.write(int(step), values)
         if any(name.startswith("train/") for name in values):
             self._show_progress(step, values)
         else:
@@ -90,6 +91,10 @@ class MetricWriter:
             return
         self._enabled = False
         self._file.close()
+        if self._unwritten:
+            logger.error(
+                "The last %d lines of %s are lost.", self._unwritten.count(b"\n"), METRICS_FILE
+            )
         if self._events is not None:
             self._events.close()
         if self._bar is not None:
@@ -100,6 +105,18 @@ class MetricWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _append(self, line: str) -> None:
+        self._unwritten += line.encode()
+        try:
+            while self._unwritten:  # a disk that is nearly full takes a part of a line
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            logger.error(
+                "%s cannot be written: %s. Its lines are kept and tried again.",
+                METRICS_FILE,
+                error.strerror,
+            )
 
     def _show_progress(self, step: int, values: dict[str, float]) -> None:
         facts = {}
@@ -167,13 +184,60 @@ def _drop_lines_after(workdir: Path, step: int) -> None:
     os.replace(replacement, path)
 
 
-def _open_events(workdir: Path, resume_step: int) -> Any:
-    from tensorboardX import SummaryWriter
+class _Events:
+    """The scalars for TensorBoard, on the disk every few seconds.
 
-    # TensorBoard hides the events from purge_step on that older files of the folder hold.
-    # A thread writes the events out every few seconds; its flush() does not wait for that thread,
-    # so a killed run may lack the last ones here, never in metrics.jsonl.
-    return SummaryWriter(str(workdir), purge_step=resume_step + 1, flush_secs=5)
+    Not tensorboardX's SummaryWriter: its thread dies where the disk is full, and then its queue
+    fills up and the run waits for ever.
+    """
+
+    FLUSH_SECONDS = 5  # a killed run may lack the last ones here, never in metrics.jsonl
+
+    def __init__(self, workdir: Path, resume_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        self._event: Any = event_pb2.Event  # pyright: ignore
+        self._scalar = scalar
+        self._file: Any = None
+        try:
+            self._file = EventsWriter(str(workdir / "events"))
+        except OSError as error:
+            self._give_up(error)
+        self._flushed = time.monotonic()
+        # TensorBoard hides the events from this step on that older files of the folder hold.
+        start = event_pb2.SessionLog.START  # pyright: ignore
+        self._add(self._event(step=resume_step + 1, session_log={"status": start}))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._add(self._event(step=step, summary=self._scalar(name, value)))
+
+    def close(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, event: Any) -> None:
+        if self._file is None:
+            return
+        event.wall_time = time.time()
+        try:
+            self._file.write_event(event)
+            if time.monotonic() > self._flushed + self.FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        logger.error("TensorBoard's events end here: %s.", error.strerror)
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError, AttributeError):  # it fails again, but then it is closed
+            file.close()
 
 
 def _open_bar(total_steps: int, resume_step: int) -> Any:

@@ -9,6 +9,12 @@ from jaxvision.models.registry import create_model
 
 VIT = {"width": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 32}
 RESNET = {"stage_widths": (8, 16), "stage_depths": (2, 1), "stem_width": 8}
+# What a file may hold, of any library.
+WEIGHTS = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b.half": np.arange(4, dtype=np.float16),
+    "c.count": np.array(3, np.int64),
+}
 
 
 def vit(seed=0, **options):
@@ -38,3 +44,10 @@ def leaves(model):
 
 def same(left, right):
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def assert_equal(left, right):
+    assert set(left) == set(right)
+    for name, array in right.items():
+        assert left[name].dtype == array.dtype and left[name].shape == array.shape
+        np.testing.assert_array_equal(left[name], array)

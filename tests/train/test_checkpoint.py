@@ -104,9 +104,13 @@ def test_damaged_newest_falls_back_loudly(tmp_path, caplog):
     checkpointer = Checkpointer(tmp_path, keep=2)
     with caplog.at_level(logging.ERROR):
         restored, _, number = checkpointer.restore(abstract(state))
-    checkpointer.close()
     assert number == 1 and "step 2 cannot be read" in caplog.text
     helpers.assert_equal(restored, expected)
+    assert (tmp_path / "2.damaged").is_dir()
+    checkpointer.save(2, state, POSITION)  # the same step, computed again
+    checkpointer.close()
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.restore(abstract(state))[2] == 2
 
 
 def test_full_disk_is_reported_and_training_goes_on(tmp_path, caplog):

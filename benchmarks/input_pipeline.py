@@ -1,0 +1,90 @@
+"""Images per second of the input pipeline beside torch's DataLoader with torchvision's transforms.
+
+`python benchmarks/input_pipeline.py --zip=DATA/imagenet100.zip`: JPEGs from one zip, a random
+resized crop to 224 pixels and a flip, uint8 batches of 64.
+"""
+
+import argparse
+import io
+import itertools
+import os
+import random
+import zipfile
+
+import peers  # noqa: F401
+import timing
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from jaxvision.data.pipeline import train_dataset
+from jaxvision.data.sources import open_source
+from jaxvision.data.transforms import train_transform
+
+BATCH, SIZE, BATCHES = 64, 224, 10
+
+
+class ZipImages(torch.utils.data.Dataset):
+    """What a torch user would write; each worker opens the zip itself."""
+
+    def __init__(self, path):
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        self.names = sorted(n for n in names if n.lower().endswith((".jpg", ".jpeg")))
+        self.transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(SIZE, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.PILToTensor(),
+            ]
+        )
+        self.archive = None
+
+    def __len__(self):
+        return 10**9
+
+    def __getitem__(self, index):
+        self.archive = self.archive or zipfile.ZipFile(self.path)
+        name = self.names[random.Random(index).randrange(len(self.names))]
+        image = Image.open(io.BytesIO(self.archive.read(name))).convert("RGB")
+        return self.transform(image), 0
+
+
+def main():
+    """Prints images per second and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zip", required=True)
+    parser.add_argument("--blocks", type=int, default=5)
+    options = parser.parse_args()
+    print(timing.machine())
+    folder, name = os.path.split(options.zip)
+    source = open_source("folder", path=folder, split=name)
+    cores = len(os.sched_getaffinity(0))
+    ours = train_dataset(
+        source,
+        transform=train_transform(SIZE, crop="random_resized", horizontal_flip=0.5),
+        batch_size=BATCH,
+        seed=0,
+    )
+    loader = torch.utils.data.DataLoader(
+        ZipImages(options.zip), batch_size=BATCH, num_workers=cores, persistent_workers=True
+    )
+    batches, peer_batches = iter(ours), iter(loader)
+    timings = timing.compare(
+        {
+            "jaxvision": lambda: list(itertools.islice(batches, BATCHES)),
+            "DataLoader": lambda: list(itertools.islice(peer_batches, BATCHES)),
+        },
+        blocks=options.blocks,
+        seconds=2.0,
+        warm=1,
+    )
+    ratio = timings["DataLoader"].median / timings["jaxvision"].median
+    rates = ", ".join(f"{n} {t.rate(BATCH * BATCHES)}" for n, t in timings.items())
+    print(f"input: {ratio:.2f}x; images/s: {rates}")
+    ours.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""This project's side of the benchmarks: the training step of a run, without a run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxvision as jv
+from jaxvision.tasks.classification import Classification
+from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.sharding import make_mesh
+from jaxvision.train.state import TrainState, abstract_model, abstract_state, create_state
+from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
+
+RATE = 1e-8  # so small that the state does not drift
+
+
+@dataclasses.dataclass
+class Training:
+    """What a step of a model needs; nothing is allocated before `create`."""
+
+    build: Callable
+    tx: Any
+    mesh: Any
+    abstract: TrainState
+    train_step: Callable
+    eval_step: Callable
+    image_size: int
+
+    def create(self) -> TrainState:
+        """Returns the first state."""
+        return create_state(self.build, self.tx, seed=0, abstract=self.abstract)
+
+    def batch(self, size: int) -> dict:
+        """Returns a random host batch."""
+        rng = np.random.default_rng(0)
+        side = self.image_size
+        return {
+            "image": rng.integers(0, 256, (size, side, side, 3), np.uint8),
+            "label": rng.integers(0, 1000, size).astype(np.int32),
+            "mask": np.ones(size, bool),
+        }
+
+
+def training(name: str, **options: Any) -> Training:
+    """Returns the AdamW training of a model of the registry.
+
+    Args:
+      name: of the model.
+      **options: of `create_model`.
+    """
+    build = functools.partial(_build, name=name, **options)
+    graphdef, params, _ = abstract_model(build)
+    schedule = optax.constant_schedule(RATE)
+    tx = make_optimizer(params, name="adamw", schedule=schedule, weight_decay=0.05)
+    mesh = make_mesh(data=-1, fsdp=1)
+    abstract = abstract_state(build, tx, mesh=mesh)
+    spec = jv.get_spec(name)
+    preprocess = make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std)
+    return Training(
+        build=build,
+        tx=tx,
+        mesh=mesh,
+        abstract=abstract,
+        train_step=make_train_step(
+            graphdef,
+            Classification(),
+            tx,
+            schedule=schedule,
+            preprocess=preprocess,
+            shardings=jax.tree.map(lambda x: x.sharding, abstract),
+        ),
+        eval_step=make_eval_step(graphdef, Classification(), preprocess=preprocess),
+        image_size=spec.image_size,
+    )
+
+
+def _build(rngs, *, name, **options):
+    return jv.create_model(name, rngs=rngs, **options)

@@ -1,0 +1,129 @@
+"""Files that something is wrong with: functions that write them into a folder."""
+
+import io
+import os
+import pathlib
+import pickle
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+
+from configs import smoke
+
+Write = Callable[[pathlib.Path], object]
+
+
+def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes | None]:
+    """Returns every path below a folder, with the bytes of every file."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def text(name: str, content: str) -> Write:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def config(body: str, base: str = "smoke") -> Write:
+    """Writes bad.py, a config file whose line 4 is the body."""
+    head = f"from configs import {base}\ndef get_config():\n    config = {base}.get_config()\n"
+    return text("bad.py", f"{head}    {body}\n    return config\n")
+
+
+def image(file_format: str = "PNG", **options) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, file_format, **options)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """Returns a PNG of some bytes that declares 50,000 x 50,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        size, checksum = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
+        return size + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
+
+
+def pets(extra: dict[str, bytes | None] | None = None, *, but: str = "//") -> Write:
+    """Writes pets/<split>/<class>/<number>.png, less the paths with `but`, and more files.
+
+    A file of the content None is an empty folder.
+    """
+
+    def write(folder):
+        folders = ("train/cat", "train/dog", "test/cat", "test/dog")
+        names = [f"{name}/{n}.png" for name in folders for n in range(8)]
+        files = dict.fromkeys((name for name in names if but not in name), image())
+        for name, content in (files | (extra or {})).items():
+            path = folder / "pets" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if content is None else path.write_bytes(content)
+
+    return write
+
+
+def train_files(content: bytes, count: int = 16) -> dict[str, bytes | None]:
+    """Returns the first of the 16 training files, with another content."""
+    return {f"train/{('cat', 'dog')[n // 8]}/{n % 8}.png": content for n in range(count)}
+
+
+def zipped(name: str = "cat/2.png", *, mode: int = stat.S_IFREG, share: float = 1.0) -> Write:
+    """Writes train.zip with one member of that name and mode, and the first share of its bytes."""
+
+    def write(folder):
+        pets(but="train/")(folder)
+        path = folder / "pets/train.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for member in ("cat/1.png", "dog/1.png", name):
+                info = zipfile.ZipInfo(member)
+                info.external_attr = ((mode if member == name else stat.S_IFREG) | 0o644) << 16
+                archive.writestr(info, image())
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    return write
+
+
+def table(train: bytes, test: bytes = b"a.png,0\n") -> Write:
+    """Writes two tables and the image that they may name."""
+
+    def write(folder):
+        for name, content in (("train.csv", train), ("test.csv", test), ("a.png", image())):
+            (folder / name).write_bytes(content)
+
+    return write
+
+
+def cifar_that_runs_code(folder: pathlib.Path) -> None:
+    class Harm:
+        def __reduce__(self):
+            return os.system, (f"touch {folder}/HARM",)
+
+    for name in ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (folder / name).write_bytes(pickle.dumps(Harm()))
+
+
+def old_run(**changes) -> Write:
+    """Writes run/ as another run leaves it: its config, and a checkpoint (an empty one)."""
+
+    def write(folder):
+        options = smoke.get_config()
+        options.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+        (folder / "run/checkpoints/10").mkdir(parents=True)
+        (folder / "run/config.json").write_text(options.to_json_best_effort())
+
+    return write
+
+
+def damaged_run(folder: pathlib.Path) -> None:
+    old_run()(folder)
+    (folder / "run/config.json").write_text('{"seed": 0, "ta')

@@ -1,0 +1,209 @@
+"""Files of weights that mean harm end in one message and nothing else."""
+
+import os
+import pathlib
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from interop.forge import (
+    Call,
+    Tensor,
+    dumps,
+    npy,
+    npz_bomb,
+    write_npz,
+    write_safetensors,
+    write_torch,
+)
+from interop.helpers import WEIGHTS, assert_equal
+
+from jaxvision.errors import InputError
+from jaxvision.interop.formats import read_weights, write_weights
+
+# --- torch's format ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.pth"
+
+
+def test_the_forged_files_are_read_when_they_are_honest(path):
+    write_torch(path, {"x": Tensor(), "y": Tensor(1, (3,))}, byteorder="little")
+    assert_equal(
+        read_weights(path),
+        {"x": np.array([0, 1], np.float32), "y": np.array([1, 2, 3], np.float32)},
+    )
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor(offset=3),
+        Tensor(offset=4, shape=()),
+        Tensor(offset=-1),
+        Tensor(shape=(5,)),
+        Tensor(shape=(2,), strides=(4,)),
+        Tensor(shape=(2, 2), strides=(3, 2)),  # each stride alone stays inside, the sum does not
+        Tensor(offset=3, shape=(2,), strides=(-1,)),
+        Tensor(shape=(-1,)),
+        Tensor(shape=(2**40,), strides=(0,)),  # few bytes, and terabytes once copied
+        Tensor(shape=(2**62, 4), strides=(2**62, 1)),
+        Tensor(shape=(2, 1), strides=(1,)),
+        Tensor(shape=2),
+        Tensor(shape=(2.0,)),
+        Tensor(shape=(True,)),
+        Tensor(offset=None),
+        Tensor(count=5),
+        Tensor(count=-4),
+        Tensor(count=2),
+        Tensor(key="1"),
+        Tensor(key="../data.pkl"),
+        Tensor(key=0),
+        Tensor(kind="module"),
+    ],
+    ids=lambda tensor: f"{tensor.arguments}{tensor.storage}".replace(" ", ""),
+)
+def test_tensors_that_reach_beyond_their_data(tensor, path):
+    with pytest.raises(InputError, match="cannot be read safely|is damaged") as error:
+        read_weights(write_torch(path, {"x": tensor}))
+    assert "it names" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        Call(os.system, "touch HARM"),
+        {"x": Tensor(), "model": Call(os.system, "touch HARM")},
+        Call(eval, "open('HARM', 'w')"),
+        Call(pathlib.Path, "HARM"),
+        Call(Call, 1),
+        b"cos\nsystem\n(S'touch HARM'\ntR.",
+        b"(cos\nsystem\nS'touch HARM'\no.",
+        b"(S'touch HARM'\nios\nsystem\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch HARM\x85R.",
+        b"c__builtin__\neval\n(S'1'\ntR.",
+        b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
+        b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
+        b"cnumpy.core.multiarray\n_reconstruct\n.",
+    ],
+)
+def test_no_code_is_run(saved, path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(InputError, match="cannot be read safely: it names"):
+        read_weights(write_torch(path, saved))
+    assert not (path.parent / "HARM").exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"",
+        b".",
+        b"\x80\x63.",
+        b"\xff\xff",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(tR.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNtR.",
+        b"ccollections\nOrderedDict\n(I1\ntR.",
+        b"I1\nI2\nR.",
+        b"Pabc\n.",  # a storage that is named by text
+        b"}" + b"\x96" + struct.pack("<Q", 2**62) + b".",  # claims 4 EB of bytes
+        b"}" + b"r" + struct.pack("<I", 2**32 - 1) + b"0.",  # claims a memo of 4 G entries
+        b"(" * 100_000 + b".",
+    ],
+)
+def test_broken_programs(program, path):
+    write_torch(path, program)
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        read_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_attributes_do_not_replace_methods_or_functions(path):
+    # The state of a dict, and of the function that rebuilds tensors.
+    dictionary = b"}(X\x01\x00\x00\x00x" + dumps(Tensor())[2:-1] + b"u"
+    attributes = b"}X\x05\x00\x00\x00itemsNsb"
+    function = b"ctorch._utils\n_rebuild_parameter\nN}X\x08\x00\x00\x00__name__I1\ns\x86b0"
+    write_torch(path, b"\x80\x02" + function + dictionary + attributes + b".")
+    assert list(read_weights(path)) == ["x"]
+    write_torch(path, {"x": Tensor()})
+    assert list(read_weights(path)) == ["x"]
+
+
+def test_archives_that_are_not_torchs(path):
+    with pytest.raises(InputError, match="compressed"):
+        read_weights(write_torch(path, {"x": Tensor()}, compression=zipfile.ZIP_DEFLATED))
+    with pytest.raises(InputError, match="big-endian"):
+        read_weights(write_torch(path, {"x": Tensor()}, byteorder="big"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"N.")
+        archive.writestr("b/data.pkl", b"N.")
+    with pytest.raises(InputError, match="2 files data.pkl"):
+        read_weights(path)
+    with zipfile.ZipFile(path, "w"):
+        pass
+    with pytest.raises(InputError, match="0 files data.pkl"):
+        read_weights(path)
+
+
+def test_damaged_files_of_every_kind(tmp_path):
+    whole = write_torch(tmp_path / "w.pth", {"x": Tensor()})
+    write_weights(tmp_path / "w.npz", WEIGHTS)
+    write_weights(tmp_path / "w.safetensors", WEIGHTS)
+    for path in (whole, tmp_path / "w.npz", tmp_path / "w.safetensors"):
+        content = path.read_bytes()
+        for length in (0, 1, 10, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises(InputError, match=path.name):
+                read_weights(path)
+    content = bytearray(write_torch(whole, {"x": Tensor()}).read_bytes())
+    content[content.index(np.float32(1.0).tobytes()) + 3] ^= 1  # one flipped bit of the numbers
+    whole.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged: BadZipFile: Bad CRC-32"):
+        read_weights(whole)
+
+
+# --- the other formats ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x.npy": npy(np.array([object], dtype=object))},
+        {"x.npy": b"no array"},
+        {"x.npy": npy(np.ones(4), shape=b"(9999999999,)")},
+        {"x.npy": npy(np.ones(4), shape=b"(-4,)")},
+        {"x.npy": npy(np.array(["text"]))},
+        {"x.npy": npy(np.array([1 + 2j]))},
+    ],
+)
+def test_hostile_npz(files, tmp_path):
+    with pytest.raises(InputError, match="w.npz"):
+        read_weights(write_npz(tmp_path / "w.npz", files))
+
+
+def test_npz_bomb(tmp_path):
+    path = npz_bomb(tmp_path)
+    with pytest.raises(InputError, match="unpacks to 4294967294 bytes"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"header": {}, "size": 2**62},
+        {"header": b"[" * 10_000},
+        {"header": {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}},
+        {"header": {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "data": b"1234"},
+        {"header": {"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, "data": b"1234"},
+        {"header": {"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "data": b"1234"},
+    ],
+)
+def test_hostile_safetensors(arguments, tmp_path):
+    with pytest.raises(InputError, match="no valid .safetensors file"):
+        read_weights(write_safetensors(tmp_path / "w.safetensors", **arguments))

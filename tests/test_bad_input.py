@@ -1,0 +1,382 @@
+"""Every wrong input that a user can give, and the one sentence that it must end with.
+
+`python -m pytest tests/test_bad_input.py -s --no-header -q` prints the sentences.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import bad_files
+import numpy as np
+import pytest
+from bad_files import config, damaged_run, image, old_run, pets, table, text, train_files, zipped
+from interop import helpers
+from interop.forge import Call, Tensor, npy, npz_bomb, write_npz, write_safetensors, write_torch
+from launching import CACHE, ROOT
+
+import jaxvision as jv
+from jaxvision.errors import InputError
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))} | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "2",
+}
+
+# To start Python and import jax takes seconds, so one process serves all rows. Each row gets the
+# flags of a fresh start, and nothing of the tests' own process (beartype, strict ranks).
+SERVER = """
+import json, sys, traceback
+from absl.testing import flagsaver
+import launch, jaxvision.analysis.report, jaxvision.train.loop  # which bring more flags
+for line in sys.stdin:
+    sys.argv = json.loads(line)  # where ml_collections looks for overrides
+    sys.modules.pop("config_config", None)  # the config file of the row before
+    with flagsaver.flagsaver():
+        try:
+            code = launch.main(sys.argv)
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+    print(code, flush=True)
+"""
+
+
+@dataclasses.dataclass
+class Row:
+    """One wrong input: its name, the options, and what the sentence must say.
+
+    `{tmp}` stands for the folder that `write` fills. Of images that turn out to be bad only when
+    they are read, `starts` says that the run has begun by then.
+    """
+
+    id: str
+    options: str
+    expected: list[str]
+    write: bad_files.Write = lambda folder: None
+    starts: bool = False
+
+    def check(self, run: Callable[[list[str]], tuple[int, str]], tmp: pathlib.Path) -> None:
+        """Runs launch.py and asserts that it ends well."""
+        self.write(tmp)
+        before = bad_files.contents(tmp)
+        options = f"{self.options} {CACHE}".replace("{tmp}", str(tmp))
+        if "--config=" not in options:
+            options = f"--config=configs/smoke.py {options}"
+        if "--workdir=" not in options:
+            options = f"--workdir={tmp}/run {options}"
+        code, stderr = run(options.split())
+        assert code == 2 and "Traceback" not in stderr, stderr
+        (message,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        print(f"\n{self.id}: {message}".replace(str(tmp), "/tmp"))
+        assert [x for x in self.expected if x.replace("{tmp}", str(tmp)) not in message] == []
+        assert message.endswith((".", "?"))
+        after = bad_files.contents(tmp)
+        if self.starts:
+            json.loads((tmp / "run/config.json").read_text())
+            assert not list((tmp / "run/checkpoints").iterdir())
+            after = {path: x for path, x in after.items() if path.parts[0] != "run"}
+        assert after == before
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory):
+    """Returns a function from arguments to (exit code, stderr) of launch.py."""
+    log = tmp_path_factory.mktemp("server") / "stderr"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        requests, answers = process.stdin, process.stdout
+        assert requests and answers
+
+        def run(arguments):
+            start = log.stat().st_size
+            print(json.dumps(["launch.py", *arguments]), file=requests, flush=True)
+            code = answers.readline()
+            return int(code or -1), log.read_bytes()[start:].decode()
+
+        yield run
+        requests.close()
+
+
+SEE, DEMO = "configs/common.py", "configs/quickstart.py"
+BAD = "--config={tmp}/bad.py"
+PETS = "--config.data.name=folder --config.data.path={tmp}/pets"
+STOP = PETS + " --config.data.max_corrupt_fraction=0.001"  # of the first 1,000 images: one
+LIST = "--config.data.name=list --config.data.path={tmp}"
+CLASSES = "<split>/<class>/<image>"
+
+COMMAND_LINE = [
+    Row("group", "--config.optmizer.name=sgd", ["'optmizer'", 'mean "optimizer"', SEE]),
+    Row("option", "--config.optimizer.learning_rat=1", ["'learning_rat'", "learning_rate", SEE]),
+    Row("option-of-model", "--config.model.kwargs.foo=1", ["no option 'foo'", SEE]),
+    Row("flag", "--wokdir=x", ["'wokdir'", "workdir"]),
+    Row("no-dashes", "config.seed=3", ["'config.seed=3' is no option", "--config.batch_size=64"]),
+    Row("no-workdir", "--workdir=", ["--workdir=FOLDER must be given"]),
+    Row("mode", "--mode=dance", ["dance", "train|eval"]),
+    Row("text-for-int", "--config.batch_size=many", ["--config.batch_size", "int", "'many'"]),
+    Row("float-for-int", "--config.total_steps=1.5", ["--config.total_steps", "int", "'1.5'"]),
+    Row("text-for-bool", "--config.log.tensorboard=maybe", ["log.tensorboard", "'maybe'"]),
+    Row("config-missing", "--config={tmp}/none.py", ["No such file", "{tmp}/none.py", SEE]),
+    Row("config-is-folder", "--config={tmp}", ["Is a directory", "{tmp}", SEE]),
+    Row("config-unknown-data", "--config=configs/vit_b16.py:mnist", ["'mnist'", "choose shapes"]),
+    Row("config-takes-no-data", "--config=configs/smoke.py:x", ["0 positional arguments", SEE]),
+    Row("config-fails", BAD, ["ZeroDivisionError", "bad.py, line 4"], config("1 / 0")),
+    Row("config-syntax", BAD, ["(bad.py, line 4)"], config("return (")),
+    Row("config-returns-none", BAD, ["NoneType"], config("return")),
+    Row("config-is-none", BAD, ["no attribute 'get_config'"], text("bad.py", "x = 1")),
+    Row("config-option", BAD, ["'see'", 'mean "seed"'], config("config.see = 1", base="common")),
+    Row("model-option", BAD, ["no option depht", "depth"],
+        config("config.model.kwargs = {'depht': 1}")),
+]  # fmt: skip
+
+NAMES = [
+    Row("optimizer", "--config.optimizer.name=adam", ["adamw, sgd", "'adam'", "mean 'adamw'"]),
+    Row("schedule", "--config.schedule.name=cosine", ["constant", "mean 'warmup_cosine'"]),
+    Row("warmup", "--config.schedule.warmup_convention=tf", ["torch, optax", "'tf'"]),
+    Row("crop", "--config.augment.crop=centre", ["random_resized", "mean 'center'"]),
+    Row("interpolation", "--config.data.interpolation=lanczos", ["bilinear, bicubic", "'lanczos'"]),
+    Row("task", "--config.task=segmentation", ["'segmentation'", "'classification'"]),
+    Row("metric", "--config.checkpoint.best_metric=acc", ["eval/accuracy", "'acc'"]),
+    Row("data", "--config.data.name=pets", ["shapes, folder", "'pets'"]),
+    Row("difficulty", "--config.data.shapes.difficulty=x", ["easy, medium, hard", "'x'"]),
+    Row("model", "--config.model.name=resnet5", ["'resnet5'", "resnet50"]),
+    Row("model-far", "--config.model.name=zzzz", ["'zzzz'", "list_models()"]),
+    Row("dtype", "--config.model.dtype=float99", ["'bfloat16'", "'float99'"]),
+]
+
+NUMBERS = [
+    Row(f"{option}={value}", f"--config.{option}={value}", [option.rpartition(".")[2], expected])
+    for option, value, expected in (
+        ("seed", "-1", "0..4294967295, got -1"),
+        ("batch_size", "0", "multiple of 2 (2 devices"),
+        ("batch_size", "-16", "multiple of 2 (2 devices"),
+        ("batch_size", "15", "multiple of 2 (2 devices"),
+        ("eval_batch_size", "7", "multiple of 2 (2 devices"),
+        ("accumulate_steps", "0", "1..1000000, got 0"),
+        ("total_steps", "0", "exactly one of --config.total_steps and --config.total_epochs"),
+        ("total_epochs", "1", "exactly one of --config.total_steps and --config.total_epochs"),
+        ("total_epochs", "inf", "0.0..1000000.0, got inf"),
+        ("data.image_size", "0", "whole number or '(height, width)', got 0"),
+        ("data.image_size", "32.5", "whole number or '(height, width)', got 32.5"),
+        ("data.image_size", "big", "whole number or '(height, width)', got 'big'"),
+        ("data.image_size", "(32,)", "whole number or '(height, width)', got (32,)"),
+        ("data.eval_resize", "-1", "is pixels or 0, but is -1"),
+        ("data.max_pixels", "0", "got 0"),
+        ("data.max_corrupt_fraction", "nan", "0.0..1.0, got nan"),
+        ("data.prefetch_examples", "-1", "got -1"),
+        ("data.num_threads", "0", "1..1000, got 0"),
+        ("data.shapes.num_train", "-5", "got -5"),
+        ("model.num_classes", "-1", "got -1"),
+        ("model.num_classes", "2", "at least 8, the classes of the training split"),
+        ("model.kwargs.width", "0", "whole number of at least 1, got 0"),
+        ("model.kwargs.depth", "-2", "whole number of at least 1, got -2"),
+        ("model.kwargs.patch_size", "0", "whole number of at least 1, got 0"),
+        ("model.kwargs.num_heads", "3", "width 32 must be a multiple of num_heads 3"),
+        ("model.kwargs.drop_path_rate", "2", "in [0, 1), got 2.0"),
+        ("optimizer.learning_rate", "nan", "0.0..1000000.0, got nan"),
+        ("optimizer.learning_rate", "inf", "0.0..1000000.0, got inf"),
+        ("optimizer.learning_rate", "-1", "0.0..1000000.0, got -1.0"),
+        ("optimizer.weight_decay", "nan", "got nan"),
+        ("optimizer.clip_norm", "nan", "got nan"),
+        ("optimizer.eps", "-1", "0.0..1.0, got -1.0"),
+        ("optimizer.momentum", "1.5", "[0, 1), got 1.5"),
+        ("optimizer.b2", "nan", "[0, 1), got nan"),
+        ("schedule.warmup_steps", "100", "100 warmup steps of 30 steps; lower"),
+        ("schedule.warmup_epochs", "nan", "got nan"),
+        ("schedule.end_learning_rate", "nan", "0..0.005 (the peak), got nan"),
+        ("schedule.step_epochs", "-1", "got -1.0"),
+        ("schedule.step_factor", "nan", "0.0..1.0, got nan"),
+        ("loss.label_smoothing", "2", "0.0..0.999, got 2.0"),
+        ("ema_decay", "nan", "0.0..0.999999, got nan"),
+        ("max_skipped_steps", "0", "1..1000000, got 0"),
+        ("log.every_steps", "-1", "got -1"),
+        ("eval.every_steps", "-1", "got -1"),
+        ("checkpoint.every_steps", "-1", "got -1"),
+        ("checkpoint.keep", "0", "1..1000000, got 0"),
+        ("augment.horizontal_flip", "1.5", "probability in [0, 1], but is 1.5"),
+        ("augment.vertical_flip", "-0.1", "probability in [0, 1], but is -0.1"),
+        ("augment.mix_probability", "nan", "0.0..1.0, got nan"),
+        ("augment.mixup_alpha", "-1", "0.0..100.0, got -1.0"),
+        ("augment.rand_augment_layers", "-1", "got -1"),
+        ("augment.crop_padding", "-1", "got -1"),
+        ("augment.crop_scale", "0.5", "(least, greatest), both above 0 and at most 1"),
+        ("augment.crop_scale", "(1.0,0.5)", "(least, greatest), both above 0 and at most 1"),
+        ("augment.crop_scale", "('a','b')", "(least, greatest), both above 0 and at most 1"),
+        ("augment.crop_ratio", "(0,1)", "(least, greatest), both above 0, but is (0, 1)"),
+        ("augment.color_jitter", "(1,)", "(brightness, contrast, saturation, hue)"),
+        ("augment.color_jitter", "(0,0,0,0.6)", "hue at most 0.5"),
+        ("mesh.fsdp", "3", "does not cover the 2 devices; choose --config.mesh.fsdp"),
+        ("mesh.fsdp", "0", "does not cover the 2 devices; choose --config.mesh.fsdp"),
+        ("mesh.data", "5", "data=5 x fsdp=1 does not cover the 2 devices"),
+        ("sharding_rules", "(1,)", "(regex of a parameter path"),
+        ("sharding_rules", "(('kernel',('model',)),)", "with the axes 'data' and 'fsdp'"),
+        ("sharding_rules", "(('[',(None,)),)", "(regex of a parameter path"),
+    )
+] + [
+    Row("patches", "--config.data.image_size=30", ["30 x 30 pixels", "patches of 8", "24 x 24"]),
+    Row("micro-batches", "--config.accumulate_steps=3", ["multiple of 6 (2 devices x 3", "16"]),
+    Row("rule-rank", "--config.sharding_rules=(('kernel',('data',)),)", ["'kernel' has 1 dim"]),
+    Row("rule-size", "--config.sharding_rules=(('cls',('data',None,None)),)", ["does not divide"]),
+    Row("magnitude", "--config.augment.rand_augment_layers=1 "
+        "--config.augment.rand_augment_magnitude=99", ["magnitude of 0..30", "magnitude=99"]),
+]  # fmt: skip
+
+DATA = [
+    Row("no-path", "--config.data.name=folder", ["path, which is empty", CLASSES, DEMO]),
+    Row("missing-folder", PETS, ["{tmp}/pets", CLASSES, DEMO]),
+    Row("empty-folder", PETS, ["'train'", CLASSES, DEMO], pets({"train": None}, but="/")),
+    Row("no-class-folder", PETS, ["x.png lies in no class", CLASSES],
+        pets({"train/x.png": image()})),
+    Row("one-class", PETS, ["one class, 'cat'", "at least two", "own folder"], pets(but="dog")),
+    Row("empty-class", PETS, ["fox holds no image; fill or remove"], pets({"train/fox": None})),
+    Row("other-classes", PETS, ["'fox'", "rename or remove"], pets({"test/fox/x.png": image()})),
+    Row("no-such-split", f"{PETS} --config.data.eval_split=val", ["'val'", CLASSES, DEMO], pets()),
+    Row("shapes-split", "--config.data.eval_split=val", ["train and test", "'val'"]),
+    Row("zip-truncated", PETS, ["train.zip is not", "copy it again"], zipped(share=0.7)),
+    Row("zip-escape", PETS, ["'../x.png'", "points out", "do not use"], zipped("../x.png")),
+    Row("zip-link", PETS, ["is a link", "pack the files"], zipped(mode=stat.S_IFLNK)),
+    Row("list-missing", LIST, ["'train'", "columns path and label", DEMO]),
+    Row("list-image", LIST, ["line 2", "no file {tmp}/gone.png"], table(b"a.png,0\ngone.png,1\n")),
+    Row("list-label", LIST, ["test.csv, line 1", "'7'", "2 classes", "correct the row"],
+        table(b"a.png,0\na.png,1\n", b"a.png,7\n")),
+    Row("list-negative", LIST, ["line 2", "'-1'", "correct the"], table(b"a.png,0\na.png,-1\n")),
+    Row("list-binary", LIST, ["train.csv cannot be read as a table", "UTF-8"], table(image())),
+    Row("cifar-missing", "--config.data.name=cifar10", ["cifar-10-python.tar.gz", "get the", DEMO]),
+    Row("cifar-hostile", "--config.data.name=cifar10 --config.data.path={tmp}",
+        ["names posix.system", "get the original file"], bad_files.cifar_that_runs_code),
+    Row("records", "--config.data.name=array_record --config.data.path={tmp}",
+        ["train.array_record is not a readable"], text("train.array_record", "no records" * 100)),
+    Row("tfds-missing", "--config.data.name=tfds:mnist --config.data.path={tmp}/tfds",
+        ["tfds:mnist not found in {tmp}/tfds", "download_and_prepare()"]),
+    Row("all-corrupt", PETS, ["is corrupt", "check the whole data set"],
+        pets(train_files(b"no image")), starts=True),
+    Row("truncated-jpeg", STOP, ["cut short", "max_corrupt_fraction", "repair or remove"],
+        pets(train_files(image("JPEG")[:-300], 4)), starts=True),
+    Row("bomb", STOP, ["2500000000 pixels", "max_corrupt_fraction", "repair or remove"],
+        pets(train_files(bad_files.bomb(), 4)), starts=True),
+]  # fmt: skip
+
+WORKDIR = [
+    Row("below-a-file", "--workdir={tmp}/x/run", ["Not a directory", "writable"], text("x", "")),
+    Row("no-disk", "--workdir=/proc/run", ["/proc/run cannot be written", "writable"]),
+    Row("damaged-config", "", ["config.json is damaged", "another --workdir"], damaged_run),
+    Row("other-model", "", ["model.kwargs.depth is 2 here and 3 there", "another --workdir"],
+        old_run(model__kwargs__depth=3)),
+    Row("other-data", "", ["data.name is 'shapes' here and 'folder' there", "another --workdir"],
+        old_run(data__name="folder")),
+    Row("eval-without-run", "--mode=eval", ["No run in {tmp}/run", "train first"]),
+    Row("eval-other-model", "--mode=eval", ["No readable checkpoint in {tmp}/run", "train first",
+        "model.kwargs.depth is 2 here and 3 there"], old_run(model__kwargs__depth=3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row", COMMAND_LINE + NAMES + NUMBERS + DATA + WORKDIR, ids=lambda row: row.id
+)
+def test_launch_ends_with_code_2_and_one_sentence(row, serve, tmp_path):
+    row.check(serve, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_workdir(serve, tmp_path):
+    (tmp_path / "run").mkdir(mode=0o500)
+    Row("read-only", "", ["Permission denied", "writable"]).check(serve, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shell", "row"),
+    [
+        ("", COMMAND_LINE[0]),
+        ("", DATA[1]),
+        # No file may grow: what a full disk looks like.
+        ("ulimit -f 0;", Row("full-disk", "", ["run cannot be written", "free space"])),
+    ],
+    ids=lambda x: x.id if isinstance(x, Row) else "",
+)
+def test_the_same_in_a_process_of_its_own(shell, row, tmp_path):
+    def run(arguments):
+        result = subprocess.run(
+            ["sh", "-c", f'{shell} exec "$0" launch.py "$@"', sys.executable, *arguments],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return result.returncode, result.stderr
+
+    row.check(run, tmp_path)
+
+
+# --- weights, which are read by the library and not yet by launch.py --------------------------
+
+
+def file_of_vit(change):
+    """Returns what writes a timm file of the small ViT, after a change to its dict."""
+
+    def write(folder):
+        weights: dict[str, Any] = helpers.random_weights(helpers.vit())
+        change(weights)
+        np.savez(folder / "w.npz", **weights)
+
+    return write
+
+
+MODEL = "Check the model's name and options"
+STATE_DICT = "Save only the state_dict: torch.save(model.state_dict(), path)"
+CUT = {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
+WEIGHTS = [
+    ("missing", "w.pth", lambda f: None, ["There is no file"]),
+    ("suffix", "w.h5", text("w.h5", ""), ["read from .safetensors, .npz, .pth"]),
+    ("code", "w.pth", lambda f: write_torch(f / "w.pth", Call(os.system, f"touch {f}/HARM")),
+     ["cannot be read safely: it names posix.system", STATE_DICT]),
+    ("tensor-size", "w.pth", lambda f: write_torch(f / "w.pth", {"x": Tensor(shape=(9,))}),
+     ["reaches beyond its data", STATE_DICT]),
+    ("header", "w.safetensors", lambda f: write_safetensors(f / "w.safetensors", {}, size=2**62),
+     ["no valid .safetensors file", "header too large"]),
+    ("truncated", "w.safetensors", lambda f: write_safetensors(f / "w.safetensors", CUT, b"cut"),
+     ["no valid .safetensors file", "not fully covered"]),
+    ("objects", "w.npz", lambda f: write_npz(f / "w.npz", {"x.npy": npy(np.array([object]))}),
+     ["no .npz file of plain arrays", "allow_pickle=False"]),
+    ("zip-bomb", "w.npz", npz_bomb, ["unpacks to 4294967294 bytes"]),
+    ("shape", "w.npz", file_of_vit(lambda w: w.update({"norm.bias": np.ones(3, np.float32)})),
+     ["'norm.bias' is (3,) in the file, but the model needs (16,)", MODEL]),
+    ("missing-name", "w.npz", file_of_vit(lambda w: w.pop("norm.bias")),
+     ["the file lacks 'norm.bias'", MODEL]),
+    ("unexpected-name", "w.npz", file_of_vit(lambda w: w.update({"norm.bais": w["norm.bias"]})),
+     ["no use for 'norm.bais'", MODEL]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "write", "expected"), [row[1:] for row in WEIGHTS],
+                         ids=[row[0] for row in WEIGHTS])  # fmt: skip
+def test_weights_end_with_one_sentence(request, file, write, expected, tmp_path):
+    write(tmp_path)
+    before = bad_files.contents(tmp_path)
+    model = helpers.vit()
+    leaves = helpers.leaves(model)
+    with pytest.raises(InputError) as error:
+        jv.load_weights(model, tmp_path / file)
+    message = str(error.value)
+    print(f"\nweights-{request.node.callspec.id}: {message}".replace(str(tmp_path), "/tmp"))
+    assert "\n" not in message and [x for x in expected if x not in message] == []
+    assert bad_files.contents(tmp_path) == before  # no HARM
+    assert helpers.same(leaves, helpers.leaves(model))
