@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check parity format clean
+.PHONY: demo test check parity torture bench format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
@@ -12,6 +12,17 @@ test: .venv/test  ## The test suite, with the real PyTorch modules
 
 parity: .venv/test  ## The same models in float64; prints the differences
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m parity --log-cli-level=INFO tests
+
+torture: .venv/test  ## Runs that are killed, damaged and starved, in minutes; prints hashes
+	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/torture
+
+# ZIP: of JPEG images, for the input pipeline.
+bench: .venv/test  ## Speed beside PyTorch; needs a quiet machine and half an hour
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/compile_time.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/dispatch.py
+	$(if $(ZIP),$(BIN)/python benchmarks/input_pipeline.py --zip=$(ZIP))
 
 check: .venv/dev  ## Format, lint, types
 	$(BIN)/ruff format --check .

@@ -130,6 +130,9 @@ def main(argv: list[str]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except KeyboardInterrupt:  # the second one, or one before there was anything to save
+        print("Interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
+        return 130
     except RunError as error:
         _fail(error)
         return 1

@@ -3,9 +3,11 @@
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -137,6 +139,7 @@ class Reading:
         if self.num_workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
+            resource_tracker.ensure_running()  # or `start` would do it, and unblock its signals
             chunks = chunks.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self.num_workers),
                 worker_init_fn=_end_with_parent,
@@ -144,6 +147,21 @@ class Reading:
         batches = chunks.batch(batch_size // chunk, batch_fn=_concatenate)
         # Concatenates in a thread, not in the training loop.
         return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
+
+
+def start(batches: grain.IterDataset) -> Any:
+    """Returns the iterator, begun, whose threads and workers leave SIGINT and SIGTERM alone.
+
+    Ctrl-C and a cluster send them to every process of a run. What they mean is for the main thread
+    to say: it may need more batches to end well.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        iterator = iter(batches)
+        iterator.start_prefetch()  # threads and processes inherit the mask of who starts them
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return iterator
 
 
 def _concatenate(chunks: Sequence[Batch]) -> Batch:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvision.data.decode import MAX_PIXELS, decode_image
 from jaxvision.data.image import Batch, Transform
-from jaxvision.data.loader import Loader, Reading
+from jaxvision.data.loader import Loader, Reading, start
 from jaxvision.data.source import CorruptImageError, DataError, Source
 from jaxvision.errors import InputError
 
@@ -178,7 +178,7 @@ class TrainIterator:
 
     def __next__(self) -> Batch:
         if not self._running:
-            self._running.append(iter(self._batches_from(self._examples_seen)))
+            self._running.append(start(self._batches_from(self._examples_seen)))
         batch = next(self._running[0])
         self._examples_seen += self._batch_size
         return batch
@@ -219,7 +219,7 @@ class EvalDataset:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        running: list[Any] = [iter(self._batches)]
+        running: list[Any] = [start(self._batches)]
         try:
             yield from running[0]
         finally:

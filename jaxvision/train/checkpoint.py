@@ -10,9 +10,10 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, RunError
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.train.sharding import state_shardings
+from jaxvision.train.stop import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +191,11 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # A save of several processes waits for all of them, and the error may be that one is dead.
+        in_step = error is None or isinstance(error, (Stopped, RunError))
+        if in_step or jax.process_count() == 1:
+            self.close()
 
     def close(self) -> None:
         """Waits for the save in flight and releases the folder."""

@@ -47,7 +47,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best_metric,
     )
-    with checkpointer, closing(run.train_batches()) as data:
+    with StopSignal() as stop, checkpointer, closing(run.train_batches()) as data:
         state, start = resume_or_create(run, checkpointer, data, abstract)
         if start >= run.total_steps:
             logger.info("The run is finished: step %d of %d.", start, run.total_steps)
@@ -69,7 +69,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
             resume_step=start,
             enabled=jax.process_index() == 0,
         )
-        with writer, StopSignal() as stop:
+        with writer:
             state = _run_steps(run, state, start, abstract, data, checkpointer, writer, stop)
     if checkpointer.latest_step != run.total_steps:
         raise RunError(

@@ -1,6 +1,7 @@
 import concurrent.futures
 import itertools
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_resume_with_other_data_is_refused():
     for other in (train(Numbers(51)), train(Numbers(50), seed=4)):
         with pytest.raises(DataError, match="go on with the same data and seed"):
             other.set_state(state)
+
+
+def test_signals_are_left_to_the_main_thread():
+    masks = []
+
+    def look(image, rng):
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return image
+
+    next(train(Numbers(24), transform=look))
+    assert masks and all({signal.SIGINT, signal.SIGTERM} <= mask for mask in masks)
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_workers_change_nothing_and_resume():

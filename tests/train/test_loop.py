@@ -109,15 +109,16 @@ def test_signal_saves_at_the_step_boundary_and_resumes(tmp_path, monkeypatch):
 
     def add_and_signal(self, step, metrics):
         add(self, step, metrics)
-        if step == 5:
+        if step == 4:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainLog, "add", add_and_signal)
-        with pytest.raises(Stopped, match="SIGTERM after step 5") as stopped:
+        with pytest.raises(Stopped, match="SIGTERM after step 4") as stopped:
             train(config(**options), tmp_path / "parts")
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert list(losses(tmp_path / "parts")) == [1, 2, 4]  # step 4 is not due, but not lost
     helpers.assert_equal(train(config(**options), tmp_path / "parts"), whole)
 
 

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -105,6 +106,25 @@ def test_a_killed_process_loses_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+
+
+def test_a_full_disk_is_said_and_loses_no_line(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(writer_module._Events, "FLUSH_SECONDS", 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricWriter(tmp_path, total_steps=9) as writer:
+        writer.write(1, {"train/loss": 1.0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))  # in the middle of the next line
+        try:
+            writer.write(2, {"train/loss": 2.0})
+            writer.write(3, {"train/loss": 3.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (tmp_path / "metrics.jsonl").stat().st_size == 40
+        assert steps(tmp_path) == [1]
+        writer.write(4, {"train/loss": 4.0})
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    assert caplog.text.count("metrics.jsonl cannot be written: File too large") == 2
+    assert caplog.text.count("TensorBoard's events end here: File too large") == 1
 
 
 def test_disabled_does_nothing(tmp_path):
