@@ -2,8 +2,6 @@
 
 import logging
 import os
-import sys
-import traceback
 
 import jax
 
@@ -57,12 +55,11 @@ def leave_others() -> None:
     """
     if not jax.distributed.is_initialized():
         return
-    traceback.print_exc()
-    print(
-        f"error: Process {jax.process_index()} of {jax.process_count()} ends. If it lost the "
-        "connection to another one, look at the log of that one. The same command for all of them "
-        "goes on from the newest checkpoint.",
-        file=sys.stderr,
-        flush=True,
+    logger.error(
+        "Process %d of %d ends. If it lost the connection to another one, look at the log of that "
+        "one. The same command for all of them goes on from the newest checkpoint.",
+        jax.process_index(),
+        jax.process_count(),
+        exc_info=True,
     )
     os._exit(1)
