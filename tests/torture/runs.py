@@ -18,7 +18,7 @@ from jaxvision.train.writer import read_metrics
 
 logger = logging.getLogger(__name__)
 
-STEPS = 40
+STEPS = 50
 # Often enough that something is always in flight, and every step leaves a line to compare.
 OFTEN = launching.options(
     total_steps=STEPS, checkpoint__every_steps=3, eval__every_steps=20, log__every_steps=1
@@ -74,6 +74,13 @@ class Run:
             return self.process.wait(timeout)
         finally:
             self.process.kill()
+
+    def assert_nothing_survives(self):
+        """Workers end with their run, within seconds."""
+        deadline = time.monotonic() + 5
+        while self.survivors() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not self.survivors(), "processes outlive the run that started them"
 
     def survivors(self):
         """Returns the processes of this launch, by the environment that they inherited."""

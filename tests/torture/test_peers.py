@@ -22,8 +22,15 @@ def start(workdir, count):
         "--config=configs/smoke.py",
         f"--workdir={workdir}",
         launching.CACHE,
-        *runs.OFTEN,
-        *launching.options(data__image_size=96),  # slow enough to be killed in the middle
+        *launching.options(
+            data__image_size=96,  # slow enough to be killed in the middle
+            total_steps=runs.STEPS,
+            # A process that waits for the other in a save learns of its death by the heartbeat,
+            # one that waits in a step at once; here it is the step nearly always.
+            checkpoint__every_steps=10,
+            eval__every_steps=0,
+            log__every_steps=1,
+        ),
     )
 
 
@@ -44,7 +51,7 @@ def expected(tmp_path_factory):
 def test_dead_peer(tmp_path, expected, victim):
     rng = runs.new_rng(f"peer {victim}")
     processes = start(tmp_path / "run", 2)
-    launching.wait_for_step(processes, tmp_path / "run", rng.randint(5, 25))
+    launching.wait_for_step(processes, tmp_path / "run", rng.randint(11, 28))
     processes[victim].send_signal(signal.SIGKILL)
     step = launching.logged_step(tmp_path / "run")
     started = time.monotonic()

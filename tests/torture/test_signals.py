@@ -66,7 +66,7 @@ def test_signal_to_the_workers_too(tmp_path, whole, moment):
     os.killpg(run.process.pid, signum)
     assert run.end() == 128 + signum, run.log
     assert "Traceback" not in run.log, run.log
-    assert not run.survivors()
+    run.assert_nothing_survives()
     runs.finish(smoke, tmp_path / "run", workers)
     case = f"{signum.name} to the workers too, {moment}"
     runs.assert_same_end(case, smoke, tmp_path / "run", whole)
