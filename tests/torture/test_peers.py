@@ -51,7 +51,8 @@ def expected(tmp_path_factory):
 def test_dead_peer(tmp_path, expected, victim):
     rng = runs.new_rng(f"peer {victim}")
     processes = start(tmp_path / "run", 2)
-    launching.wait_for_step(processes, tmp_path / "run", rng.randint(11, 28))
+    # The second save has begun, so the first one is complete.
+    launching.wait_for_step(processes, tmp_path / "run", rng.randint(21, 28))
     processes[victim].send_signal(signal.SIGKILL)
     step = launching.logged_step(tmp_path / "run")
     started = time.monotonic()
