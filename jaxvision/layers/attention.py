@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxvision.layers.dropout import draw_key, drop
-from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.linear import linear
 
 
@@ -158,13 +157,7 @@ class MultiHeadAttention(nnx.Module):
             raise ValueError(f"width {width} must be a multiple of num_heads {num_heads}.")
         check_implementation(implementation)
 
-        make = functools.partial(
-            linear,
-            kernel_init=trunc_normal(0.02),
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        make = functools.partial(linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.query = make(width, width)
         self.key = make(memory_width or width, width)
         self.value = make(memory_width or width, width)

@@ -6,6 +6,7 @@ list, so that weights do not depend on how the model was run; `stack_blocks` and
 translate.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: bool, rng
 def run_blocks(
     blocks: Any,
     carry: Any,
-    step: Step,
+    step: Step | tuple[Step, ...],
     *,
     rates: Sequence[float],
     key: jax.Array | None = None,
@@ -47,7 +48,7 @@ def run_blocks(
       carry: what goes into the first block, e.g. tokens.
       step: (block, carry, drop-path rate, rngs) -> (carry, output). The rate is the number 0.0 if
         no block has one. `rngs` is None without a key. Must not change the block: a scan would lose
-        the change.
+        the change. Several steps take turns, so that blocks of equal shapes may do unequal things.
       rates: drop-path rate of each block.
       key: randomness of all blocks together.
       remat: keep only the carry of each block for the backward pass and compute the rest again;
@@ -60,25 +61,65 @@ def run_blocks(
     keys = None if key is None else jax.random.split(key, depth)
     rate_array = jnp.asarray(rates, jnp.float32) if any(rates) else None
 
-    def body(carry: Any, block_inputs: Any) -> tuple[Any, Any]:
-        block, rate, block_key = block_inputs
-        # An Rngs from outside would hand the same numbers to every block: FLAX counts do not leave
-        # here.
-        rngs = None if block_key is None else nnx.Rngs(dropout=block_key)
-        return step(block, carry, 0.0 if rate is None else rate, rngs)
-
-    scan = not isinstance(blocks, nnx.List)
+    steps = step if isinstance(step, tuple) else (step,)
     policy = None if remat else _keep_products
-    # A loop cannot be merged with its recomputation; unrolled blocks could be.
-    body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
-    if scan:
-        return jax.lax.scan(body, carry, (blocks, rate_array, keys))
+
+    def bodies(*, in_loop: bool) -> list[Callable]:
+        # A loop cannot be merged with its recomputation; unrolled blocks could be.
+        checkpoint = functools.partial(jax.checkpoint, policy=policy, prevent_cse=not in_loop)
+        return [checkpoint(functools.partial(_run_block, each)) for each in steps]
+
+    if isinstance(blocks, nnx.List):
+        inputs = [(blocks[i], *_at((rate_array, keys), i)) for i in range(depth)]
+        return _take_turns(bodies(in_loop=False), carry, inputs)
+    inputs = (blocks, rate_array, keys)
+    if len(steps) == 1:
+        return jax.lax.scan(bodies(in_loop=True)[0], carry, inputs)
+    return _scan_in_turns(bodies, carry, inputs, depth)
+
+
+def _run_block(step: Step, carry: Any, block_inputs: Any) -> tuple[Any, Any]:
+    block, rate, key = block_inputs
+    # An Rngs from outside would hand the same numbers to every block: FLAX counts do not leave
+    # here.
+    rngs = None if key is None else nnx.Rngs(dropout=key)
+    return step(block, carry, 0.0 if rate is None else rate, rngs)
+
+
+def _take_turns(bodies: list[Callable], carry: Any, inputs: list[Any]) -> tuple[Any, Any]:
+    """Runs blocks one after the other, block i by body i, i modulo the number of bodies."""
     outputs = []
-    for i, block in enumerate(blocks):
-        rate, block_key = jax.tree.map(lambda values, i=i: values[i], (rate_array, keys))
-        carry, output = body(carry, (block, rate, block_key))
+    for i, block_inputs in enumerate(inputs):
+        carry, output = bodies[i % len(bodies)](carry, block_inputs)
         outputs.append(output)
     return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
+
+
+def _scan_in_turns(
+    make_bodies: Callable[..., list[Callable]], carry: Any, inputs: Any, depth: int
+) -> tuple[Any, Any]:
+    """Scans over groups of one block for each body; a last incomplete group runs behind it."""
+    bodies = make_bodies(in_loop=True)
+    size = len(bodies)
+    scanned = depth // size * size if depth > size else 0  # one group needs no loop
+
+    def group(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        return _take_turns(bodies, carry, [_at(inputs, i) for i in range(size)])
+
+    parts = []
+    if scanned:
+        groups = jax.tree.map(lambda x: x[:scanned].reshape(-1, size, *x.shape[1:]), inputs)
+        carry, outputs = jax.lax.scan(group, carry, groups)
+        parts.append(jax.tree.map(lambda x: x.reshape(scanned, *x.shape[2:]), outputs))
+    if scanned < depth:
+        rest = [_at(inputs, i) for i in range(scanned, depth)]
+        carry, outputs = _take_turns(make_bodies(in_loop=False), carry, rest)
+        parts.append(outputs)
+    return carry, jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+
+
+def _at(stacked: Any, i: int) -> Any:
+    return jax.tree.map(lambda values: values[i], stacked)
 
 
 def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:

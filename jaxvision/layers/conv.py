@@ -1,4 +1,4 @@
-"""Convolution with torch's symmetric padding, and the block every CNN is made of."""
+"""Convolution with torch's symmetric padding or SAME, and the block every CNN is made of."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvision.layers.depthwise import depthwise_conv
+from jaxvision.errors import check_choice
+from jaxvision.layers.dense_conv import dense_conv
+from jaxvision.layers.depthwise import Sides, depthwise_conv
 from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import BatchNorm
 
 # Kaiming normal by fan-out, as torchvision and timm start their CNNs.
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The same for a depthwise kernel, of whose outputs each input pixel reaches one channel only.
+kaiming_depthwise = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+PADDINGS = ("symmetric", "same")
 
 
 def make_divisible(channels: int | float, divisor: int = 8) -> int:
@@ -28,11 +34,25 @@ def make_divisible(channels: int | float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def same_padding(pixels: int, window: int, stride: int) -> tuple[int, int]:
+    """Returns the zeros before and behind one side that make it ceil(pixels / stride) long.
+
+    Args:
+      pixels: length of the side.
+      window: side of the kernel in pixels.
+      stride: step in pixels.
+
+    Source: TensorFlow's padding="SAME"; the odd zero is behind.
+    """
+    zeros = max((-(-pixels // stride) - 1) * stride + window - pixels, 0)
+    return zeros // 2, zeros - zeros // 2
+
+
 class Conv(nnx.Module):
     """A 2-D convolution with zeros on all four sides, as `torch.nn.Conv2d` pads.
 
     SAME padding is not symmetric at stride 2 on even sizes, and shifts the image by half a pixel
-    there.
+    there. Weights that were trained in TensorFlow need it.
 
     Args:
       in_channels: channels of the input.
@@ -40,6 +60,7 @@ class Conv(nnx.Module):
       window: side of the kernel in pixels.
       stride: step in pixels.
       groups: channel groups that do not mix; equal to both channel counts: depthwise.
+      padding: "symmetric", (window - 1) / 2 zeros on each side, or "same", as TensorFlow pads.
       use_bias: whether a bias is added; needless before a norm.
       kernel_init: initialiser of the kernel, layout HWIO.
       dtype: compute dtype.
@@ -47,7 +68,7 @@ class Conv(nnx.Module):
       rngs: source of the initial values.
 
     Raises:
-      ValueError: if the channels are not multiples of `groups`.
+      ValueError: if the channels are not multiples of `groups`, or there is no such padding.
     """
 
     def __init__(
@@ -58,12 +79,14 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        padding: str = "symmetric",
         use_bias: bool = False,
         kernel_init: jax.nn.initializers.Initializer = kaiming_fan_out,
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,
     ):
+        check_choice("padding", padding, PADDINGS)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Channels {in_channels} and {out_channels} must be multiples of groups={groups}."
@@ -73,7 +96,7 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_channels,), param_dtype)) if use_bias else None
         self.window = window
         self.stride = stride
-        self.padding = (window - 1) // 2  # keeps the size at stride 1
+        self.padding = padding
         self.groups = groups
         self.dtype = dtype
 
@@ -88,19 +111,33 @@ class Conv(nnx.Module):
             inputs = inputs[:, :: self.stride, :: self.stride, :]
             outputs = flat_product(inputs, kernel[0, 0])
         elif self.groups == inputs.shape[-1] == kernel.shape[-1]:
-            outputs = depthwise_conv(inputs, kernel, stride=self.stride, padding=self.padding)
+            outputs = depthwise_conv(
+                inputs, kernel, stride=self.stride, padding=self._sides(inputs)
+            )
+        elif self.groups == 1:
+            outputs = dense_conv(inputs, kernel, stride=self.stride, sides=self._sides(inputs))
         else:
             outputs = jax.lax.conv_general_dilated(
                 inputs,
                 kernel,
                 window_strides=(self.stride, self.stride),
-                padding=((self.padding, self.padding), (self.padding, self.padding)),
+                padding=self._sides(inputs),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
             )
         if self.bias is None:
             return outputs
         return outputs + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+
+    def _sides(self, inputs: jax.Array) -> Sides:
+        if self.padding == "same":
+            height, width = inputs.shape[1:3]
+            return (
+                same_padding(height, self.window, self.stride),
+                same_padding(width, self.window, self.stride),
+            )
+        zeros = (self.window - 1) // 2  # keeps the size at stride 1
+        return (zeros, zeros), (zeros, zeros)
 
 
 class ConvNormAct(nnx.Module):
@@ -112,6 +149,8 @@ class ConvNormAct(nnx.Module):
       window: side of the kernel in pixels.
       stride: step in pixels.
       groups: channel groups that do not mix.
+      padding: "symmetric" or "same", see `Conv`.
+      kernel_init: initialiser of the kernel, layout HWIO.
       activation: a plain function, or None for none.
       norm_eps: of the batch norm.
       norm_momentum: of the batch norm, in torch's sense.
@@ -128,6 +167,8 @@ class ConvNormAct(nnx.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        padding: str = "symmetric",
+        kernel_init: jax.nn.initializers.Initializer = kaiming_fan_out,
         activation: Callable[[jax.Array], jax.Array] | None = nnx.relu,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
@@ -141,6 +182,8 @@ class ConvNormAct(nnx.Module):
             window,
             stride=stride,
             groups=groups,
+            padding=padding,
+            kernel_init=kernel_init,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.layers.initializer import trunc_normal
+
+_TRUNC_NORMAL = trunc_normal(0.02)
+
 
 def flat_product(
     inputs: Float[Array, "*shape width"], kernel: Float[Array, "width features"]
@@ -29,7 +33,8 @@ def linear(
     in_features: int,
     out_features: int,
     *,
-    kernel_init: jax.nn.initializers.Initializer,
+    use_bias: bool = True,
+    kernel_init: jax.nn.initializers.Initializer = _TRUNC_NORMAL,
     dtype: str,
     param_dtype: str,
     rngs: nnx.Rngs,
@@ -39,7 +44,8 @@ def linear(
     Args:
       in_features: size of the last axis of the inputs.
       out_features: size of the last axis of the outputs.
-      kernel_init: initialiser of the kernel; the bias starts at 0.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel, by default that of timm's ViT; the bias starts at 0.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
       rngs: source of the initial values.
@@ -47,6 +53,7 @@ def linear(
     return nnx.Linear(
         in_features,
         out_features,
+        use_bias=use_bias,
         kernel_init=kernel_init,
         dtype=jnp.dtype(dtype),
         param_dtype=jnp.dtype(param_dtype),

@@ -7,7 +7,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.layers.dropout import dropout
-from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.linear import linear
 
 
@@ -49,13 +48,7 @@ class Mlp(nnx.Module):
         param_dtype: str,
         rngs: nnx.Rngs,
     ):
-        make = functools.partial(
-            linear,
-            kernel_init=trunc_normal(0.02),
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        make = functools.partial(linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.fc1 = make(width, hidden)
         self.fc2 = make(hidden, width)
         self.activation = activation
@@ -63,11 +56,11 @@ class Mlp(nnx.Module):
 
     def __call__(
         self,
-        tokens: Float[Array, "batch tokens width"],
+        tokens: Float[Array, "batch *space width"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "batch *space width"]:
         """Returns the new tokens; `rngs` is needed only if `train` and the rate is > 0."""
         hidden = self.activation(self.fc1(tokens))
         hidden = dropout(hidden, self.dropout_rate, train=train, rngs=rngs)

@@ -1,5 +1,7 @@
 """From pixels to tokens: one linear map per patch, or a few strided convolutions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +9,9 @@ from jaxtyping import Array, Float
 
 from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.linear import flat_product
+from jaxvision.layers.norm import layer_norm
+
+_LECUN_NORMAL = jax.nn.initializers.lecun_normal()
 
 
 class PatchEmbed(nnx.Module):
@@ -19,9 +24,10 @@ class PatchEmbed(nnx.Module):
       in_channels: channels of the image.
       width: channels of a token.
       patch_size: side of a patch in pixels.
+      kernel_init: initialiser of the kernel, by default that of torchvision; the bias starts at 0.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
-      rngs: source of the initial values: LeCun normal as in torchvision, bias 0.
+      rngs: source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, eq. 1.
     """
@@ -32,13 +38,13 @@ class PatchEmbed(nnx.Module):
         width: int,
         *,
         patch_size: int,
+        kernel_init: jax.nn.initializers.Initializer = _LECUN_NORMAL,
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,
     ):
         shape = (patch_size, patch_size, in_channels, width)
-        lecun = jax.nn.initializers.lecun_normal()
-        self.kernel = nnx.Param(lecun(rngs.params(), shape, jnp.dtype(param_dtype)))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.dtype(param_dtype)))
         self.bias = nnx.Param(jnp.zeros((width,), param_dtype))
         self.patch_size = patch_size
         self.dtype = dtype
@@ -63,6 +69,49 @@ class PatchEmbed(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype).reshape(size * size * channels, -1)
         tokens = flat_product(patches, kernel)
         return tokens + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class OverlapPatchEmbed(nnx.Module):
+    """Maps windows that overlap their neighbours to tokens, and normalises these.
+
+    Zeros lie on all four sides, so that a side of n pixels has ceil(n / stride) tokens, whatever n.
+
+    Args:
+      in_channels: channels of the image.
+      width: channels of a token.
+      window: side of a window in pixels, odd.
+      stride: pixels from one window to the next.
+      norm_eps: of the LayerNorm.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values: Kaiming normal by fan-out as in timm, bias 0.
+
+    Source: Wang et al. 2022, PVT v2, section 3.3 "Overlapping Patch Embedding".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        window: int,
+        stride: int,
+        norm_eps: float,
+        dtype: str,
+        param_dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+        self.proj = Conv(
+            in_channels, width, window, stride=stride, use_bias=True, rngs=rngs, **dtypes
+        )
+        self.norm = layer_norm(width, eps=norm_eps, rngs=rngs, **dtypes)
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns new_channels"]:
+        """Returns the grid of tokens."""
+        return self.norm(self.proj(images))
 
 
 class ConvStem(nnx.Module):
@@ -134,6 +183,29 @@ class ConvStem(nnx.Module):
         for conv in self.convs:
             images = conv(images, train=train)
         return self.proj(images)
+
+
+def whole_patches(
+    images: Float[Array, "batch height width channels"], patch_size: int
+) -> Float[Array, "batch rows columns channels"]:
+    """Returns the image without the last rows and columns that fill no patch.
+
+    A convolution without padding, whose stride is its window, does not see these either.
+
+    Args:
+      images: or a map.
+      patch_size: side of a patch in pixels.
+
+    Raises:
+      ValueError: if there is no whole patch; the message gives the sizes.
+    """
+    height, width = images.shape[1:3]
+    if height < patch_size or width < patch_size:
+        raise ValueError(
+            f"A map of {height} x {width} pixels holds no patch of {patch_size} x {patch_size}: "
+            "give the model larger images."
+        )
+    return images[:, : height // patch_size * patch_size, : width // patch_size * patch_size]
 
 
 def check_divisible(height: int, width: int, patch_size: int) -> None:

@@ -1,8 +1,11 @@
 """Pooling with torch's padding: explicit and symmetric, never SAME."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -66,6 +69,44 @@ def avg_pool(
         padding=sides,
         count_include_pad=count_include_pad,
     )
+
+
+def adaptive_avg_pool(
+    inputs: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch size size channels"]:
+    """Returns a map of size x size pixels: means over windows that cover a map of any size.
+
+    Computed as two matrix products in at least float32.
+
+    Args:
+      inputs: a map, larger or smaller.
+      size: side of the new map.
+
+    Note: window i of a side of n pixels reaches from floor(i n / size) to ceil((i + 1) n / size),
+      as in `torch.nn.AdaptiveAvgPool2d`: windows overlap where n is no multiple of size.
+    """
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)
+    rows, columns = (jnp.asarray(_windows(n, size), wide) for n in inputs.shape[1:3])
+    with jax.named_scope("pooling"):  # which a count of multiply-adds leaves out
+        means = jnp.einsum(
+            "Rr,Cc,brcD->bRCD",
+            rows,
+            columns,
+            inputs.astype(wide),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+    return means.astype(inputs.dtype)
+
+
+@functools.cache
+def _windows(pixels: int, size: int) -> Float[np.ndarray, "size pixels"]:
+    """Returns the weight of each pixel in each window's mean."""
+    weights = np.zeros((size, pixels))
+    for i in range(size):
+        start, end = i * pixels // size, -(-(i + 1) * pixels // size)
+        weights[i, start:end] = 1.0 / (end - start)
+    weights.flags.writeable = False  # the cache hands out the same array again
+    return weights
 
 
 def global_pool(

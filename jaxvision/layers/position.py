@@ -41,22 +41,23 @@ def resize_position_embedding(
     new_grid: tuple[int, int],
     *,
     num_prefix_tokens: int = 1,
+    interpolation: str = "bicubic",
     antialias: bool = True,
 ) -> Float[Array, "1 new_tokens width"]:
-    """Returns the table fitted to another grid by bicubic interpolation; prefix rows are kept.
+    """Returns the table fitted to another grid by interpolation; prefix rows are kept.
 
     Args:
       pos: prefix rows (class token, ...), then the grid row by row.
       old_grid: (rows, columns) that `pos` was made for.
       new_grid: (rows, columns) wanted.
       num_prefix_tokens: leading rows that have no place in the grid.
+      interpolation: "bicubic" or "bilinear".
       antialias: smooth before shrinking, as timm does; torchvision does not.
 
     Raises:
       ValueError: if `pos` does not have the prefix and the old grid; the message gives the counts.
 
-    Note: equal to `torch.nn.functional.interpolate(mode="bicubic")` with the same `antialias` to
-      2e-6.
+    Note: equal to `torch.nn.functional.interpolate` with the same mode and `antialias` to 2e-6.
     """
     expected = num_prefix_tokens + old_grid[0] * old_grid[1]
     if pos.shape[1] != expected:
@@ -69,6 +70,7 @@ def resize_position_embedding(
     prefix, grid = jnp.split(pos, [num_prefix_tokens], axis=1)
     width = pos.shape[-1]
     grid = grid.reshape(1, *old_grid, width)
-    method = "cubic" if antialias else "cubic-pytorch"  # torch: a = -0.5 and a = -0.75
+    cubic = "cubic" if antialias else "cubic-pytorch"  # torch: a = -0.5 and a = -0.75
+    method = {"bicubic": cubic, "bilinear": "linear"}[interpolation]
     grid = jax.image.resize(grid, (1, *new_grid, width), method=method, antialias=antialias)
     return jnp.concatenate([prefix, grid.reshape(1, -1, width)], axis=1)

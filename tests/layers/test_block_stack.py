@@ -100,6 +100,47 @@ def test_every_block_draws_its_own_numbers():
         assert len(np.unique(drawn)) == DEPTH
 
 
+@pytest.mark.parametrize("depth", [2, 4, 5])
+def test_steps_take_turns(depth):
+    def step(factor):
+        def run(block, tokens, rate, rngs):
+            tokens = tokens + factor * (block(tokens) + rate * jax.random.uniform(rngs.dropout()))
+            return tokens, tokens.mean()
+
+        return run
+
+    turns, tokens = (step(1.0), step(-2.0)), jnp.arange(12.0).reshape(3, 4)
+    rates = tuple(0.1 * i for i in range(depth))
+
+    @jax.jit
+    def run(blocks):
+        def loss(blocks):
+            tokens_out, means = run_blocks(blocks, tokens, turns, rates=rates, key=key)
+            return jnp.sin(tokens_out).sum(), means
+
+        return jax.value_and_grad(loss, has_aux=True)(blocks)
+
+    key = jax.random.key(2)
+    listed, stacked = (
+        build_blocks(lambda rngs: nnx.Linear(4, 4, rngs=rngs), depth, scan=scan, rngs=nnx.Rngs(0))
+        for scan in (False, True)
+    )
+    (loss, means), grads = run(listed)
+    (stacked_loss, stacked_means), stacked_grads = run(stacked)
+    np.testing.assert_allclose(loss, stacked_loss, rtol=1e-5)
+    np.testing.assert_allclose(means, stacked_means, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        stack_blocks({"blocks": pure(grads)}),
+        {"blocks": pure(stacked_grads)},
+    )
+    expected = tokens
+    for i, block in enumerate(listed):
+        rngs = nnx.Rngs(dropout=jax.random.split(key, depth)[i])
+        expected, mean = turns[i % 2](block, expected, rates[i], rngs)
+        np.testing.assert_allclose(means[i], mean, rtol=1e-5)
+
+
 def test_without_rates_and_key_the_step_gets_zero_and_none():
     def step(block, carry, rate, rngs):
         assert rate == 0.0 and rngs is None

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxvision.layers.conv import Conv, ConvNormAct, make_divisible
+from jaxvision.layers.conv import (
+    Conv,
+    ConvNormAct,
+    kaiming_depthwise,
+    make_divisible,
+    same_padding,
+)
 
 DTYPES = {"dtype": "float32", "param_dtype": "float32"}
 
@@ -40,6 +46,35 @@ def test_equals_the_definition(in_channels, out_channels, window, groups, stride
     np.testing.assert_allclose(conv(inputs), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("window", "groups"), [(3, 2), (1, 1), (5, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 7), (1, 2)])
+def test_same_padding_is_xlas(shape, window, groups, stride):
+    conv = Conv(
+        4, 4, window, stride=stride, groups=groups, padding="same", rngs=nnx.Rngs(0), **DTYPES
+    )
+    inputs = jax.random.normal(jax.random.key(1), (2, *shape, 4))
+    expected = jax.lax.conv_general_dilated(
+        inputs,
+        conv.kernel[...],
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    np.testing.assert_allclose(conv(inputs), expected, atol=1e-5)
+
+
+def test_same_padding_puts_the_odd_zero_behind():
+    assert same_padding(224, 3, 2) == (0, 1) and same_padding(225, 3, 2) == (1, 1)
+    assert same_padding(224, 5, 2) == (1, 2) and same_padding(14, 1, 2) == (0, 0)
+
+
+def test_padding_is_one_of_two():
+    with pytest.raises(ValueError, match="padding must be one of symmetric, same, got 'valid'"):
+        Conv(4, 4, 3, padding="valid", rngs=nnx.Rngs(0), **DTYPES)
+
+
 def test_1x1_gradients_equal_those_of_a_convolution():
     conv = Conv(4, 6, 1, stride=2, rngs=nnx.Rngs(0), **DTYPES)
     inputs = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
@@ -72,6 +107,8 @@ def test_bias_and_dtype():
 def test_kaiming_by_fan_out():
     kernel = Conv(8, 64, 3, rngs=nnx.Rngs(0), **DTYPES).kernel[...]
     assert float(kernel.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
+    depthwise = kaiming_depthwise(jax.random.key(0), (5, 5, 1, 400), "float32")
+    assert float(depthwise.std()) == pytest.approx((2 / 25) ** 0.5, rel=0.03)
 
 
 def test_conv_norm_act():

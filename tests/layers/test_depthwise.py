@@ -39,6 +39,46 @@ def test_output_and_gradients_equal_xlas(size, padding, stride, shape):
         np.testing.assert_allclose(left, right, atol=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "sides", "stride"),
+    [(3, ((0, 1), (0, 1)), 2), (5, ((1, 2), (2, 2)), 2), (3, ((2, 0), (0, 3)), 1)],
+)
+def test_sides_may_differ(size, sides, stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = jax.random.normal(keys[0], (2, 8, 9, 3))
+    kernel = jax.random.normal(keys[1], (size, size, 1, 3))
+
+    def ours(inputs, kernel):
+        return depthwise_conv(inputs, kernel, stride=stride, padding=sides)
+
+    def theirs(inputs, kernel):
+        return jax.lax.conv_general_dilated(
+            inputs,
+            kernel,
+            (stride, stride),
+            sides,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    @jax.jit
+    def run(function_inputs, kernel):
+        results = []
+        for function in (ours, theirs):
+            output, pull = jax.vjp(function, function_inputs, kernel)
+            results.append((output, *pull(jax.random.normal(keys[2], output.shape))))
+        return results
+
+    for left, right in zip(*run(inputs, kernel), strict=True):
+        np.testing.assert_allclose(left, right, atol=5e-5)
+
+
+def test_a_jaxpr_names_it_once():
+    inputs, kernel = np.ones((1, 4, 4, 3), "f"), np.ones((3, 3, 1, 3), "f")
+    jaxpr = jax.make_jaxpr(lambda x, k: depthwise_conv(x, k, padding=1))(inputs, kernel)
+    assert [equation.params.get("name") for equation in jaxpr.eqns] == ["depthwise_conv"]
+
+
 def test_other_backends_use_xlas_convolution(monkeypatch):
     inputs, kernel = np.ones((1, 4, 4, 3), "f"), np.ones((3, 3, 1, 3), "f")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxvision.layers.pool import avg_pool, global_pool, max_pool
+from jaxvision.layers.pool import adaptive_avg_pool, avg_pool, global_pool, max_pool
 
 IMAGE = jnp.arange(16.0).reshape(1, 4, 4, 1)
 
@@ -48,6 +48,22 @@ def test_avg_pool_counts_the_padding_or_not():
     np.testing.assert_allclose(counted[0, 0, :, 0], [0, 3 / 4, 3 / 4])
     ignored = avg_pool(IMAGE, window=2, stride=2, padding=1, count_include_pad=False)
     np.testing.assert_allclose(ignored[0, 0, :, 0], [0, 1.5, 3])
+
+
+def test_adaptive_avg_pool_of_a_multiple_is_the_plain_one():
+    image = jax.random.normal(jax.random.key(0), (2, 14, 14, 3))
+    plain = avg_pool(image, window=2, stride=2)
+    np.testing.assert_allclose(adaptive_avg_pool(image, 7), plain, atol=1e-6)
+    np.testing.assert_allclose(adaptive_avg_pool(plain, 7), plain, atol=1e-6)
+    np.testing.assert_allclose(adaptive_avg_pool(image, 1)[:, 0, 0], global_pool(image), atol=1e-6)
+
+
+def test_adaptive_avg_pool_windows_overlap():
+    row = jnp.asarray([0.0, 1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 5, 1)
+    pooled = adaptive_avg_pool(row, 3)[0, :, :, 0]
+    # [0, 2), [1, 4) and [3, 5); the single row is seen three times
+    np.testing.assert_allclose(pooled, [[0.5, 2.0, 3.5]] * 3, atol=1e-6)
+    assert adaptive_avg_pool(row.astype(jnp.bfloat16), 3).dtype == jnp.bfloat16
 
 
 def test_global_pool():

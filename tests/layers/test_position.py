@@ -35,19 +35,22 @@ def test_resize_keeps_prefix_constants_and_the_same_grid():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(
     ("old", "new"), [((14, 14), (24, 24)), ((14, 14), (7, 10)), ((4, 6), (5, 3))]
 )
-def test_resize_equals_torch(old, new, antialias):
+def test_resize_equals_torch(old, new, interpolation, antialias):
     import torch
 
     grid = np.random.default_rng(0).normal(size=(1, *old, 5)).astype("f")
     expected = torch.nn.functional.interpolate(
-        torch.tensor(grid.transpose(0, 3, 1, 2)), size=new, mode="bicubic", antialias=antialias
+        torch.tensor(grid.transpose(0, 3, 1, 2)), size=new, mode=interpolation, antialias=antialias
     )
     expected = expected.numpy().transpose(0, 2, 3, 1).reshape(1, -1, 5)
     pos = jnp.asarray(grid.reshape(1, -1, 5))
-    ours = resize_position_embedding(pos, old, new, num_prefix_tokens=0, antialias=antialias)
+    ours = resize_position_embedding(
+        pos, old, new, num_prefix_tokens=0, interpolation=interpolation, antialias=antialias
+    )
     np.testing.assert_allclose(ours, expected, atol=5e-6)
 
 

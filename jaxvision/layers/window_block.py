@@ -1,0 +1,108 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxvision.layers.drop_path import drop_path
+from jaxvision.layers.dropout import dropout
+from jaxvision.layers.mlp import Mlp
+from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.window import Sides, attend_in_windows
+
+
+class WindowBlock(nnx.Module):
+    """One block of a Swin Transformer: attention inside windows, then MLP, on residual branches.
+
+    Args:
+      width: channels of a token.
+      attn: attention inside a window, called with (windows, bias=, mask=, train=, rngs=).
+      position_bias: what the attention adds to its scores; has the `window`.
+      norm_first: normalise the tokens that go into a branch (Swin), or what comes out of it (Swin
+        V2), with norms that start at 0 and so with a block that starts as the identity.
+      pad_first: pad a map to whole windows before the shift or after it.
+      mlp_ratio: hidden channels of the MLP / width.
+      dropout_rate: after the attention's projection and both layers of the MLP.
+      norm_eps: of both LayerNorms.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Source: Liu et al. 2021, Swin Transformer, eq. 3; Liu et al. 2022, Swin Transformer V2, section
+      3.2 and figure 1.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        attn: Any,
+        position_bias: Any,
+        norm_first: bool,
+        pad_first: bool,
+        mlp_ratio: float,
+        dropout_rate: float,
+        norm_eps: float,
+        dtype: str,
+        param_dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+        self.norm1 = layer_norm(width, eps=norm_eps, rngs=rngs, **dtypes)
+        self.attn = attn
+        self.position_bias = position_bias
+        self.norm2 = layer_norm(width, eps=norm_eps, rngs=rngs, **dtypes)
+        hidden = int(width * mlp_ratio)
+        self.mlp = Mlp(width, hidden, dropout_rate=dropout_rate, rngs=rngs, **dtypes)
+        if not norm_first:
+            self.norm1.scale = nnx.Param(jnp.zeros((width,), param_dtype))
+            self.norm2.scale = nnx.Param(jnp.zeros((width,), param_dtype))
+        self.norm_first = norm_first
+        self.pad_first = pad_first
+        self.dropout_rate = dropout_rate
+
+    def __call__(
+        self,
+        tokens: Float[Array, "batch rows columns width"],
+        *,
+        shift: Sides,
+        drop_path_rate: float | jax.Array = 0.0,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch rows columns width"]:
+        """Returns the new tokens.
+
+        Args:
+          tokens: of the block before.
+          shift: rows and columns that the windows are moved by.
+          drop_path_rate: probability of dropping each branch; an argument, because a scan over
+            blocks brings each block its own.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+
+        Raises:
+          ValueError: if randomness is needed and `rngs` is None.
+        """
+
+        def attend(windows, mask):
+            bias = self.position_bias()
+            return self.attn(windows, bias=bias, mask=mask, train=train, rngs=rngs)
+
+        branch = self.norm1(tokens) if self.norm_first else tokens
+        branch = attend_in_windows(
+            branch,
+            attend,
+            window=self.position_bias.window,
+            shift=shift,
+            pad_first=self.pad_first,
+        )
+        branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
+        branch = branch if self.norm_first else self.norm1(branch)
+        tokens = tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
+
+        branch = self.norm2(tokens) if self.norm_first else tokens
+        rows = branch.reshape(len(branch), -1, branch.shape[-1])
+        branch = self.mlp(rows, train=train, rngs=rngs).reshape(tokens.shape)
+        branch = branch if self.norm_first else self.norm2(branch)
+        return tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
