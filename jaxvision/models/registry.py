@@ -8,11 +8,42 @@ from typing import Any
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.models import resnet, vit
+from jaxvision.models import (
+    convnext,
+    deit,
+    efficientnet,
+    hybrid_vit,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    pvt,
+    pvt_v2,
+    resnet,
+    swin,
+    swin_v2,
+    vit,
+)
 from jaxvision.models.spec import ModelSpec
 
 # A new family is one import and one entry here.
-_SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (*vit.SPECS, *resnet.SPECS)}
+_SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        *vit.SPECS,
+        *deit.SPECS,
+        *hybrid_vit.SPECS,
+        *resnet.SPECS,
+        *convnext.SPECS,
+        *pvt.SPECS,
+        *pvt_v2.SPECS,
+        *swin.SPECS,
+        *swin_v2.SPECS,
+        *mobilenet_v1.SPECS,
+        *mobilenet_v2.SPECS,
+        *mobilenet_v3.SPECS,
+        *efficientnet.SPECS,
+    )
+}
 _NAMES: dict[str, str] = {
     name: spec.name for spec in _SPECS.values() for name in (spec.name, *spec.aliases)
 }

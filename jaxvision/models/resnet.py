@@ -267,14 +267,35 @@ class ResNet(nnx.Module):
           train: uses and moves batch statistics, and turns drop path on.
           rngs: needed only if `train` and the drop-path rate is > 0.
         """
+        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+
+    def pyramid(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> dict[int, jax.Array]:
+        """Returns the maps of all stages by their stride in pixels, the finest first.
+
+        Args:
+          images: normalised, of any size.
+          train: uses and moves batch statistics, and turns drop path on.
+          rngs: needed only if `train` and the drop-path rate is > 0.
+        """
         check_images(images, self.config.in_channels)
         outputs = self.stem(images, train=train)
+        stride = 1
         if self.config.stem == "imagenet":
             outputs = max_pool(outputs, window=3, stride=2, padding=1)
-        for blocks in self.stages:
+            stride = 4
+        maps = {}
+        for stage, blocks in enumerate(self.stages):
+            stride *= self.config.first_stride if stage == 0 else 2
             for block in blocks:
                 outputs = block(outputs, train=train, rngs=rngs)
-        return outputs
+            maps[stride] = outputs
+        return maps
 
 
 # U(-1/sqrt(in), 1/sqrt(in)), what torch.nn.Linear starts with.
@@ -282,7 +303,11 @@ _torch_linear = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def _spec(
-    name: str, config: ResNetConfig, num_params: int, source: str = "He et al. 2016, table 1"
+    name: str,
+    config: ResNetConfig,
+    num_params: int,
+    source: str = "He et al. 2016, table 1",
+    hf: str | None = None,
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -293,6 +318,9 @@ def _spec(
         preprocess=Preprocess(),
         num_params=num_params,
         source=source,
+        timm=name,
+        torchvision=name,
+        hf=hf,
     )
 
 
@@ -311,11 +339,11 @@ _WIDE = _bottleneck(3, 4, 6, 3, base_width=128)
 
 # torchvision and timm use the same names.
 SPECS = (
-    _spec("resnet18", _basic(2, 2, 2, 2), 11_689_512),
-    _spec("resnet34", _basic(3, 4, 6, 3), 21_797_672),
-    _spec("resnet50", _bottleneck(3, 4, 6, 3), 25_557_032),
-    _spec("resnet101", _bottleneck(3, 4, 23, 3), 44_549_160),
-    _spec("resnet152", _bottleneck(3, 8, 36, 3), 60_192_808),
+    _spec("resnet18", _basic(2, 2, 2, 2), 11_689_512, hf="microsoft/resnet-18"),
+    _spec("resnet34", _basic(3, 4, 6, 3), 21_797_672, hf="microsoft/resnet-34"),
+    _spec("resnet50", _bottleneck(3, 4, 6, 3), 25_557_032, hf="microsoft/resnet-50"),
+    _spec("resnet101", _bottleneck(3, 4, 23, 3), 44_549_160, hf="microsoft/resnet-101"),
+    _spec("resnet152", _bottleneck(3, 8, 36, 3), 60_192_808, hf="microsoft/resnet-152"),
     _spec("resnext50_32x4d", _RESNEXT, 25_028_904, "Xie et al. 2017, table 1"),
     _spec("wide_resnet50_2", _WIDE, 68_883_240, "Zagoruyko and Komodakis 2016"),
 )

@@ -42,7 +42,9 @@ class ModelSpec:
       preprocess: evaluation preprocessing of the published weights.
       num_params: published number of parameters with 1000 classes.
       source: paper and table.
-      aliases: names of the same model in timm and torchvision.
+      timm: name of the same model in timm, None if timm has none.
+      torchvision: its name in torchvision.
+      hf: a Hugging Face repository whose transformers model computes the same.
     """
 
     name: str
@@ -53,7 +55,20 @@ class ModelSpec:
     preprocess: Preprocess
     num_params: int
     source: str
-    aliases: tuple[str, ...] = ()
+    timm: str | None = None
+    torchvision: str | None = None
+    hf: str | None = None
+
+    @property
+    def peers(self) -> dict[str, str]:
+        """The libraries that have this model, and what they call it."""
+        names = {"timm": self.timm, "torchvision": self.torchvision, "hf": self.hf}
+        return {source: name for source, name in names.items() if name is not None}
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The other names that `create_model` takes."""
+        return tuple(name for name in dict.fromkeys(self.peers.values()) if name != self.name)
 
 
 def param_dtype(dtype: str) -> str:

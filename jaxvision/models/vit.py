@@ -1,6 +1,7 @@
 """Vision Transformer: patches as words, an encoder of pre-norm blocks, one linear head."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,7 @@ class ViTConfig:
       pool: "token" (the class token after the final norm) or "average" (the mean of the patches,
         the norm after it: timm's global_pool="avg" with fc_norm).
       class_token: whether there is one; "average" can do without.
+      class_token_position: whether the class token has a row in the table of learned positions.
       position: "learned" or "sincos2d" (fixed).
       stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for small runs).
       dropout_rate: after the positions, the attention's projection and both layers of the MLP.
@@ -71,6 +73,7 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     pool: str = "token"
     class_token: bool = True
+    class_token_position: bool = True
     position: str = "learned"
     stem: str = "patch"
     dropout_rate: float = 0.0
@@ -85,10 +88,12 @@ class ViTConfig:
     scan: bool = True
     dtype: str = "float32"
 
+    STEMS: ClassVar[tuple[str, ...]] = ("patch", "conv")
+
     def __post_init__(self):
         check_choice("pool", self.pool, ("token", "average"))
         check_choice("position", self.position, ("learned", "sincos2d"))
-        check_choice("stem", self.stem, ("patch", "conv"))
+        check_choice("stem", self.stem, self.STEMS)
         check_implementation(self.attention)
         check_rate("dropout_rate", self.dropout_rate)
         check_rate("attention_dropout_rate", self.attention_dropout_rate)
@@ -109,6 +114,16 @@ class ViTConfig:
         height, width = self.image_shape
         return height // self.patch_size, width // self.patch_size
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches."""
+        return 1 if self.class_token else 0
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Rows of the table of learned positions before those of the patches."""
+        return self.num_prefix_tokens if self.class_token_position else 0
+
 
 class ViT(nnx.Module):
     """Vision Transformer.
@@ -125,27 +140,44 @@ class ViT(nnx.Module):
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        width = config.width
-        dtypes = layer_dtypes(config.dtype)
         self.config = config
-        stem = PatchEmbed if config.stem == "patch" else ConvStem
-        self.patch_embed = stem(
-            config.in_channels, width, patch_size=config.patch_size, rngs=rngs, **dtypes
-        )
+        self.patch_embed = self._stem(rngs)
         self.cls_token = self._table(1, 1e-6, rngs) if config.class_token else None
-        num_tokens = self.num_prefix_tokens + config.grid[0] * config.grid[1]
+        num_positions = config.num_prefix_positions + config.grid[0] * config.grid[1]
         learned = config.position == "learned"
-        self.pos_embed = self._table(num_tokens, 0.02, rngs) if learned else None
+        self.pos_embed = self._table(num_positions, 0.02, rngs) if learned else None
         self.blocks = build_blocks(self._block, config.depth, scan=config.scan, rngs=rngs)
-        self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        self.norm = layer_norm(
+            config.width, eps=config.norm_eps, rngs=rngs, **layer_dtypes(config.dtype)
+        )
+        self.head = self._head(rngs)
+
+    def _stem(self, rngs: nnx.Rngs) -> Any:
+        """Returns what makes the grid of tokens; a hybrid has another one."""
+        config = self.config
+        stem = PatchEmbed if config.stem == "patch" else ConvStem
+        return stem(
+            config.in_channels,
+            config.width,
+            patch_size=config.patch_size,
+            rngs=rngs,
+            **layer_dtypes(config.dtype),
+        )
+
+    def _head(self, rngs: nnx.Rngs) -> nnx.Linear | None:
+        config = self.config
         zeros = jax.nn.initializers.zeros
-        self.head = linear_head(
-            width,
+        return linear_head(
+            config.width,
             config.num_classes,
             kernel_init=zeros if config.zero_init_head else trunc_normal(0.02),
-            param_dtype=dtypes["param_dtype"],
+            param_dtype=param_dtype(config.dtype),
             rngs=rngs,
         )
+
+    def _prefix(self) -> list[nnx.Param]:
+        """Returns the learned tokens that stand before the patches."""
+        return [] if self.cls_token is None else [self.cls_token]
 
     def _block(self, rngs: nnx.Rngs) -> EncoderBlock:
         config = self.config
@@ -166,11 +198,6 @@ class ViT(nnx.Module):
         shape = (1, num_tokens, self.config.width)
         dtype = jnp.dtype(param_dtype(self.config.dtype))
         return nnx.Param(trunc_normal(stddev)(rngs.params(), shape, dtype))
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches."""
-        return 1 if self.config.class_token else 0
 
     def __call__(
         self,
@@ -193,7 +220,7 @@ class ViT(nnx.Module):
         if self.config.pool == "token":
             pooled = tokens[:, 0]
         else:
-            pooled = self.norm(jnp.mean(tokens[:, self.num_prefix_tokens :], axis=1))
+            pooled = self.norm(jnp.mean(tokens[:, self.config.num_prefix_tokens :], axis=1))
         pooled = pooled.astype(param_dtype(self.config.dtype))
         return pooled if self.head is None else self.head(pooled)
 
@@ -204,7 +231,7 @@ class ViT(nnx.Module):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch tokens features"]:
-        """Returns the tokens after the final norm, the class token first.
+        """Returns the tokens after the final norm, those before the patches first.
 
         With pool="average" the norm comes after the pooling, so these tokens are not normalised.
 
@@ -223,6 +250,25 @@ class ViT(nnx.Module):
             self.blocks, tokens, step, rates=rates, key=key, remat=self.config.remat
         )
         return self.norm(tokens) if self.config.pool == "token" else tokens
+
+    def pyramid(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> dict[int, jax.Array]:
+        """Returns {patch size: map}: the patches of `features`, [batch, rows, columns, width].
+
+        Args:
+          images: normalised; any size that is a whole number of patches.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+        """
+        tokens = self.features(images, train=train, rngs=rngs)[:, self.config.num_prefix_tokens :]
+        size = self.config.patch_size
+        rows, columns = images.shape[1] // size, images.shape[2] // size
+        return {size: tokens.reshape(len(images), rows, columns, self.config.width)}
 
     def attention_maps(
         self, images: Float[Array, "batch height width channels"]
@@ -250,10 +296,11 @@ class ViT(nnx.Module):
         tokens = self.patch_embed(images, train=train)
         batch, rows, columns, width = tokens.shape
         tokens = tokens.reshape(batch, rows * columns, width)
-        if self.cls_token is not None:
-            cls_token = self.cls_token[...].astype(tokens.dtype)
-            cls_token = jnp.broadcast_to(cls_token, (batch, 1, width))
-            tokens = jnp.concatenate([cls_token, tokens], axis=1)
+        prefix = [
+            jnp.broadcast_to(token[...].astype(tokens.dtype), (batch, 1, width))
+            for token in self._prefix()
+        ]
+        tokens = jnp.concatenate([*prefix, tokens], axis=1)
         tokens = tokens + self._positions(rows, columns).astype(tokens.dtype)
         tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
         drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
@@ -261,71 +308,88 @@ class ViT(nnx.Module):
         return tokens, self._mask(rows, columns), key
 
     def _positions(self, rows: int, columns: int) -> jax.Array:
-        prefix = self.num_prefix_tokens
+        config = self.config
         if self.pos_embed is not None:
-            return resize_position_embedding(
-                self.pos_embed[...], self.config.grid, (rows, columns), num_prefix_tokens=prefix
+            given = config.num_prefix_positions
+            table = resize_position_embedding(
+                self.pos_embed[...], config.grid, (rows, columns), num_prefix_tokens=given
             )
-        table = jnp.asarray(sincos_2d(rows, columns, self.config.width), self.config.dtype)
-        return jnp.pad(table, ((prefix, 0), (0, 0)))[None]  # the class token has no place
+        else:
+            given = 0
+            table = jnp.asarray(sincos_2d(rows, columns, config.width), config.dtype)[None]
+        # A class token without a place gets a position of zeros.
+        return jnp.pad(table, ((0, 0), (config.num_prefix_tokens - given, 0), (0, 0)))
 
     def _mask(self, rows: int, columns: int) -> jax.Array | None:
         if self.config.local_window is None:
             return None
-        prefix = self.num_prefix_tokens
+        prefix = self.config.num_prefix_tokens
         mask = jnp.asarray(local_mask(rows, columns, self.config.local_window))
         # The class token sees all and is seen by all.
         return jnp.pad(mask, ((prefix, 0), (prefix, 0)), constant_values=True)[None, None]
 
 
-# width, depth, num_heads
-_SIZES = {
-    "ti": (192, 12, 3),
-    "s": (384, 12, 6),
-    "b": (768, 12, 12),
-    "l": (1024, 24, 16),
-    "h": (1280, 32, 16),
+SIZES: dict[str, dict[str, Any]] = {
+    "ti": {"width": 192, "depth": 12, "num_heads": 3},
+    "s": {"width": 384, "depth": 12, "num_heads": 6},
+    "b": {"width": 768, "depth": 12, "num_heads": 12},
+    "l": {"width": 1024, "depth": 24, "num_heads": 16},
+    "h": {"width": 1280, "depth": 32, "num_heads": 16},
+    "g": {"width": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
 }
 
 
+def eval_transform(image_size: int) -> Preprocess:
+    """Returns the preprocessing of the weights that were published first, by Google."""
+    fraction = 0.9 if image_size == 224 else 1.0
+    return Preprocess(mean=HALF, std=HALF, interpolation="bicubic", crop_fraction=fraction)
+
+
 def _spec(
-    size: str, patch_size: int, num_params: int, aliases: tuple[str, ...], image_size: int = 224
+    size: str,
+    patch_size: int,
+    num_params: int,
+    timm: str,
+    torchvision: str | None = None,
+    image_size: int = 224,
 ) -> ModelSpec:
-    width, depth, num_heads = _SIZES[size]
-    config = ViTConfig(
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        patch_size=patch_size,
-        image_size=image_size,
-    )
     return ModelSpec(
         name=f"vit_{size}{patch_size}" + ("" if image_size == 224 else f"_{image_size}"),
         family="vit",
         build=ViT,
-        config=config,
+        config=ViTConfig(patch_size=patch_size, image_size=image_size, **SIZES[size]),
         image_size=image_size,
-        preprocess=Preprocess(
-            mean=HALF,
-            std=HALF,
-            interpolation="bicubic",
-            crop_fraction=0.9 if image_size == 224 else 1.0,
-        ),
+        preprocess=eval_transform(image_size),
         num_params=num_params,
-        source="Dosovitskiy et al. 2021, table 1; Ti and S: Steiner et al. 2021, table 2",
-        aliases=aliases,
+        source="Dosovitskiy et al. 2021, table 1; Ti and S: Steiner et al. 2021, table 2; "
+        "g: Zhai et al. 2022, table 2",
+        timm=timm,
+        torchvision=torchvision,
     )
 
 
+_B16 = _spec("b", 16, 86_567_656, "vit_base_patch16_224", "vit_b_16")
+
 SPECS = (
-    _spec("ti", 16, 5_717_416, ("vit_tiny_patch16_224",)),
-    _spec("s", 16, 22_050_664, ("vit_small_patch16_224",)),
-    _spec("s", 32, 22_878_952, ("vit_small_patch32_224",)),
-    _spec("b", 8, 86_576_872, ("vit_base_patch8_224",)),
-    _spec("b", 16, 86_567_656, ("vit_base_patch16_224", "vit_b_16")),
-    _spec("b", 16, 86_859_496, ("vit_base_patch16_384",), image_size=384),
-    _spec("b", 32, 88_224_232, ("vit_base_patch32_224", "vit_b_32")),
-    _spec("l", 16, 304_326_632, ("vit_large_patch16_224", "vit_l_16")),
-    _spec("l", 32, 306_535_400, ("vit_large_patch32_224", "vit_l_32")),
-    _spec("h", 14, 632_045_800, ("vit_huge_patch14_224", "vit_h_14")),
+    _spec("ti", 16, 5_717_416, "vit_tiny_patch16_224"),
+    _spec("s", 16, 22_050_664, "vit_small_patch16_224"),
+    _spec("s", 32, 22_878_952, "vit_small_patch32_224"),
+    _spec("b", 8, 86_576_872, "vit_base_patch8_224"),
+    _B16,
+    # transformers divides by the root of variance + 1e-12, and squeezes the image to a square.
+    dataclasses.replace(
+        _B16,
+        name="vit_b16_hf",
+        config=dataclasses.replace(_B16.config, norm_eps=1e-12),
+        preprocess=Preprocess(mean=HALF, std=HALF, crop_fraction=1.0),
+        timm=None,
+        torchvision=None,
+        hf="google/vit-base-patch16-224",
+    ),
+    _spec("b", 16, 86_859_496, "vit_base_patch16_384", image_size=384),
+    _spec("b", 32, 88_224_232, "vit_base_patch32_224", "vit_b_32"),
+    _spec("l", 16, 304_326_632, "vit_large_patch16_224", "vit_l_16"),
+    _spec("l", 32, 306_535_400, "vit_large_patch32_224", "vit_l_32"),
+    _spec("h", 14, 632_045_800, "vit_huge_patch14_224", "vit_h_14"),
+    _spec("g", 14, 1_012_611_432, "vit_giant_patch14_224"),
 )

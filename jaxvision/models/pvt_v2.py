@@ -1,0 +1,384 @@
+"""Pyramid Vision Transformer v2: overlapping patches, and convolutions instead of positions."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from jaxvision.layers.attention import MultiHeadAttention, check_implementation
+from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.conv import Conv, kaiming_depthwise
+from jaxvision.layers.drop_path import drop_path, drop_path_rates
+from jaxvision.layers.dropout import draw_key, dropout
+from jaxvision.layers.head import linear_head
+from jaxvision.layers.initializer import trunc_normal
+from jaxvision.layers.linear import linear
+from jaxvision.layers.mlp import gelu
+from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.patch import OverlapPatchEmbed
+from jaxvision.layers.pool import global_pool
+from jaxvision.layers.spatial_reduction import PooledReduction, SpatialReduction
+from jaxvision.models.pvt import check_stages
+from jaxvision.models.spec import (
+    ModelSpec,
+    Preprocess,
+    check_images,
+    check_rate,
+    layer_dtypes,
+    param_dtype,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PVTv2Config:
+    """Every choice of a Pyramid Vision Transformer v2.
+
+    Attributes:
+      stage_depths: blocks of each stage.
+      stage_widths: channels of each stage.
+      stage_heads: attention heads of each stage.
+      mlp_ratios: hidden channels of the MLP / width, of each stage.
+      reduction_ratios: attention looks at one token for each patch of ratio x ratio.
+      linear_attention: attention looks at 7 x 7 averages instead ("li"); reduction_ratios does
+        nothing then. The MLP gets a ReLU, too, as in the authors' code.
+      in_channels: channels of the image.
+      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
+      dropout_rate: after the attention's projection and both layers of the MLP.
+      attention_dropout_rate: of attention weights.
+      drop_path_rate: of the last block's branches; rises linearly from 0 over all stages.
+      norm_eps: of the LayerNorms of blocks and stages.
+      projection_norm_eps: of those behind patch embeddings and reductions: 1e-5 in the authors'
+        code and timm, 1e-6 in Hugging Face.
+      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
+      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
+    """
+
+    stage_depths: tuple[int, ...]
+    stage_widths: tuple[int, ...] = (64, 128, 320, 512)
+    stage_heads: tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
+    reduction_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    linear_attention: bool = False
+    in_channels: int = 3
+    num_classes: int = 1000
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    norm_eps: float = 1e-6
+    projection_norm_eps: float = 1e-5
+    attention: str = "fused"
+    remat: bool = False
+    scan: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check_implementation(self.attention)
+        check_rate("dropout_rate", self.dropout_rate)
+        check_rate("attention_dropout_rate", self.attention_dropout_rate)
+        check_rate("drop_path_rate", self.drop_path_rate)
+        check_stages(self)
+
+
+class ConvMlp(nnx.Module):
+    """Two linear layers with a depthwise 3x3 convolution and a GELU between them.
+
+    The zeros around the map tell the convolution where a token is: v2 has no positions.
+
+    Args:
+      config: of the model.
+      width: channels in and out.
+      hidden: channels between the two layers.
+      rngs: source of the initial values.
+
+    Source: Wang et al. 2022, PVT v2, section 3.4 "Convolutional Feed-Forward".
+    """
+
+    def __init__(self, config: PVTv2Config, width: int, hidden: int, *, rngs: nnx.Rngs):
+        dtypes = layer_dtypes(config.dtype)
+        self.fc1 = linear(width, hidden, rngs=rngs, **dtypes)
+        self.conv = Conv(
+            hidden,
+            hidden,
+            3,
+            groups=hidden,
+            use_bias=True,
+            kernel_init=kaiming_depthwise,
+            rngs=rngs,
+            **dtypes,
+        )
+        self.fc2 = linear(hidden, width, rngs=rngs, **dtypes)
+        self.relu = config.linear_attention
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "batch height width channels"]:
+        """Returns the new map."""
+        hidden = self.fc1(inputs)
+        hidden = nnx.relu(hidden) if self.relu else hidden
+        # Named to be kept for the backward pass: it is no matrix product, but dear all the same.
+        hidden = gelu(checkpoint_name(self.conv(hidden), "depthwise"))
+        hidden = dropout(hidden, self.dropout_rate, train=train, rngs=rngs)
+        return dropout(self.fc2(hidden), self.dropout_rate, train=train, rngs=rngs)
+
+
+class PVTv2Block(nnx.Module):
+    """One pre-norm encoder block on a map: attention to a reduced grid, then the ConvMlp.
+
+    Args:
+      config: of the model.
+      stage: number of the stage, from 0.
+      rngs: source of the initial values.
+
+    Source: Wang et al. 2022, PVT v2, figures 1 and 2.
+    """
+
+    def __init__(self, config: PVTv2Config, stage: int, *, rngs: nnx.Rngs):
+        width, ratio = config.stage_widths[stage], config.reduction_ratios[stage]
+        dtypes, eps = layer_dtypes(config.dtype), config.projection_norm_eps
+        self.norm1 = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        if config.linear_attention:
+            self.reduction = PooledReduction(width, norm_eps=eps, rngs=rngs, **dtypes)
+        elif ratio > 1:
+            self.reduction = SpatialReduction(width, ratio, norm_eps=eps, rngs=rngs, **dtypes)
+        else:
+            self.reduction = None
+        self.attn = MultiHeadAttention(
+            width,
+            config.stage_heads[stage],
+            attention_dropout_rate=config.attention_dropout_rate,
+            implementation=config.attention,
+            rngs=rngs,
+            **dtypes,
+        )
+        self.norm2 = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        self.mlp = ConvMlp(config, width, width * config.mlp_ratios[stage], rngs=rngs)
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        drop_path_rate: float | jax.Array = 0.0,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch height width channels"]:
+        """Returns the new map.
+
+        Args:
+          inputs: map of the block before.
+          drop_path_rate: probability of dropping each branch.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+        """
+        normed = self.norm1(inputs)
+        memory = None if self.reduction is None else self.reduction(normed)
+        tokens = normed.reshape(len(inputs), -1, inputs.shape[-1])
+        branch = self.attn(tokens, memory, train=train, rngs=rngs).reshape(inputs.shape)
+        branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
+        outputs = inputs + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
+        branch = self.mlp(self.norm2(outputs), train=train, rngs=rngs)
+        return outputs + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
+
+
+class PVTv2Stage(nnx.Module):
+    """A coarser grid of tokens, the blocks, and a norm.
+
+    Args:
+      config: of the model.
+      stage: number of the stage, from 0.
+      drop_path_rates: of each block.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self,
+        config: PVTv2Config,
+        stage: int,
+        *,
+        drop_path_rates: tuple[float, ...],
+        rngs: nnx.Rngs,
+    ):
+        width, dtypes = config.stage_widths[stage], layer_dtypes(config.dtype)
+        self.patch_embed = OverlapPatchEmbed(
+            config.stage_widths[stage - 1] if stage else config.in_channels,
+            width,
+            window=3 if stage else 7,
+            stride=2 if stage else 4,
+            norm_eps=config.projection_norm_eps,
+            rngs=rngs,
+            **dtypes,
+        )
+        self.blocks = build_blocks(
+            lambda rngs: PVTv2Block(config, stage, rngs=rngs),
+            config.stage_depths[stage],
+            scan=config.scan,
+            rngs=rngs,
+        )
+        self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        self.config = config
+        self.drop_path_rates = drop_path_rates
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "batch new_height new_width new_channels"]:
+        """Returns the map of the stage."""
+        config = self.config
+
+        def step(block, outputs, rate, rngs):
+            return block(outputs, drop_path_rate=rate, train=train, rngs=rngs), None
+
+        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
+        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        outputs, _ = run_blocks(
+            self.blocks,
+            self.patch_embed(inputs),
+            step,
+            rates=self.drop_path_rates,
+            key=key,
+            remat=config.remat,
+        )
+        return self.norm(outputs)
+
+
+class PVTv2(nnx.Module):
+    """Pyramid Vision Transformer v2.
+
+    Initial values as timm: linear kernels trunc-normal 0.02, convolutions Kaiming normal by the
+    fan-out of a group, biases 0.
+
+    Args:
+      config: every choice.
+      rngs: source of the initial values.
+
+    Source: Wang et al. 2022, PVT v2: Improved Baselines with Pyramid Vision Transformer,
+      https://arxiv.org/abs/2106.13797.
+    """
+
+    def __init__(self, config: PVTv2Config, *, rngs: nnx.Rngs):
+        self.config = config
+        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.stage_depths)))
+        self.stages = nnx.List(
+            PVTv2Stage(
+                config, stage, drop_path_rates=tuple(itertools.islice(rates, depth)), rngs=rngs
+            )
+            for stage, depth in enumerate(config.stage_depths)
+        )
+        self.head = linear_head(
+            config.stage_widths[-1],
+            config.num_classes,
+            kernel_init=trunc_normal(0.02),
+            param_dtype=param_dtype(config.dtype),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Returns the logits, or the pooled features if the model has no head.
+
+        Args:
+          images: normalised; any size whose maps hold a patch of the reductions.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+
+        Raises:
+          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
+        """
+        pooled = global_pool(self.features(images, train=train, rngs=rngs))
+        pooled = pooled.astype(param_dtype(self.config.dtype))
+        return pooled if self.head is None else self.head(pooled)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the map of the last stage, normalised.
+
+        Args:
+          images: normalised; any size whose maps hold a patch of the reductions.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+        """
+        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+
+    def pyramid(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> dict[int, jax.Array]:
+        """Returns the normalised maps of all stages by their stride in pixels, the finest first.
+
+        Args:
+          images: normalised; any size whose maps hold a patch of the reductions.
+          train: turns every kind of dropping on.
+          rngs: needed only if `train` and some rate is > 0.
+        """
+        check_images(images, self.config.in_channels)
+        maps, outputs = {}, images
+        for i, stage in enumerate(self.stages):
+            outputs = stage(outputs, train=train, rngs=rngs)
+            maps[4 * 2**i] = outputs
+        return maps
+
+
+def _spec(name: str, num_params: int, *stage_depths: int, **options: Any) -> ModelSpec:
+    return ModelSpec(
+        name=f"pvt_v2_{name}",
+        family="pvt_v2",
+        build=PVTv2,
+        config=PVTv2Config(stage_depths=stage_depths, **options),
+        image_size=224,
+        preprocess=Preprocess(interpolation="bicubic", crop_fraction=0.9),
+        num_params=num_params,
+        source="Wang et al. 2022, table 1",
+        timm=f"pvt_v2_{name}",
+    )
+
+
+_TIMM = (
+    _spec("b0", 3_666_760, 2, 2, 2, 2, stage_widths=(32, 64, 160, 256)),
+    _spec("b1", 14_009_000, 2, 2, 2, 2),
+    _spec("b2", 25_362_856, 3, 4, 6, 3),
+    _spec("b2_li", 22_553_512, 3, 4, 6, 3, linear_attention=True),
+    _spec("b3", 45_238_696, 3, 4, 18, 3),
+    _spec("b4", 62_556_072, 3, 8, 27, 3),
+    _spec("b5", 81_956_008, 3, 6, 40, 3, mlp_ratios=(4, 4, 4, 4)),
+)
+
+
+def _hf(spec: ModelSpec) -> ModelSpec:
+    """Returns the row of the same weights in transformers, which has one epsilon for all norms."""
+    return dataclasses.replace(
+        spec,
+        name=f"{spec.name}_hf",
+        config=dataclasses.replace(spec.config, projection_norm_eps=1e-6),
+        timm=None,
+        hf=f"OpenGVLab/{spec.name.replace('_li', '_linear')}",
+    )
+
+
+SPECS = (*_TIMM, *map(_hf, _TIMM))
