@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxvision.interop.rules import Rule
+from jaxvision.interop.rules import Rule, Weights
 from jaxvision.layers.position import resize_position_embedding
 
 Grid = tuple[int, int]
@@ -23,14 +23,24 @@ class Source:
 
     Attributes:
       rules: the table, for a config of the family.
-      requires: fields of the config and the only value that the library knows.
-      fits: our path -> (array in our layout, wanted shape, config) -> the array in that shape and
-        what was done, or None if it cannot be made to fit.
+      requires: fields of the config and the only value that the library knows, or a function of the
+        config that returns it.
+      fits: our path, or a shell pattern of several -> (array in our layout, wanted shape, config)
+        -> the array in that shape and what was done, or None if it cannot be made to fit.
+      usual: fields of the config and the value that the library takes unless it is told another;
+        a file does not say which, so loading into a model with another value says so.
+      heads: our paths of the classifiers; the model keeps its own for other classes.
+      beside_head: names in a file that only its classifiers read; left out with them.
+      prepare: makes the arrays of any file of the library look as the table says.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
     requires: Mapping[str, Any]
     fits: Mapping[str, Fit]
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    heads: tuple[str, ...] = ("head",)
+    beside_head: tuple[str, ...] = ()
+    prepare: Callable[[Weights], Weights] = dict
 
 
 def fit_channels(
@@ -58,24 +68,30 @@ def fit_channels(
 
 
 def fit_positions(
-    table: np.ndarray, shape: tuple[int, ...], config: Any, *, resize: Resize
+    table: np.ndarray,
+    shape: tuple[int, ...],
+    config: Any,
+    *,
+    resize: Resize,
+    method: str = "bicubic",
 ) -> tuple[np.ndarray, str] | None:
-    """Returns the position table for another grid of patches; the class token's row stays.
+    """Returns the position table for another grid of patches; rows before the grid stay.
 
     Args:
       table: of a square grid: a file does not say which other grid it has.
       shape: wanted.
-      config: of the model; has `grid` and `class_token`.
+      config: of the model; has `grid`.
       resize: (table, old grid, new grid, rows before the grid) -> table.
+      method: what `resize` does, for the report.
     """
-    prefix = 1 if config.class_token else 0
+    rows, columns = config.grid
+    prefix = shape[1] - rows * columns
     patches = table.shape[1] - prefix
     side = math.isqrt(max(patches, 0))
     if side == 0 or side * side != patches or (table.shape[0], table.shape[2]) != (1, shape[2]):
         return None
-    rows, columns = config.grid
     resized = resize(table.astype(np.float32), (side, side), (rows, columns), prefix)
-    return resized, f"positions resized from {side} x {side} to {rows} x {columns}, bicubic"
+    return resized, f"positions resized from {side} x {side} to {rows} x {columns}, {method}"
 
 
 def resize_as_timm(
@@ -90,6 +106,45 @@ def resize_as_timm(
       prefix: rows before the grid.
     """
     resized = resize_position_embedding(jnp.asarray(table), old, new, num_prefix_tokens=prefix)
+    return np.asarray(resized)
+
+
+def resize_as_transformers(
+    table: Float[np.ndarray, "1 tokens width"], old: Grid, new: Grid, prefix: int
+) -> Float[np.ndarray, "1 new_tokens width"]:
+    """Returns the table resized as `interpolate_pos_encoding` of transformers does: no antialias.
+
+    Args:
+      table: prefix rows, then the grid row by row.
+      old: rows and columns of the table.
+      new: rows and columns wanted.
+      prefix: rows before the grid.
+    """
+    resized = resize_position_embedding(
+        jnp.asarray(table), old, new, num_prefix_tokens=prefix, antialias=False
+    )
+    return np.asarray(resized)
+
+
+def resize_as_augreg(
+    table: Float[np.ndarray, "1 tokens width"], old: Grid, new: Grid, prefix: int
+) -> Float[np.ndarray, "1 new_tokens width"]:
+    """Returns the table resized as timm does when it reads Google's files: bilinear, no antialias.
+
+    Args:
+      table: prefix rows, then the grid row by row.
+      old: rows and columns of the table.
+      new: rows and columns wanted.
+      prefix: rows before the grid.
+    """
+    resized = resize_position_embedding(
+        jnp.asarray(table),
+        old,
+        new,
+        num_prefix_tokens=prefix,
+        interpolation="bilinear",
+        antialias=False,
+    )
     return np.asarray(resized)
 
 
@@ -131,3 +186,61 @@ def _aligned_cubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
         column = np.clip(left + offset, 0, old - 1)
         np.add.at(weights, (np.arange(new), column), np.where(distance <= 1.0, near, far))
     return weights
+
+
+def fit_heads(
+    weights: Weights, rules: tuple[Rule, ...], shapes: dict, source: Source
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Takes heads that the model cannot use out of the weights, and what only they read.
+
+    Args:
+      weights: name -> array; changed in place.
+      rules: the table.
+      shapes: of every path of the model.
+      source: where the weights come from.
+
+    Returns:
+      The names taken out, and for each head that the model keeps, why.
+    """
+    taken: list[str] = []
+    own = {}
+    for head in source.heads:
+        names, reason = _fit_head(weights, rules, shapes, head)
+        taken += names
+        if reason is not None:
+            own[head] = reason
+    used = any(f"{head}/kernel" in shapes and head not in own for head in source.heads)
+    taken += [] if used else [name for name in source.beside_head if name in weights]
+    for name in taken:
+        del weights[name]
+    return tuple(taken), own
+
+
+def _fit_head(
+    weights: Weights, rules: tuple[Rule, ...], shapes: dict, head: str
+) -> tuple[list[str], str | None]:
+    """Returns names to take out, and why the model keeps its own head.
+
+    The reason is None if the model has no such head or uses the one of the file.
+    """
+    paths = (f"{head}/kernel", f"{head}/bias")
+    found = {
+        rule.targets: (name, rule.transform.to_jax(weights[name]))
+        for rule in rules
+        if rule.targets in paths
+        for name in (rule.source, *rule.aliases)
+        if name in weights
+    }
+    names = [name for name, _ in found.values()]
+    if paths[0] not in shapes:
+        return names, None
+    if not found:
+        return [], "the file has none, the model keeps its own"
+    if len(found) < len(paths):
+        return [], None  # not a head of this model at all: `convert` says what is wrong
+    (_, kernel), (_, bias) = (found[path] for path in paths)
+    width, classes = shapes[paths[0]]
+    if kernel.shape != (width, *bias.shape) or bias.shape == (classes,):
+        return [], None
+    reason = f"{len(bias)} classes in the file, {classes} in the model: the model keeps its own"
+    return names, reason

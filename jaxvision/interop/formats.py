@@ -10,30 +10,52 @@ import numpy as np
 import safetensors.numpy
 
 from jaxvision.errors import InputError
+from jaxvision.interop import hub
 from jaxvision.interop.torch_file import read_torch_file
 
 _TORCH = (".pth", ".pt", ".bin")
 _WRITABLE = (".safetensors", ".npz")
 
-# Where training programs put the weights beside optimizer and epoch; averaged weights come first.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What DistributedDataParallel and torch.compile put before every name.
-_PREFIXES = ("_orig_mod.", "module.")
+# Where training programs put the weights beside optimizer and epoch, and their moving average.
+_WEIGHTS = ("state_dict", "model")
+_AVERAGED = ("state_dict_ema", "model_ema")
+# What DistributedDataParallel and torch.compile put before every name, and Flax's programs.
+_PREFIXES = ("_orig_mod.", "module.", "opt/target/", "params/")
 
 
-def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read_weights(path: str | pathlib.Path, *, ema: bool = False) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name; runs no code from it.
 
-    Of a training checkpoint in torch's format only the weights are taken, the averaged ones if
-    there are any; `module.` before the names is removed.
+    Of a training checkpoint in torch's format only the weights are taken. Prefixes that programs
+    put before every name (`module.`, `params/`) are removed.
 
     Args:
-      path: `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` as written by `torch.save`.
+      path: `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` as written by `torch.save`; or an
+        address of the Hugging Face hub, see `hub.fetch`.
+      ema: of a training checkpoint, take the averaged weights; False: only if it has no others.
 
     Raises:
-      InputError: if there is no such file, it is damaged, or it holds anything but arrays.
+      InputError: if there is no such file, it is damaged, it holds anything but arrays, or averaged
+        weights are asked for and there are none.
     """
-    path = pathlib.Path(path)
+    return read_checkpoint(path, ema=ema)[0]
+
+
+def read_checkpoint(
+    path: str | pathlib.Path, *, ema: bool = False
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """Returns what `read_weights` does, and where in the file it was: "model", "model_ema", ...
+
+    Args:
+      path: see `read_weights`.
+      ema: see `read_weights`.
+
+    Raises:
+      InputError: as `read_weights`.
+    """
+    if str(path).startswith(hub.PREFIX):
+        path = hub.fetch(str(path))
+    path, wrapper = pathlib.Path(path), None
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
     if path.suffix == ".npz":
@@ -41,15 +63,19 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     elif path.suffix == ".safetensors":
         weights = _read_safetensors(path)
     elif path.suffix in _TORCH:
-        weights = _unwrap(read_torch_file(path), path)
+        weights, wrapper = _unwrap(read_torch_file(path), path, ema=ema)
     else:
         raise InputError(
             f"Weights are read from .safetensors, .npz, {', '.join(_TORCH)} files, got {path}."
         )
+    if ema and wrapper not in _AVERAGED:
+        raise InputError(
+            f"{path} has no averaged weights under {' or '.join(_AVERAGED)}: leave ema=True out."
+        )
     for name, array in weights.items():
         if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, jnp.floating):
             raise InputError(f"{path}: {name!r} holds {array.dtype} instead of numbers.")
-    return _strip(weights, path)
+    return _strip(weights, path), wrapper
 
 
 def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> None:
@@ -108,21 +134,24 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no valid .safetensors file: {error}.") from error
 
 
-def _unwrap(saved: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the weights in what a training program saved."""
+def _unwrap(
+    saved: Any, path: pathlib.Path, *, ema: bool
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """Returns the weights in what a training program saved, and under which name they were."""
+    wrappers = (*_AVERAGED, *_WEIGHTS) if ema else (*_WEIGHTS, *_AVERAGED)
     if isinstance(saved, dict):
-        wrapper = next((name for name in _WRAPPERS if isinstance(saved.get(name), dict)), None)
+        wrapper = next((name for name in wrappers if isinstance(saved.get(name), dict)), None)
         weights = saved if wrapper is None else saved[wrapper]
         if weights and all(
             isinstance(name, str) and isinstance(array, np.ndarray)
             for name, array in weights.items()
         ):
-            return dict(weights)
+            return dict(weights), wrapper
         found = f"a dict with {', '.join(map(repr, list(weights)[:3]))}"
     else:
         found = f"a {type(saved).__name__}"
     raise InputError(
-        f"{path} should hold a state_dict, alone or under {', '.join(_WRAPPERS)}, but holds "
+        f"{path} should hold a state_dict, alone or under {', '.join(wrappers)}, but holds "
         f"{found}: torch.save(model.state_dict(), path)."
     )
 
@@ -132,7 +161,8 @@ def _strip(weights: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, np.n
     stripped = {}
     for name, array in weights.items():
         while name.startswith(_PREFIXES):
-            name = name.removeprefix("_orig_mod.").removeprefix("module.")
+            prefix = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+            name = name.removeprefix(prefix)
         if name == "n_averaged":  # the counter of torch's AveragedModel
             continue
         if name in stripped:

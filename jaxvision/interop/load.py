@@ -1,7 +1,9 @@
-"""Weights of timm and torchvision into a model, and a model's weights out to them."""
+"""Weights of other libraries into a model, and a model's weights out to them."""
 
 import dataclasses
+import fnmatch
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,9 +11,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.interop import resnet, vit
-from jaxvision.interop.adapt import Source
-from jaxvision.interop.formats import check_writable, read_weights, write_weights
+from jaxvision.interop import (
+    convnext,
+    deit,
+    efficientnet,
+    hybrid_vit,
+    mobilenet,
+    pvt,
+    pvt_v2,
+    resnet,
+    swin,
+    vit,
+)
+from jaxvision.interop.adapt import Fit, Source, fit_heads
+from jaxvision.interop.formats import check_writable, read_checkpoint, write_weights
 from jaxvision.interop.rules import (
     Entry,
     Rule,
@@ -22,12 +35,40 @@ from jaxvision.interop.rules import (
     export,
     flatten,
 )
+from jaxvision.interop.run_folder import read_run
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+from jaxvision.models.convnext import ConvNeXt
+from jaxvision.models.deit import DeiT
+from jaxvision.models.efficientnet import EfficientNet
+from jaxvision.models.hybrid_vit import HybridViT
+from jaxvision.models.mobilenet_v1 import MobileNetV1
+from jaxvision.models.mobilenet_v2 import MobileNetV2
+from jaxvision.models.mobilenet_v3 import MobileNetV3
+from jaxvision.models.pvt import PVT
+from jaxvision.models.pvt_v2 import PVTv2
 from jaxvision.models.resnet import ResNet
+from jaxvision.models.swin import Swin
+from jaxvision.models.swin_v2 import SwinV2
 from jaxvision.models.vit import ViT
 
+OWN = "jaxvision"  # the source of a run's checkpoint: our paths are its names
+
 # A new family is one entry here.
-_SOURCES: dict[type, dict[str, Source]] = {ViT: vit.SOURCES, ResNet: resnet.SOURCES}
+_SOURCES: dict[type, dict[str, Source]] = {
+    ViT: vit.SOURCES,
+    DeiT: deit.SOURCES,
+    HybridViT: hybrid_vit.SOURCES,
+    ResNet: resnet.SOURCES,
+    ConvNeXt: convnext.SOURCES,
+    PVT: pvt.SOURCES,
+    PVTv2: pvt_v2.SOURCES,
+    Swin: swin.SOURCES,
+    SwinV2: swin.SOURCES_V2,
+    MobileNetV1: mobilenet.V1_SOURCES,
+    MobileNetV2: mobilenet.V2_SOURCES,
+    MobileNetV3: mobilenet.V3_SOURCES,
+    EfficientNet: efficientnet.SOURCES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +81,34 @@ class LoadReport:
       adapted: our path -> what was done to make it fit, or why the model kept its own.
       left_out: names in the file that were not used, each for a reason in `adapted` or because the
         model has no head.
+      wrapper: where in a training checkpoint the weights were, e.g. "model_ema"; of a run, which
+        they are and of which step; None: at the file's top.
+      notes: choices of the model that this library usually makes otherwise, which the file does
+        not tell.
     """
 
     source: str
     loaded: tuple[str, ...]
     adapted: dict[str, str]
     left_out: tuple[str, ...]
+    wrapper: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} arrays named as in {self.source}"]
+        place = f" from {self.wrapper!r}" if self.wrapper else ""
+        lines = [f"loaded {len(self.loaded)} arrays named as in {self.source}{place}"]
+        lines += self.notes
         lines += [f"adapted {path}: {text}" for path, text in self.adapted.items()]
         lines += [f"left out {name}" for name in self.left_out]
         return "\n".join(lines)
 
 
 def load_weights(
-    model: nnx.Module, path: str | pathlib.Path, *, source: str | None = None
+    model: nnx.Module,
+    path: str | pathlib.Path,
+    *,
+    source: str | None = None,
+    ema: bool = False,
 ) -> LoadReport:
     """Puts the weights of a file into a model, in place, and returns what was done.
 
@@ -65,14 +118,57 @@ def load_weights(
 
     Args:
       model: any model of `create_model`.
-      path: `.safetensors`, `.npz`, `.pth` or `.pt`. Never runs code from the file.
-      source: "timm" or "torchvision"; None: told by the names in the file.
+      path: `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin`, or `hub:owner/name[/file]`. Never runs
+        code from the file. Or the folder of a run: the newest checkpoint, the averaged weights if
+        it has them; or one of its checkpoints, `<run>/checkpoints/<step>`.
+      source: "timm", "torchvision", "hf" (transformers), "augreg" (Google's .npz) or "jaxvision"
+        (our own names); None: told by the names in the file.
+      ema: of a training checkpoint, take the averaged weights; False: only if it has no others.
 
     Raises:
       InputError: if the file cannot be read, or an array is neither used nor excused; the message
         names it.
     """
-    return assign_weights(model, read_weights(path), source=source)
+    weights, wrapper, own = read_file_or_run(path, ema=ema)
+    report = assign_weights(model, weights, source=source or own)
+    return dataclasses.replace(report, wrapper=wrapper)
+
+
+def read_file_or_run(
+    path: str | pathlib.Path, *, ema: bool = False
+) -> tuple[Weights, str | None, str | None]:
+    """Returns what `load_weights` reads: the weights, `LoadReport.wrapper`, the source if known.
+
+    Args:
+      path: see `load_weights`.
+      ema: see `load_weights`.
+
+    Raises:
+      InputError: if the file or the run cannot be read.
+    """
+    if pathlib.Path(path).expanduser().is_dir():
+        return *read_run(path, ema=ema), OWN
+    return *read_checkpoint(path, ema=ema), None
+
+
+def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = None) -> int | None:
+    """Returns the outputs of the head that the weights hold, None if they hold none.
+
+    Args:
+      model: one with any head, also of shapes.
+      weights: see `assign_weights`.
+      source: see `assign_weights`.
+
+    Raises:
+      InputError: if the weights belong to another family.
+    """
+    chosen, config = _source(model, source or _detect(model, weights))
+    weights = chosen.prepare(weights)
+    for rule in chosen.rules(config):
+        if rule.targets == f"{chosen.heads[0]}/bias":
+            names = [name for name in (rule.source, *rule.aliases) if name in weights]
+            return len(weights[names[0]]) if names else None
+    return None
 
 
 def save_weights(model: nnx.Module, path: str | pathlib.Path, *, format: str = "timm") -> None:
@@ -81,7 +177,7 @@ def save_weights(model: nnx.Module, path: str | pathlib.Path, *, format: str = "
     Args:
       model: any model of `create_model`.
       path: `.safetensors` or `.npz`; replaced at once when all is written.
-      format: "timm" or "torchvision".
+      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
 
     Raises:
       InputError: if the suffix is another, or the library has no such model.
@@ -96,7 +192,7 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     Args:
       model: any model of `create_model`.
       weights: name -> array, e.g. of a `state_dict`.
-      source: "timm" or "torchvision"; None: told by the names.
+      source: "timm", "torchvision", "hf" or "augreg"; None: told by the names.
 
     Raises:
       InputError: if an array is neither used nor excused.
@@ -109,19 +205,25 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     shapes = {path: leaf.shape for tree in target for path, leaf in flatten(tree).items()}
     entries = [entry for entry in expand(rules, shapes) if entry.rule.constant is None]
 
-    weights = dict(weights)
+    weights = chosen.prepare(weights)
     adapted = _fit(weights, entries, shapes, chosen, config)
-    left_out, own_head = _fit_head(weights, rules, shapes)
-    if own_head:
-        adapted["head"] = own_head
-    new = convert(weights, rules, target=target, allow_missing=("head/*",) if own_head else ())
+    left_out, own_heads = fit_heads(weights, rules, shapes, chosen)
+    adapted |= own_heads
+    missing = [f"{head}/*" for head in own_heads]
+    new = convert(weights, rules, target=target, allow_missing=missing)
 
     if jax.tree.structure(current) != jax.tree.structure(target):
         new = stack_blocks(new)
     for tree in jax.tree.map(jnp.asarray, new):  # nothing was written before this line
         nnx.update(model, tree)
     loaded = [entry.find(weights) for entry in entries]
-    return LoadReport(name, tuple(n for n in loaded if n is not None), adapted, left_out)
+    return LoadReport(
+        name,
+        tuple(n for n in loaded if n is not None),
+        adapted,
+        left_out,
+        notes=_notes(name, chosen, config),
+    )
 
 
 def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
@@ -129,7 +231,7 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
 
     Args:
       model: any model of `create_model`.
-      format: "timm" or "torchvision".
+      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
 
     Raises:
       InputError: if the library has no such model.
@@ -137,6 +239,22 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
     chosen, config = _source(model, format)
     params, batch_stats = unstack_blocks(jax.device_get(_trees(model)))
     return export(params, batch_stats, chosen.rules(config))
+
+
+def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]]:
+    """Returns {name there: our paths} of every array that both sides have.
+
+    Args:
+      model: any model of `create_model`, also of shapes.
+      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
+
+    Raises:
+      InputError: if the library has no such model.
+    """
+    chosen, config = _source(model, format)
+    paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
+    entries = expand(chosen.rules(config), paths)
+    return {entry.names[0]: entry.targets for entry in entries if entry.rule.constant is None}
 
 
 def _trees(model: nnx.Module) -> tuple[Any, Any]:
@@ -158,18 +276,33 @@ def _sources(model: nnx.Module) -> dict[str, Source]:
 def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
     """Returns the source and the model's config, once it is sure that they go together."""
     sources, config = _sources(model), getattr(model, "config", None)
+    if name == OWN:
+        return _own_source(model, sources), config
     if name not in sources:
         raise InputError(
             f"Weights of a {type(model).__name__} are known from {', '.join(sources)}, "
             f"got {name!r}."
         )
     for field, value in sources[name].requires.items():
+        value = value(config) if callable(value) else value
         if getattr(config, field) != value:
             raise InputError(
                 f"{name} has no {type(model).__name__} with {field}={getattr(config, field)!r}: "
                 f"build the model with {field}={value!r} or use another format."
             )
     return sources[name], config
+
+
+def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
+    """Returns the source of files that have our own names."""
+    paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
+    others = list(sources.values())
+    return Source(
+        rules=lambda config: tuple(Rule(path, path) for path in paths),
+        requires={},
+        fits=others[0].fits,
+        heads=max((other.heads for other in others), key=len),
+    )
 
 
 def _detect(model: nnx.Module, weights: Weights) -> str:
@@ -193,40 +326,25 @@ def _fit(
     done = {}
     for entry in entries:
         path, name, transform = entry.targets[0], entry.find(weights), entry.rule.transform
-        if path not in source.fits or name is None or weights[name].ndim != len(shapes[path]):
+        fit = _matching(source.fits, path)
+        if fit is None or name is None or weights[name].ndim != len(shapes[path]):
             continue
         array = transform.to_jax(weights[name])
         fitted = None
         if array.shape != shapes[path]:
-            fitted = source.fits[path](array, shapes[path], config)
+            fitted = fit(array, shapes[path], config)
         if fitted is not None:
             weights[name], done[path] = transform.to_torch(fitted[0]), fitted[1]
     return done
 
 
-def _fit_head(
-    weights: Weights, rules: tuple[Rule, ...], shapes: dict
-) -> tuple[tuple[str, ...], str | None]:
-    """Takes out a head that the model cannot use.
+def _matching(fits: Mapping[str, Fit], path: str) -> Fit | None:
+    return next((fit for name, fit in fits.items() if fnmatch.fnmatchcase(path, name)), None)
 
-    Returns:
-      The names taken out, and why the model keeps its own head, or None if it has none or uses the
-      one of the file.
-    """
-    head = {rule.targets: rule.source for rule in rules if str(rule.targets).startswith("head/")}
-    present = tuple(name for name in head.values() if name in weights)
-    if "head/kernel" not in shapes:
-        reason = None
-    elif not present:
-        return (), "the file has none, the model keeps its own"
-    else:
-        width, classes = shapes["head/kernel"]
-        kernel, bias = (weights.get(head[path]) for path in ("head/kernel", "head/bias"))
-        if kernel is None or bias is None or kernel.shape != (*bias.shape, width):
-            return (), None  # not a head of this model at all: `convert` says what is wrong
-        if bias.shape == (classes,):
-            return (), None
-        reason = f"{len(bias)} classes in the file, {classes} in the model: the model keeps its own"
-    for name in present:
-        del weights[name]
-    return present, reason
+
+def _notes(name: str, source: Source, config: Any) -> tuple[str, ...]:
+    return tuple(
+        f"the model has {field}={getattr(config, field)!r}, {name} usually {value!r}"
+        for field, value in source.usual.items()
+        if getattr(config, field) != value
+    )

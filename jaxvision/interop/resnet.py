@@ -1,7 +1,7 @@
-"""Names of the ResNet's weights, the same in torchvision and timm."""
+"""Names of the ResNet's weights, the same in torchvision and timm, and others in transformers."""
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import batch_norm, conv, linear
+from jaxvision.interop.rules import Rule, batch_norm, conv, linear
 
 _THEIRS, _OURS = "layer{stage+1}.{i}", "stages/{stage}/{i}"
 _RULES = (
@@ -19,4 +19,38 @@ _SOURCE = Source(
     fits={"stem/conv/kernel": fit_channels},
 )
 
-SOURCES = {"torchvision": _SOURCE, "timm": _SOURCE}
+_LAYER = "resnet.encoder.stages.{stage}.layers.{i}"
+
+
+def _hf_conv(theirs: str, conv_path: str, norm_path: str) -> tuple[Rule, ...]:
+    return (
+        *conv(f"{theirs}.convolution", conv_path),
+        *batch_norm(f"{theirs}.normalization", norm_path),
+    )
+
+
+_HF = (
+    *_hf_conv("resnet.embedder.embedder", "stem/conv", "stem/norm"),
+    *_hf_conv(f"{_LAYER}.layer.0", f"{_OURS}/conv1", f"{_OURS}/norm1"),
+    *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
+    *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
+    *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
+    *linear("classifier.1", "head"),
+)
+
+SOURCES = {
+    "torchvision": _SOURCE,
+    "timm": _SOURCE,
+    "hf": Source(
+        rules=lambda config: _HF,
+        requires={
+            "plain": False,
+            "stem": "imagenet",
+            "groups": 1,
+            "base_width": 64,
+            "norm_eps": 1e-5,
+            "norm_momentum": 0.1,
+        },
+        fits={"stem/conv/kernel": fit_channels},
+    ),
+}

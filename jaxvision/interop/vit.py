@@ -1,45 +1,68 @@
-"""Names of the Vision Transformer's weights in timm and in torchvision."""
+"""Names of the Vision Transformer's weights in timm, torchvision, transformers and Google's files.
 
+transformers takes norm_eps from the config.json beside a file, and 1e-12 where that says nothing.
+"""
+
+import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
+from jaxvision.interop import augreg
 from jaxvision.interop.adapt import (
+    Fit,
     Source,
     fit_channels,
     fit_positions,
+    resize_as_augreg,
     resize_as_timm,
     resize_as_torchvision,
+    resize_as_transformers,
 )
 from jaxvision.interop.rules import LINEAR, Rule, conv, linear, norm
 from jaxvision.models.vit import ViTConfig
 
-
-def _fused(part: str) -> tuple[str, ...]:
-    """Returns our three paths that both libraries keep in one array, in this order."""
-    return tuple(f"blocks/{{i}}/attn/{name}/{part}" for name in ("query", "key", "value"))
+BLOCK = "blocks/{i}"
 
 
-_BLOCK = "blocks/{i}"
+def _attention(part: str) -> tuple[str, ...]:
+    """Returns our three paths that most libraries keep in one array, in this order."""
+    return tuple(f"{BLOCK}/attn/{name}/{part}" for name in ("query", "key", "value"))
+
+
+# --- timm ---------------------------------------------------------------------------------------
+
+
+def _layer_scale(n: int) -> Rule:
+    """Returns a LayerScale, whose first files, those of DeiT-III, have it without its module."""
+    path = f"{BLOCK}/layer_scale{n}/gamma"
+    return Rule(f"blocks.{{i}}.ls{n}.gamma", path, aliases=(f"blocks.{{i}}.gamma_{n}",))
+
+
 _TIMM = (
     Rule("cls_token", "cls_token"),
     Rule("pos_embed", "pos_embed"),
     *conv("patch_embed.proj", "patch_embed"),
-    *norm("blocks.{i}.norm1", f"{_BLOCK}/norm1"),
-    Rule("blocks.{i}.attn.qkv.weight", _fused("kernel"), LINEAR),
-    Rule("blocks.{i}.attn.qkv.bias", _fused("bias")),
-    *linear("blocks.{i}.attn.proj", f"{_BLOCK}/attn/out"),
-    Rule("blocks.{i}.ls1.gamma", f"{_BLOCK}/layer_scale1/gamma"),
-    *norm("blocks.{i}.norm2", f"{_BLOCK}/norm2"),
-    *linear("blocks.{i}.mlp.fc1", f"{_BLOCK}/mlp/fc1"),
-    *linear("blocks.{i}.mlp.fc2", f"{_BLOCK}/mlp/fc2"),
-    Rule("blocks.{i}.ls2.gamma", f"{_BLOCK}/layer_scale2/gamma"),
+    *norm("blocks.{i}.norm1", f"{BLOCK}/norm1"),
+    Rule("blocks.{i}.attn.qkv.weight", _attention("kernel"), LINEAR),
+    Rule("blocks.{i}.attn.qkv.bias", _attention("bias")),
+    *linear("blocks.{i}.attn.proj", f"{BLOCK}/attn/out"),
+    _layer_scale(1),
+    *norm("blocks.{i}.norm2", f"{BLOCK}/norm2"),
+    *linear("blocks.{i}.mlp.fc1", f"{BLOCK}/mlp/fc1"),
+    *linear("blocks.{i}.mlp.fc2", f"{BLOCK}/mlp/fc2"),
+    _layer_scale(2),
     *linear("head", "head"),
 )
 
 
-def _timm(config: ViTConfig) -> tuple[Rule, ...]:
+def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
+    """Returns timm's table."""
     # timm names the last norm after its place: before or behind the pooling.
     return *_TIMM, *norm("norm" if config.pool == "token" else "fc_norm", "norm")
 
+
+# --- torchvision --------------------------------------------------------------------------------
 
 _LAYER = "encoder.layers.encoder_layer_{i}"
 
@@ -48,8 +71,8 @@ def _mlp(layer: int, old: str, ours: str) -> tuple[Rule, ...]:
     """Returns a layer of torchvision's MLP, whose published files still have the old names."""
     new, old = f"{_LAYER}.mlp.{layer}", f"{_LAYER}.mlp.{old}"
     return (
-        Rule(f"{new}.weight", f"{_BLOCK}/mlp/{ours}/kernel", LINEAR, (f"{old}.weight",)),
-        Rule(f"{new}.bias", f"{_BLOCK}/mlp/{ours}/bias", aliases=(f"{old}.bias",)),
+        Rule(f"{new}.weight", f"{BLOCK}/mlp/{ours}/kernel", LINEAR, (f"{old}.weight",)),
+        Rule(f"{new}.bias", f"{BLOCK}/mlp/{ours}/bias", aliases=(f"{old}.bias",)),
     )
 
 
@@ -57,37 +80,122 @@ _TORCHVISION = (
     Rule("class_token", "cls_token"),
     Rule("encoder.pos_embedding", "pos_embed"),
     *conv("conv_proj", "patch_embed"),
-    *norm(f"{_LAYER}.ln_1", f"{_BLOCK}/norm1"),
-    Rule(f"{_LAYER}.self_attention.in_proj_weight", _fused("kernel"), LINEAR),
-    Rule(f"{_LAYER}.self_attention.in_proj_bias", _fused("bias")),
-    *linear(f"{_LAYER}.self_attention.out_proj", f"{_BLOCK}/attn/out"),
-    *norm(f"{_LAYER}.ln_2", f"{_BLOCK}/norm2"),
+    *norm(f"{_LAYER}.ln_1", f"{BLOCK}/norm1"),
+    Rule(f"{_LAYER}.self_attention.in_proj_weight", _attention("kernel"), LINEAR),
+    Rule(f"{_LAYER}.self_attention.in_proj_bias", _attention("bias")),
+    *linear(f"{_LAYER}.self_attention.out_proj", f"{BLOCK}/attn/out"),
+    *norm(f"{_LAYER}.ln_2", f"{BLOCK}/norm2"),
     *_mlp(0, "linear_1", "fc1"),
     *_mlp(3, "linear_2", "fc2"),
     *norm("encoder.ln", "norm"),
     *linear("heads.head", "head"),
 )
 
+# --- transformers -------------------------------------------------------------------------------
+
+# What transformers 5 calls otherwise than the files that were written before it.
+_BEFORE_5 = (
+    ("layers.", "encoder.layer."),
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.o_proj", "attention.output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+
+
+def hf_rules(model: str) -> tuple[Rule, ...]:
+    """Returns the table of transformers without its head.
+
+    Args:
+      model: what the encoder is called there, "vit" or "deit"; files of an encoder alone leave it
+        out.
+    """
+    layer = f"{model}.layers.{{i}}"
+    rules = (
+        Rule(f"{model}.embeddings.cls_token", "cls_token"),
+        Rule(f"{model}.embeddings.position_embeddings", "pos_embed"),
+        *conv(f"{model}.embeddings.patch_embeddings.projection", "patch_embed"),
+        *norm(f"{layer}.layernorm_before", f"{BLOCK}/norm1"),
+        *linear(f"{layer}.attention.q_proj", f"{BLOCK}/attn/query"),
+        *linear(f"{layer}.attention.k_proj", f"{BLOCK}/attn/key"),
+        *linear(f"{layer}.attention.v_proj", f"{BLOCK}/attn/value"),
+        *linear(f"{layer}.attention.o_proj", f"{BLOCK}/attn/out"),
+        *norm(f"{layer}.layernorm_after", f"{BLOCK}/norm2"),
+        *linear(f"{layer}.mlp.fc1", f"{BLOCK}/mlp/fc1"),
+        *linear(f"{layer}.mlp.fc2", f"{BLOCK}/mlp/fc2"),
+        *norm(f"{model}.layernorm", "norm"),
+    )
+    return tuple(dataclasses.replace(rule, aliases=_aliases(rule.source)) for rule in rules)
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    old = name
+    for new, before in _BEFORE_5:
+        old = old.replace(new, before)
+    bare = (name.partition(".")[2], old.partition(".")[2])
+    return tuple(alias for alias in dict.fromkeys((old, *bare)) if alias != name)
+
+
+_HF = (*hf_rules("vit"), *linear("classifier", "head"))
+# The layer behind the class token that a ViTModel has and a ViTForImageClassification has not.
+HF_POOLER = (
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+    "vit.pooler.dense.weight",
+    "vit.pooler.dense.bias",
+)
+
+# --- all ----------------------------------------------------------------------------------------
+
+PLAIN: Mapping[str, Any] = {
+    "position": "learned",
+    "stem": "patch",
+    "pool": "token",
+    "class_token_position": True,
+    "layer_scale_init": None,
+}
+
+
+def fits(resize: Any, first_kernel: str = "patch_embed/kernel", **options: Any) -> dict[str, Fit]:
+    """Returns what of a Vision Transformer can be made to fit.
+
+    Args:
+      resize: of the positions, see `fit_positions`.
+      first_kernel: our path of what sees the image.
+      **options: further ones of `fit_positions`.
+    """
+    positions = functools.partial(fit_positions, resize=resize, **options)
+    return {first_kernel: fit_channels, "pos_embed": positions}
+
+
 SOURCES = {
     "timm": Source(
-        rules=_timm,
+        rules=timm_rules,
         requires={"position": "learned", "stem": "patch"},
-        fits={
-            "patch_embed/kernel": fit_channels,
-            "pos_embed": functools.partial(fit_positions, resize=resize_as_timm),
-        },
+        usual={"norm_eps": 1e-6},
+        fits=fits(resize_as_timm),
     ),
     "torchvision": Source(
         rules=lambda config: _TORCHVISION,
-        requires={
-            "position": "learned",
-            "stem": "patch",
-            "pool": "token",
-            "layer_scale_init": None,
-        },
-        fits={
-            "patch_embed/kernel": fit_channels,
-            "pos_embed": functools.partial(fit_positions, resize=resize_as_torchvision),
-        },
+        requires=PLAIN,
+        usual={"norm_eps": 1e-6},
+        fits=fits(resize_as_torchvision),
+    ),
+    "hf": Source(
+        rules=lambda config: _HF,
+        requires=PLAIN,
+        usual={"norm_eps": 1e-12},
+        fits=fits(resize_as_transformers),
+        beside_head=HF_POOLER,
+    ),
+    "augreg": Source(
+        rules=augreg.rules,
+        requires=PLAIN,
+        usual={"norm_eps": 1e-6},
+        fits=fits(resize_as_augreg, method="bilinear"),
+        beside_head=augreg.PRE_LOGITS,
+        prepare=augreg.without_empty_axes,
     ),
 }

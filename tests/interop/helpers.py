@@ -22,6 +22,11 @@ def vit(seed=0, **options):
     return create_model("vit_ti16", rngs=nnx.Rngs(seed), **options)
 
 
+def deit(seed=0, **options):
+    options = {**VIT, "num_classes": 5, **options}
+    return create_model("deit_ti16_distilled", rngs=nnx.Rngs(seed), **options)
+
+
 def resnet(seed=0, **options):
     options = {**RESNET, "num_classes": 5, **options}
     return create_model("resnet18", rngs=nnx.Rngs(seed), **options)

@@ -11,7 +11,7 @@ import safetensors.numpy
 from interop.helpers import WEIGHTS, assert_equal
 
 from jaxvision.errors import InputError
-from jaxvision.interop.formats import read_weights, write_weights
+from jaxvision.interop.formats import read_checkpoint, read_weights, write_weights
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -102,8 +102,9 @@ def test_a_modules_state_dict_with_its_metadata(torch, tmp_path):
     [
         lambda new, old: {"model": new, "epoch": 3, "optimizer": {"lr": 0.1}},
         lambda new, old: {"state_dict": new, "arch": "resnet"},
-        lambda new, old: {"model": old, "model_ema": new},
-        lambda new, old: {"state_dict": old, "state_dict_ema": new},
+        lambda new, old: {"model": new, "model_ema": old},
+        lambda new, old: {"state_dict": new, "state_dict_ema": old},
+        lambda new, old: {"model_ema": new, "epoch": 3},
         lambda new, old: {"module." + name: tensor for name, tensor in new.items()},
         lambda new, old: {"_orig_mod.module." + name: tensor for name, tensor in new.items()},
         lambda new, old: {
@@ -115,6 +116,26 @@ def test_checkpoints_of_training_programs(torch, wrap, tmp_path):
     new, old = {"x": torch.ones(2)}, {"x": torch.zeros(2)}
     torch.save(wrap(new, old), tmp_path / "w.pth")
     assert_equal(read_weights(tmp_path / "w.pth"), {"x": np.ones(2, np.float32)})
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["model", "state_dict"])
+def test_averaged_weights_when_asked_for(torch, name, tmp_path):
+    averaged = f"{name}_ema"
+    torch.save({name: {"x": torch.zeros(2)}, averaged: {"x": torch.ones(2)}}, tmp_path / "w.pth")
+    weights, wrapper = read_checkpoint(tmp_path / "w.pth")
+    assert wrapper == name and not weights["x"].any()
+    weights, wrapper = read_checkpoint(tmp_path / "w.pth", ema=True)
+    assert wrapper == averaged and weights["x"].all()
+
+
+@pytest.mark.parity
+def test_averaged_weights_that_are_not_there(torch, tmp_path):
+    torch.save({"model": {"x": torch.ones(2)}}, tmp_path / "w.pth")
+    write_weights(tmp_path / "w.npz", WEIGHTS)
+    for name in ("w.pth", "w.npz"):
+        with pytest.raises(InputError, match="has no averaged weights under state_dict_ema or"):
+            read_weights(tmp_path / name, ema=True)
 
 
 @pytest.mark.parity

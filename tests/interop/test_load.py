@@ -14,7 +14,15 @@ IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), j
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.parametrize(
     ("make", "format"),
-    [(helpers.vit, "timm"), (helpers.vit, "torchvision"), (helpers.resnet, "torchvision")],
+    [
+        (helpers.vit, "timm"),
+        (helpers.vit, "torchvision"),
+        (helpers.vit, "hf"),
+        (helpers.deit, "timm"),
+        (helpers.deit, "hf"),
+        (helpers.resnet, "torchvision"),
+        (helpers.resnet, "hf"),
+    ],
 )
 def test_a_file_brings_every_bit_back(make, format, suffix, tmp_path):
     saved, loaded = make(seed=1), make(seed=2)
@@ -106,9 +114,9 @@ def test_source_is_told_by_the_names_or_by_the_user():
     assert assign_weights(helpers.vit(), weights, source="torchvision").source == "torchvision"
     with pytest.raises(InputError, match="lacks 'cls_token'"):
         assign_weights(helpers.vit(), weights, source="timm")
-    with pytest.raises(InputError, match="known from timm, torchvision, got 'keras'"):
+    with pytest.raises(InputError, match="known from timm, torchvision, hf, augreg, got 'keras'"):
         assign_weights(helpers.vit(), weights, source="keras")
-    with pytest.raises(InputError, match="those of no ResNet of torchvision or timm: 'class_token"):
+    with pytest.raises(InputError, match="no ResNet of torchvision or timm or hf: 'class_tok"):
         assign_weights(helpers.resnet(), weights)
 
 
@@ -153,7 +161,7 @@ def test_a_model_that_raises_is_as_before(make):
         (lambda: helpers.vit(stem="conv"), "timm", "with stem='conv'"),
         (lambda: helpers.vit(position="sincos2d"), "timm", "position='learned' or use another"),
         (lambda: helpers.resnet(plain=True), "timm", "with plain=True"),
-        (lambda: helpers.vit(), "onnx", "known from timm, torchvision, got 'onnx'"),
+        (lambda: helpers.vit(), "onnx", "known from timm, torchvision, hf, augreg, got"),
     ],
 )
 def test_models_that_the_library_does_not_have(model, format, message, tmp_path):
@@ -163,7 +171,7 @@ def test_models_that_the_library_does_not_have(model, format, message, tmp_path)
 
 
 def test_other_modules_are_refused():
-    with pytest.raises(InputError, match="exchanged for ResNet, ViT, got a Conv"):
+    with pytest.raises(InputError, match="exchanged for .*ResNet, .*ViT, got a Conv"):
         assign_weights(helpers.resnet().stem.conv, {})
 
 
@@ -180,3 +188,57 @@ def test_a_lower_precision_file_is_read_exactly():
     assign_weights(model, half)
     assert model.head.kernel[...].dtype == jnp.float32
     np.testing.assert_array_equal(model.head.kernel[...].T, half["head.weight"])
+
+
+def test_both_heads_of_a_deit_are_kept_for_other_classes():
+    weights = helpers.random_weights(helpers.deit(num_classes=7))
+    report = assign_weights(helpers.deit(num_classes=3), weights)
+    assert set(report.adapted) == {"head", "head_dist"}
+    assert set(report.left_out) == {
+        "head.weight",
+        "head.bias",
+        "head_dist.weight",
+        "head_dist.bias",
+    }
+    report = assign_weights(helpers.deit(num_classes=0), weights)
+    assert len(report.left_out) == 4 and not report.adapted
+
+
+def test_a_deit_keeps_a_head_that_the_file_has_not():
+    weights = helpers.random_weights(helpers.deit())
+    del weights["head_dist.weight"], weights["head_dist.bias"]
+    model = helpers.deit()
+    before = np.asarray(model.head_dist.kernel[...])
+    report = assign_weights(model, weights)
+    assert report.adapted == {"head_dist": "the file has none, the model keeps its own"}
+    np.testing.assert_array_equal(model.head_dist.kernel[...], before)
+    np.testing.assert_array_equal(model.head.kernel[...].T, weights["head.weight"])
+
+
+def test_positions_behind_two_tokens_and_behind_none():
+    weights = helpers.random_weights(helpers.deit())
+    report = assign_weights(model := helpers.deit(image_size=48), weights)
+    assert report.adapted["pos_embed"] == "positions resized from 4 x 4 to 6 x 6, bicubic"
+    np.testing.assert_array_equal(model.pos_embed[0, :2], weights["pos_embed"][0, :2])
+    options = {"class_token_position": False, "layer_scale_init": 1e-6}
+    weights = helpers.random_weights(helpers.vit(**options))
+    assert weights["pos_embed"].shape == (1, 16, 16)
+    report = assign_weights(helpers.vit(image_size=48, **options), weights)
+    assert report.adapted["pos_embed"] == "positions resized from 4 x 4 to 6 x 6, bicubic"
+
+
+@pytest.mark.parity
+def test_the_report_says_which_weights_of_a_checkpoint_were_taken(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {
+        name: torch.from_numpy(array)
+        for name, array in helpers.random_weights(helpers.vit()).items()
+    }
+    averaged = {"module." + name: tensor + 1 for name, tensor in tensors.items()}
+    torch.save({"model": tensors, "model_ema": averaged, "epoch": 3}, tmp_path / "w.pth")
+    plain, mean = helpers.vit(), helpers.vit()
+    assert jv.load_weights(plain, tmp_path / "w.pth").wrapper == "model"
+    report = jv.load_weights(mean, tmp_path / "w.pth", ema=True)
+    assert report.wrapper == "model_ema" and "from 'model_ema'" in str(report)
+    np.testing.assert_array_equal(mean.norm.bias[...], averaged["module.norm.bias"].numpy())
+    np.testing.assert_array_equal(plain.norm.bias[...], tensors["norm.bias"].numpy())

@@ -5,18 +5,6 @@ import pytest
 from parity import members, peers
 
 pytestmark = [pytest.mark.parity, pytest.mark.float64]
-BAR = 1e-10
-
-
-def check(pair, images, labels, *, steps):
-    """All of it: logits, gradients, and steps of both optimizers."""
-    distances = {"evaluation": peers.forward_distance(pair, images)}
-    distances |= peers.gradient_distances(pair, images, labels, train=True)
-    for name, rate, weight_decay in (("adamw", 1e-3, 0.1), ("sgd", 0.05, 1e-3)):
-        distances |= peers.training_distances(
-            pair, images, labels, name=name, rate=rate, weight_decay=weight_decay, steps=steps
-        )
-    peers.assert_close(distances, BAR)
 
 
 @pytest.mark.parametrize("member", members.SMALL_VITS)
@@ -26,7 +14,7 @@ def test_small_vit(member):
         build(), "vit_ti16", source=source, **(members.SMALL | {"image_size": 32} | options)
     )
     height, width = pair.model.config.image_shape
-    check(pair, *peers.batch(height, width), steps=2)
+    peers.check_all(pair, *peers.batch(height, width), steps=2)
     peers.assert_exports_back(pair, build())
 
 
@@ -35,7 +23,7 @@ def test_vit_tiny_as_published():
         return members.timm.create_model("vit_tiny_patch16_224", num_classes=peers.CLASSES)
 
     pair = peers.make_pair(build(), "vit_tiny_patch16_224", source="timm")
-    check(pair, *peers.batch(224, 224, size=2), steps=2)
+    peers.check_all(pair, *peers.batch(224, 224, size=2), steps=2)
     peers.assert_exports_back(pair, build())
 
 
@@ -44,7 +32,7 @@ def test_vit_tiny_not_square():
         "vit_tiny_patch16_224", num_classes=peers.CLASSES, img_size=(160, 224)
     )
     pair = peers.make_pair(peer, "vit_ti16", source="timm", image_size=(160, 224))
-    check(pair, *peers.batch(160, 224, size=2), steps=1)
+    peers.check_all(pair, *peers.batch(160, 224, size=2), steps=1)
 
 
 def test_vit_b_16_as_published():
@@ -52,7 +40,7 @@ def test_vit_b_16_as_published():
         return members.torchvision.models.vit_b_16(num_classes=peers.CLASSES)
 
     pair = peers.make_pair(build(), "vit_b_16", source="torchvision")
-    check(pair, *peers.batch(224, 224, size=2), steps=1)
+    peers.check_all(pair, *peers.batch(224, 224, size=2), steps=1)
     peers.assert_exports_back(pair, build())
 
 
@@ -60,7 +48,7 @@ def test_vit_b_16_as_published():
 def test_small_resnet(member):
     build, name, source, options = members.SMALL_RESNETS[member]
     pair = peers.make_pair(build(), name, source=source, **options)
-    check(pair, *peers.batch(48, 32), steps=2)
+    peers.check_all(pair, *peers.batch(48, 32), steps=2)
     peers.assert_exports_back(pair, build())
 
 
@@ -69,7 +57,7 @@ def test_resnet_as_published(member):
     source, name = member.split()
     pair = peers.make_pair(members.real_resnet(member), name, source=source)
     # One step: a deep random network makes of 1e-13 in the first 1e-10 in the second.
-    check(pair, *peers.batch(64, 96), steps=1)
+    peers.check_all(pair, *peers.batch(64, 96), steps=1)
     peers.assert_exports_back(pair, members.real_resnet(member))
 
 
@@ -77,7 +65,7 @@ def test_resnet_as_published(member):
 def test_resnet_at_224(member):
     source, name = member.split()
     pair = peers.make_pair(members.real_resnet(member), name, source=source)
-    check(pair, *peers.batch(224, 224, size=2), steps=1)
+    peers.check_all(pair, *peers.batch(224, 224, size=2), steps=1)
 
 
 def test_resnet_gradients_in_evaluation():
@@ -85,7 +73,7 @@ def test_resnet_gradients_in_evaluation():
         members.torchvision_resnet(), "resnet18", source="torchvision", **members.SHALLOW
     )
     distances = peers.gradient_distances(pair, *peers.batch(48, 32), train=False)
-    peers.assert_close(distances, BAR)
+    peers.assert_close(distances, peers.FLOAT64_BAR)
 
 
 def tanh_gelu(model):
@@ -103,4 +91,4 @@ def test_a_vit_in_a_trap_does_not_pass(trap):
     options = {**members.SMALL, "image_size": 32} | options
     pair = peers.make_pair(build(), "vit_ti16", source=source, **options)
     trap(pair.model)
-    assert peers.forward_distance(pair, peers.batch(32, 32)[0]) > 1e4 * BAR
+    assert peers.forward_distance(pair, peers.batch(32, 32)[0]) > 1e4 * peers.FLOAT64_BAR

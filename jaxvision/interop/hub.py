@@ -1,0 +1,63 @@
+"""Files of the Hugging Face hub, fetched only for an address that begins with `hub:`."""
+
+import importlib
+import pathlib
+from typing import Any
+
+from jaxvision.errors import InputError
+
+PREFIX = "hub:"
+# What a repository of weights has; the first is preferred, as it can hold nothing but arrays.
+_USUAL = ("model.safetensors", "pytorch_model.bin")
+
+
+def fetch(address: str) -> pathlib.Path:
+    """Returns a file of the hub, from the local cache or, if it is not there, by downloading it.
+
+    Args:
+      address: `hub:owner/name` for the repository's weights, or `hub:owner/name/file`. `@revision`
+        behind the name (a tag or a commit) says which version.
+
+    Raises:
+      InputError: if the address has another form, huggingface_hub is not installed, or there is no
+        such file, offline or online.
+    """
+    owner, _, rest = address.removeprefix(PREFIX).partition("/")
+    name, _, file = rest.partition("/")
+    name, _, revision = name.partition("@")
+    if not owner or not name:
+        raise InputError(
+            f"An address of the hub is hub:owner/name or hub:owner/name/file, got {address!r}."
+        )
+    hub, errors = _library(address)
+    repo, files = f"{owner}/{name}", (file,) if file else _USUAL
+    offline = False
+    for each in files:
+        try:
+            return pathlib.Path(hub.hf_hub_download(repo, each, revision=revision or None))
+        except errors.LocalEntryNotFoundError:
+            offline = True
+        except errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # of many kinds: no such repository, gated, connection, name
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(f"{address} cannot be fetched: {reason}") from error
+    wanted = " or ".join(files)
+    if offline:
+        raise InputError(
+            f"{address}: the hub cannot be reached and {wanted} of {repo} is not in the cache "
+            f"{hub.constants.HF_HUB_CACHE}; fetch it once with a connection, or give a local file."
+        )
+    raise InputError(f"{repo} has no {wanted} on the hub; name a file: hub:{repo}/<file>.")
+
+
+def _library(address: str) -> tuple[Any, Any]:
+    """Returns huggingface_hub and the module of its errors."""
+    try:
+        return importlib.import_module("huggingface_hub"), importlib.import_module(
+            "huggingface_hub.errors"
+        )
+    except ImportError as error:
+        raise InputError(
+            f"{address} needs huggingface_hub, which is not installed: pip install huggingface_hub."
+        ) from error

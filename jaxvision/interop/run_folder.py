@@ -1,0 +1,128 @@
+"""What a run of `launch.py` leaves: its weights, its config, the names of its classes."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvision.errors import InputError
+from jaxvision.interop.rules import Weights, flatten
+
+logger = logging.getLogger(__name__)
+
+CLASSES_FILE = "classes.txt"  # one name a line, in the order of the labels
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    Attributes:
+      folder: of the run.
+      steps: checkpoints to read from, in the order of preference.
+      config: what `config.json` holds; see configs/common.py.
+      class_names: by label; empty if the run has not kept them.
+    """
+
+    folder: pathlib.Path
+    steps: tuple[int, ...]
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+
+
+def open_run(path: str | pathlib.Path) -> RunFolder:
+    """Returns the run in a folder.
+
+    Args:
+      path: the folder of a run, or one of its checkpoints, `<run>/checkpoints/<step>`.
+
+    Raises:
+      InputError: if it is neither, or its files are damaged.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    one_step = path.parent.name == "checkpoints" and path.name.isdigit()
+    folder = path.parent.parent if one_step else path
+    checkpoints = folder / "checkpoints"
+    if not (folder / "config.json").is_file() or not checkpoints.is_dir():
+        raise InputError(
+            f"{path} is neither a file of weights nor the folder of a run with config.json and "
+            "checkpoints/."
+        )
+    found = (int(p.name) for p in checkpoints.iterdir() if p.is_dir() and p.name.isdigit())
+    steps = (int(path.name),) if one_step else tuple(sorted(found, reverse=True))
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise InputError(f"{folder}/config.json is damaged ({error}): restore it.") from error
+    return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
+
+
+def read_class_names(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the lines of a file of class names; nothing if there is none.
+
+    Raises:
+      InputError: if it is no text.
+    """
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read as text with one class name a line ({error})."
+        ) from error
+
+
+def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, str]:
+    """Returns the weights of a run by our paths, and which they are.
+
+    Of the newest checkpoint that can be read; the averaged weights if the run keeps them.
+
+    Args:
+      path: see `open_run`.
+      ema: refuse a run without averaged weights.
+
+    Raises:
+      InputError: if there is no run, or no checkpoint of it can be read.
+    """
+    from orbax.checkpoint import v1 as ocp  # seconds, which a file of weights does not need
+
+    run = open_run(path)
+    reasons = []
+    for step in run.steps:
+        try:
+            return _read_step(ocp, run.folder / "checkpoints" / str(step), ema=ema)
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - orbax raises many kinds for a damaged file
+            reasons.append(f"{step}: {type(error).__name__}")
+            logger.warning("The checkpoint of step %d cannot be read.", step)
+    raise InputError(
+        f"No readable checkpoint in {run.folder}/checkpoints ({', '.join(reasons) or 'none'}): "
+        "train first, or give another folder."
+    )
+
+
+def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool) -> tuple[Weights, str]:
+    saved: Any = ocp.checkpointables_metadata(folder).metadata["state"]
+    averaged = saved["ema_params"] is not None
+    if ema and not averaged:
+        raise InputError(f"{folder} has no averaged weights: leave ema=True out.")
+    names = ("ema_params", "ema_batch_stats") if averaged else ("params", "batch_stats")
+    # The devices of the run may be others than those of this machine.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved[name]
+        )
+        for name in names
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # leave the optimizer on the disk
+    with context:
+        state: Any = ocp.load_checkpointables(folder, {"state": wanted})["state"]
+    weights = {path: np.asarray(x) for name in names for path, x in flatten(state[name]).items()}
+    kind = "averaged weights" if averaged else "weights"
+    return weights, f"{kind} of step {folder.name}"
