@@ -7,13 +7,18 @@ The same command again resumes the run. Exit codes: 0 done, 2 wrong configuratio
 import errno
 import logging
 import os
-import re
 import sys
-import traceback
-import warnings
 
 from absl import flags
 from ml_collections import config_flags
+
+from jaxvision.command_line import (
+    explain_config_error,
+    fail,
+    quiet_libraries,
+    use_deterministic_kernels,
+    use_huge_pages,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, also with an argument: configs/vit_b16.py:imagenet2012."
@@ -28,19 +33,8 @@ _MEMORY = flags.DEFINE_float(
 )
 
 
-def _use_huge_pages() -> None:
-    """Starts Python anew with transparent huge pages for malloc, which glibc reads only then.
-
-    XLA on a CPU takes a fresh arena in every step, and small pages cost it a page fault each.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def _parse(argv: list[str]) -> None:
     """Reads flags and config; a mistake is one line and exit code 2."""
-    see = f"See `python {argv[0]} --help` and configs/common.py."
     try:
         rest = flags.FLAGS(argv)[1:]
         if rest:
@@ -51,60 +45,23 @@ def _parse(argv: list[str]) -> None:
                 "must return the config."
             )
         _CONFIG.value.seed  # noqa: B018 - a file that could not be loaded says so only when it is read
-    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
-        sys.exit(_fail(error, see))
     except Exception as error:  # a config file is Python and may raise anything
-        cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
-        option = re.match(r"""(?:Key )?['"](\w+)['"]""", str(cause.args[0] if cause.args else ""))
-        if isinstance(cause, KeyError) and option:  # of ml_collections
-            hint = re.search("Did you mean .*", str(cause.args[0]))
-            text = f"There is no option {option[1]!r}. {hint[0] if hint else ''}"
-        else:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            library = "ml_collections" in place.filename
-            where = "" if library else f" ({place.filename}, line {place.lineno})"
-            text = f"The config file fails with {type(error).__name__}: {error}{where}."
-        sys.exit(_fail(flags.Error(text.strip()), see))
-
-
-def _fail(error: BaseException, remedy: str = "") -> int:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    missing = [line for line in lines if "No such file or directory" in line]
-    if any(line.startswith("Traceback") for line in lines):  # an error inside the config file
-        lines = [lines[-1].split("Error: ", 1)[-1]]
-    elif missing:
-        lines = missing[:1]
-    text = " ".join(lines)
-    stop = "" if text.endswith((".", "?")) else "."
-    print(f"error: {text}{stop} {remedy}".rstrip(), file=sys.stderr)
-    return 2
-
-
-def _quiet_libraries() -> None:
-    """Leaves to our own log what matters; a failed save alone is hundreds of lines of orbax."""
-    for library in ("jax", "matplotlib"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for library in ("absl", "asyncio"):  # of orbax and tfds
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    report = sys.unraisablehook
-
-    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):  # reads after one has failed
-            report(unraisable)
-
-    sys.unraisablehook = report_others
+        text = str(error) if isinstance(error, flags.Error) else explain_config_error(error)
+        fail(text, f"See `python {argv[0]} --help` and configs/common.py.")
+        sys.exit(2)
 
 
 def main(argv: list[str]) -> int:
     """Runs the chosen mode; returns the exit code."""
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    _quiet_libraries()
+    quiet_libraries()
+    config, workdir = _CONFIG.value, str(_WORKDIR.value)
+    if config.deterministic:
+        use_deterministic_kernels()
 
     import jax
 
-    config, workdir = _CONFIG.value, str(_WORKDIR.value)
     if config.compilation_cache:
         cache = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -126,7 +83,8 @@ def main(argv: list[str]) -> int:
             state = train(config, workdir)
             write_report(config, state, workdir)
     except InputError as error:
-        return _fail(error)
+        fail(str(error))
+        return 2
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -134,17 +92,17 @@ def main(argv: list[str]) -> int:
         print("Interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
         return 130
     except RunError as error:
-        _fail(error)
+        fail(str(error))
         return 1
     except Exception as error:
         if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             leave_others()
             raise
-        _fail(error, "Make room there, and the same command goes on.")
+        fail(str(error), "Make room there, and the same command goes on.")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    _use_huge_pages()
+    use_huge_pages()
     sys.exit(main(sys.argv))

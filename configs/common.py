@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "vit_s16"  # `python -c "import jaxvision as jv; print(jv.list_models())"`
     config.model.num_classes = 0  # 0: as many as the training data has
     config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
+    config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()
@@ -91,6 +92,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.0  # of the averaged parameters; 0: off
     config.ema_warmup = True  # use min(decay, (1 + step) / (10 + step))
     config.max_skipped_steps = 10  # non-finite steps in a row before the run stops
+
+    config.deterministic = False  # on a GPU: the same bits in every run, at some cost in speed
 
     config.mesh = d()
     config.mesh.data = -1  # devices along the batch; -1: all that remain

@@ -29,26 +29,14 @@ install_import_hook("jaxvision", "beartype.beartype")
 
 
 def _torch_peers() -> bool:
-    """Makes torchvision and timm importable beside the CPU build of torch.
-
-    torchvision's wheel is built for CUDA: without its compiled library two operator schemas are
-    missing that its Python files ask for at import.
-    """
+    """Makes torchvision and timm importable; returns whether they are there."""
     try:
         import torch
     except ImportError:
         return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        try:
-            library.define(schema)
-        except RuntimeError:  # a complete torchvision has it already
-            pass
+    from benchmarks import peers  # noqa: F401 - declares what torchvision's wheel lacks
+
     torch.set_num_threads(2)
-    _torch_peers.library = library  # keeps the definitions alive
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import timm  # noqa: F401

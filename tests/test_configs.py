@@ -10,7 +10,17 @@ from jaxvision.train.setup import make_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 CARDS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
-NEEDS_NO_DATA = ["quickstart", "smoke", "vit_b16", "resnet50"]
+NEEDS_NO_DATA = [
+    "quickstart",
+    "smoke",
+    "vit_b16",
+    "deit_s16",
+    "swin_t",
+    "pvt_v2_b2",
+    "resnet50",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+]
 
 
 def load(name, *argument):
@@ -51,6 +61,16 @@ def test_imagenet_recipe_is_torchvisions():
     assert (optimizer.weight_decay, optimizer.clip_norm) == (0.3, 1.0)
     assert (config.schedule.warmup_epochs, config.loss.label_smoothing) == (30, 0.11)
     assert (config.augment.mixup_alpha, config.augment.cutmix_alpha) == (0.2, 1.0)
+
+
+def test_imagenet_recipe_is_deits():
+    _, config = load("deit_s16", "imagenet2012")
+    assert (config.total_epochs, config.batch_size) == (300, 1024)
+    optimizer, augment = config.optimizer, config.augment
+    assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-3, 0.05)
+    assert (config.schedule.warmup_epochs, config.loss.label_smoothing) == (5, 0.1)
+    assert (augment.mixup_alpha, augment.cutmix_alpha) == (0.8, 1.0)
+    assert config.model.kwargs.drop_path_rate == 0.1
 
 
 def test_every_option_of_the_schema_is_read_somewhere():

@@ -1,5 +1,6 @@
 """The command line as a user types it."""
 
+import os
 import pathlib
 import signal
 
@@ -7,6 +8,7 @@ from launching import CACHE, launch, start, wait_for_step
 from train import helpers
 
 from configs import smoke
+from jaxvision.command_line import use_deterministic_kernels
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.setup import make_run
 
@@ -32,7 +34,7 @@ def test_smoke_from_the_command_line(tmp_path):
 
 def final_state(workdir):
     checkpointer = Checkpointer(pathlib.Path(workdir) / "checkpoints")
-    state, position, step = checkpointer.restore(make_run(smoke.get_config()).abstract_state())
+    state, position, step = checkpointer.restore(make_run(smoke.get_config()).abstract_state)
     checkpointer.close()
     return state, position, step
 
@@ -53,3 +55,9 @@ def test_killed_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path):
     )
     helpers.assert_equal(resumed, whole)
     assert position == again
+
+
+def test_deterministic_adds_to_the_flags_of_xla(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=there")
+    use_deterministic_kernels()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=there --xla_gpu_deterministic_ops=true"

@@ -11,9 +11,86 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
+from jaxvision.models.mobilenet import BlockRow
 
+VIT = {
+    "image_size": 16,
+    "patch_size": 8,
+    "width": 16,
+    "depth": 2,
+    "num_heads": 2,
+    # These merge giant, transformers' and DeiT-III's rows with the plain one.
+    "mlp_ratio": 4.0,
+    "norm_eps": 1e-6,
+    "layer_scale_init": None,
+    "class_token_position": True,
+}
+MOBILE = {
+    "rows": (BlockRow(channels=8), BlockRow(channels=16, expansion=2, stride=2, repeats=2)),
+    "width": 1.0,
+    "stem_width": 8,
+    "activation": "hard_swish",
+    "padding": "same",
+    "dropout_rate": 0.0,
+    "norm_eps": 1e-3,
+    "norm_momentum": 0.1,
+}
+SQUEEZING = tuple(dataclasses.replace(row, squeeze=True) for row in MOBILE["rows"])
 TINY = {
-    "vit": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "num_heads": 2},
+    "mobilenet_v1": {**MOBILE, "rows": (BlockRow(channels=8), BlockRow(channels=16, stride=2))},
+    "mobilenet_v2": {**MOBILE, "last_width": 16},
+    "mobilenet_v3": {**MOBILE, "rows": SQUEEZING, "last_width": 16, "hidden_width": 16},
+    "efficientnet": {
+        **MOBILE,
+        "rows": SQUEEZING,
+        "last_width": 16,
+        "depth": 1.0,
+        "scale_ends": True,
+        "drop_path_rate": 0.0,
+    },
+    "pvt": {
+        "stage_depths": (1, 2),
+        "stage_widths": (8, 16),
+        "stage_heads": (1, 2),
+        "mlp_ratios": (2, 2),
+        "reduction_ratios": (2, 1),
+        "image_size": 16,
+    },
+    "pvt_v2": {
+        "stage_depths": (2,),
+        "stage_widths": (8,),
+        "stage_heads": (2,),
+        "mlp_ratios": (2,),
+        "reduction_ratios": (2,),
+        "projection_norm_eps": 1e-5,
+    },
+    "swin": {
+        "width": 8,
+        "stage_depths": (1, 2),
+        "stage_heads": (1, 2),
+        "window_size": 2,
+        "image_size": (32, 16),
+    },
+    "swin_v2": {
+        "width": 8,
+        "stage_depths": (1, 2),
+        "stage_heads": (1, 2),
+        "window_size": 2,
+        "image_size": (32, 16),
+        "windows": "padded",
+        "trained_windows": None,
+        "key_bias": True,
+    },
+    "convnext": {"stage_depths": (2,), "stage_widths": (8,), "head_norm_eps": 1e-6},
+    "vit": VIT,
+    "deit": VIT,
+    "hybrid_vit": {
+        **VIT,
+        "stage_depths": (1,),
+        "stage_widths": (8,),
+        "stem_width": 8,
+        "norm_groups": 2,
+    },
     "resnet": {"stage_depths": (1, 1), "stage_widths": (32, 32), "stem_width": 8},
 }
 NUM_CLASSES = 5
@@ -131,14 +208,28 @@ def test_features_are_what_the_head_reads(name):
 
 
 @pytest.mark.parametrize("name", different_when_tiny())
+def test_pyramid(name):
+    model = nnx.eval_shape(lambda: build(name))
+    maps = jax.eval_shape(lambda m: m.pyramid(IMAGES), model)
+    assert list(maps) == sorted(maps)
+    for stride, grid in maps.items():
+        assert grid.shape[:3] == (2, -(-32 // stride), -(-16 // stride))
+    features = jax.eval_shape(lambda m: m.features(IMAGES), model)
+    assert list(maps.values())[-1].shape[-1] == features.shape[-1]
+
+
+@pytest.mark.parametrize("name", different_when_tiny())
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
     _, grads, _ = loss_and_grads(build(name), **train())
+    family = jv.get_spec(name).family
     for path, grad in jax.tree.leaves_with_path(grads):
         keys = [entry.key for entry in path]
         assert bool(jnp.isfinite(grad).all()), keys
         largest = float(jnp.abs(grad).max())
         if keys[-3:] == ["attn", "key", "bias"]:
             assert largest < 1e-3, keys  # softmax does not see a shift of all scores
+        elif keys[-3:] == ["project", "norm", "bias"] and family != "mobilenet_v1":
+            assert largest < 1e-3, keys  # nor does the next 1x1 convolution's batch norm
         else:
             assert largest > 1e-4, keys
 
@@ -165,7 +256,7 @@ def test_training_with_all_rates_zero_needs_no_randomness(name):
 @pytest.mark.parametrize("rate", ["dropout_rate", "drop_path_rate", "attention_dropout_rate"])
 def test_rates_act_in_training_only(rate):
     for name in ("vit_ti16", "resnet18"):
-        if name not in with_field(rate):
+        if not hasattr(jv.get_spec(name).config, rate):
             continue
         model, plain = build(name, **{rate: 0.5}), build(name)
         np.testing.assert_array_equal(model(IMAGES), plain(IMAGES))
@@ -176,13 +267,17 @@ def test_rates_act_in_training_only(rate):
             model(IMAGES, train=True)
 
 
-RATES = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "drop_path_rate": 0.4}
+def rates(name):
+    """Returns a value above 0 for every rate that the model has."""
+    values = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "drop_path_rate": 0.4}
+    config = jv.get_spec(name).config
+    return {rate: value for rate, value in values.items() if hasattr(config, rate)}
 
 
 @pytest.mark.parametrize("name", with_field("remat"))
 def test_remat_changes_nothing(name):
-    kept = loss_and_grads(build(name, **RATES), **train())
-    again = loss_and_grads(build(name, remat=True, **RATES), **train())
+    kept = loss_and_grads(build(name, **rates(name)), **train())
+    again = loss_and_grads(build(name, remat=True, **rates(name)), **train())
     assert_close(kept, again, atol=1e-5)
 
 
@@ -190,7 +285,7 @@ def test_remat_changes_nothing(name):
 def test_scan_equals_the_loop(name):
     from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 
-    listed, stacked = build(name, scan=False, **RATES), build(name, scan=True, **RATES)
+    listed, stacked = build(name, scan=False, **rates(name)), build(name, scan=True, **rates(name))
     params, stacked_params = split(listed)[1], split(stacked)[1]
     assert_close(unstack_blocks(stacked_params), params, atol=0)
     params = scattered(params)

@@ -23,20 +23,19 @@ class StepMemory:
     """Compiles the steps of a run for shapes, and tells the memory that they need on one device.
 
     Attributes:
-      state: shapes, dtypes and shardings of the state.
       compile_seconds: of each compilation so far.
     """
 
     def __init__(self, run: Run):
         self.run = run
-        self.state = run.abstract_state()
+        self._state = run.abstract_state
         self.compile_seconds: list[float] = []
-        self._train_step: Any = run.train_step(jax.tree.map(lambda x: x.sharding, self.state))
+        self._train_step: Any = run.train_step()
         self._eval_step: Any = run.eval_step()
 
     def state_parts(self) -> dict[str, Bytes]:
         """Returns the bytes of what stays on a device from the first step to the last."""
-        state = self.state
+        state = self._state
         return {
             "parameters": _device_bytes(state.params),
             "optimizer state": _device_bytes(state.opt_state),
@@ -47,12 +46,12 @@ class StepMemory:
     def train(self, batch_size: int) -> dict[str, Bytes]:
         """Returns the bytes of each part during a training step; infinite if it cannot compile."""
         batch = self._batch(batch_size)
-        lowered = self._train_step.lower(self.state, batch)
-        return self._parts(lowered, self.state, waiting=STEPS_IN_FLIGHT * _device_bytes(batch))
+        lowered = self._train_step.lower(self._state, batch)
+        return self._parts(lowered, self._state, waiting=STEPS_IN_FLIGHT * _device_bytes(batch))
 
     def eval(self, batch_size: int) -> dict[str, Bytes]:
         """Returns the same of an evaluation step, during which the whole state stays in place."""
-        weights = self.state.params, self.state.batch_stats
+        weights = self._state.params, self._state.batch_stats
         batch, train_batch = self._batch(batch_size), self._batch(self.run.config.batch_size)
         return self._parts(
             self._eval_step.lower(*weights, batch),
@@ -79,7 +78,10 @@ class StepMemory:
           waiting: bytes of the batches that are on the device without being in use.
         """
         parts = self.state_parts()
-        batches, rest = waiting, _device_bytes(self.state) - sum(parts.values())  # counters
+        batches, rest = (
+            waiting,
+            _device_bytes(self._state) - sum(parts.values()),
+        )  # counters
         start = time.perf_counter()
         try:
             sizes: Any = lowered.compile().memory_analysis()

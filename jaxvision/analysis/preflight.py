@@ -23,10 +23,10 @@ from jaxvision.analysis.memory import (
     size_text,
 )
 from jaxvision.analysis.previews import plot_samples, plot_schedule
-from jaxvision.errors import InputError
+from jaxvision.train.init_from import load_initial
 from jaxvision.train.setup import Run, make_run
-from jaxvision.train.state import count_params
-from jaxvision.train.workdir import Config
+from jaxvision.train.state import count_params, seed_keys, step_keys
+from jaxvision.train.workdir import Config, cannot_write
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def preflight(
     run = make_run(config)
     memory = StepMemory(run)
     _log_run(run, memory)
+    if config.model.init_from:
+        load_initial(run.build, config.model.init_from, seed=config.seed)
     _draw(run, workdir)
 
     start = time.perf_counter()
@@ -95,7 +97,7 @@ def _log_run(run: Run, memory: StepMemory) -> None:
     logger.info(
         "%s: %s parameters, %d classes; mesh of %s on %d %s.",
         config.model.name,
-        f"{count_params(memory.state.params):,}",
+        f"{count_params(run.abstract_state.params):,}",
         run.num_classes,
         " x ".join(f"{axis}={size}" for axis, size in run.mesh.shape.items()),
         run.mesh.size,
@@ -127,10 +129,7 @@ def _draw(run: Run, workdir: str | pathlib.Path) -> None:
         )
         path = plot_samples(images, labels, run.train_source.class_names, workdir / "samples.png")
     except OSError as error:
-        raise InputError(
-            f"The workdir {workdir} cannot be written ({error.strerror or error}); "
-            "give a --workdir on a writable disk with free space."
-        ) from error
+        raise cannot_write(workdir, error) from error
     logger.info("See %s and schedule.png beside it.", path)
 
 
@@ -144,8 +143,8 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(run.mesh, PartitionSpec()))
     def seen(step: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
-        _, state_key = jax.random.split(jax.random.key(run.config.seed))  # as train/state.py does
-        mix_key, _ = jax.random.split(jax.random.fold_in(state_key, step))  # as train/step.py does
+        _, key = seed_keys(jax.random.key(run.config.seed))
+        mix_key, _ = step_keys(key, step)
         images = batch["image"].astype(jnp.float32)
         labels = jax.nn.one_hot(batch["label"], run.num_classes)
         if run.mix is not None:  # of pixels instead of normalised ones: a blend is the same

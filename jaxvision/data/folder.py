@@ -6,11 +6,12 @@ import os
 import numpy as np
 
 from jaxvision.data.source import (
-    IMAGE_SUFFIXES,
     DataError,
     Example,
     Source,
     check_class_names,
+    is_hidden,
+    is_image,
     missing_data,
 )
 from jaxvision.data.zip_reader import ZipReader
@@ -45,7 +46,7 @@ class FolderSource(Source):
         members = []  # (class, file name, reader, index in that reader)
         for number, (reader, prefix) in enumerate(self._readers):
             for index, name in enumerate(reader.names):
-                if name.startswith(prefix) and _is_image(name):
+                if name.startswith(prefix) and is_image(name):
                     class_name, separator, _ = name.removeprefix(prefix).partition("/")
                     if not separator:
                         raise DataError(
@@ -88,9 +89,9 @@ class _DirectoryReader:
             relative = os.path.relpath(folder, path).replace(os.sep, "/")
             prefix = "" if relative == "." else f"{relative}/"
             self.names += [prefix + file for file in sorted(files)]
-        used = {name.partition("/")[0] for name in self.names if _is_image(name)}
+        used = {name.partition("/")[0] for name in self.names if is_image(name)}
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
-            if entry.is_dir() and not _is_hidden(entry.name) and entry.name not in used:
+            if entry.is_dir() and not is_hidden(entry.name) and entry.name not in used:
                 raise DataError(f"The class folder {entry.path} holds no image; fill or remove it.")
 
     def read(self, index: int) -> bytes:
@@ -127,7 +128,7 @@ def _open_readers(path: str, split: str) -> list[tuple[_DirectoryReader | ZipRea
         reader = _open_zip(place)
         # `zip -r train.zip train` puts every file below one folder named like the zip.
         wrapper = os.path.splitext(os.path.basename(place))[0] + "/"
-        images = [name for name in reader.names if _is_image(name)]
+        images = [name for name in reader.names if is_image(name)]
         readers.append((reader, wrapper if all(n.startswith(wrapper) for n in images) else ""))
     return readers
 
@@ -136,11 +137,3 @@ def _open_zip(path: str) -> ZipReader:
     if not path.lower().endswith(".zip"):
         raise DataError(f"{path} is neither a folder nor a .zip file; {_PREPARE}.")
     return ZipReader(path)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not _is_hidden(name)

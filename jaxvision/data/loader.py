@@ -132,7 +132,7 @@ class Reading:
         # No remainder exists; to round up would overflow on the endless training examples.
         chunks = examples.batch(chunk, drop_remainder=True).to_iter_dataset(
             grain.ReadOptions(
-                num_threads=min(self.num_threads, _THREADS_PER_CORE * _num_cores()),
+                num_threads=min(self.num_threads, _THREADS_PER_CORE * num_cores()),
                 prefetch_buffer_size=max(self.prefetch_examples // chunk, 1),
             )
         )
@@ -180,6 +180,6 @@ def _end_with_parent(worker_index: int, worker_count: int) -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Returns the cores that this process may use: fewer than the machine has, in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

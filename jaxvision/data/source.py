@@ -1,6 +1,7 @@
 """What every source of examples offers, and the two errors of this folder."""
 
 import abc
+import os
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -14,6 +15,16 @@ RUNS_WITHOUT_DATA = (
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a path, or a folder in it, is hidden or a leftover of macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def is_image(name: str) -> bool:
+    """Returns whether a path has an image suffix and is not hidden."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_hidden(name)
 
 
 class DataError(InputError):

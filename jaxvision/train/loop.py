@@ -13,11 +13,12 @@ import numpy as np
 from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.evaluate import evaluate
+from jaxvision.train.init_from import load_initial, start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.setup import Run, make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
-from jaxvision.train.workdir import Config, compare_run, open_workdir
+from jaxvision.train.workdir import Config, compare_run, has_checkpoint, open_workdir
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -40,15 +41,18 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
       RunError: if the last checkpoint could not be saved.
     """
     run = make_run(config)
-    abstract = run.abstract_state()
-    workdir = open_workdir(workdir, config)
+    run.abstract_state  # noqa: B018 - refuses sharding rules that do not fit, before a folder is made
+    initial = None
+    if config.model.init_from and not has_checkpoint(workdir):
+        initial = load_initial(run.build, config.model.init_from, seed=config.seed)
+    workdir = open_workdir(workdir, config, run.train_source.class_names)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best_metric,
     )
     with StopSignal() as stop, checkpointer, closing(run.train_batches()) as data:
-        state, start = resume_or_create(run, checkpointer, data, abstract)
+        state, start = resume_or_create(run, checkpointer, data, initial)
         if start >= run.total_steps:
             logger.info("The run is finished: step %d of %d.", start, run.total_steps)
             return state
@@ -70,7 +74,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
             enabled=jax.process_index() == 0,
         )
         with writer:
-            state = _run_steps(run, state, start, abstract, data, checkpointer, writer, stop)
+            state = _run_steps(run, state, start, data, checkpointer, writer, stop)
     if checkpointer.latest_step != run.total_steps:
         raise RunError(
             f"The last checkpoint could not be saved in {checkpointer.folder} (the newest there is "
@@ -83,7 +87,6 @@ def _run_steps(
     run: Run,
     state: TrainState,
     start: int,
-    abstract: TrainState,
     data: Any,
     checkpointer: Checkpointer,
     writer: MetricWriter,
@@ -91,7 +94,7 @@ def _run_steps(
 ) -> TrainState:
     """Runs the steps from `start` to the end: train, log, evaluate, save."""
     config = run.config
-    train_step = run.train_step(jax.tree.map(lambda x: x.sharding, abstract))
+    train_step = run.train_step()
     eval_step = run.eval_step()
     batches = _device_batches(run, data)
     guard = NonFiniteGuard(config.max_skipped_steps)
@@ -136,7 +139,7 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
     with Checkpointer(folder, read_only=True) as checkpointer:
         try:
-            state, _, step = checkpointer.restore(run.abstract_state())
+            state, _, step = checkpointer.restore(run.abstract_state)
         except InputError as error:
             differences = compare_run(folder.parent, config)
             other = f" The run there is another: {differences}." if differences else ""
@@ -147,15 +150,18 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
 
 
 def resume_or_create(
-    run: Run, checkpointer: Checkpointer, data: Any, abstract: TrainState
+    run: Run, checkpointer: Checkpointer, data: Any, initial: Any = None
 ) -> tuple[TrainState, int]:
     """Returns (state, updates done) of the newest checkpoint, or of a new run.
 
-    The data iterator goes to the position of the checkpoint.
+    The data iterator goes to the position of the checkpoint. A new run starts from the weights of
+    `load_initial`, if there are any.
     """
     if checkpointer.latest_step is None:
-        return create_state(run.build, run.tx, seed=run.config.seed, abstract=abstract), 0
-    state, position, step = checkpointer.restore(abstract)
+        seed = run.config.seed
+        state = create_state(run.build, run.tx, seed=seed, abstract=run.abstract_state)
+        return state if initial is None else start_from(state, initial), 0
+    state, position, step = checkpointer.restore(run.abstract_state)
     data.set_state(position)
     logger.info("Resumed from step %d.", step)
     return state, step

@@ -20,9 +20,14 @@ NOT_DECAYED = frozenset(
         "scale",  # of norms
         "gamma",  # of LayerScale
         "cls_token",
+        "dist_token",
         "pos_embed",
+        "table",  # of relative positions
+        "logit_scale",  # of cosine attention
     }
 )
+# Whatever the parameters of these modules are called.
+NOT_DECAYED_MODULES = frozenset({"position_bias"})
 
 
 def make_optimizer(
@@ -115,7 +120,11 @@ def decay_mask(params: Any) -> Any:
             f"Weight decay is not decided for {', '.join(paths)}; add {', '.join(unknown)} to "
             "DECAYED or NOT_DECAYED in jaxvision/train/optimizer.py."
         )
-    return jax.tree.map(lambda name: name in DECAYED, names)
+
+    def decays(path: tuple, name: str) -> bool:
+        return name in DECAYED and not NOT_DECAYED_MODULES & set(path_name(path).split("/"))
+
+    return jax.tree_util.tree_map_with_path(decays, names)
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:

@@ -92,8 +92,9 @@ class Run:
             cutmix_probability=augment.cutmix_probability,
         )
 
+    @functools.cached_property
     def abstract_state(self) -> TrainState:
-        """Returns the shapes, dtypes and shardings of the state."""
+        """The shapes, dtypes and shardings of the state."""
         return abstract_state(
             self.build,
             self.tx,
@@ -102,7 +103,7 @@ class Run:
             ema=self.config.ema_decay > 0,
         )
 
-    def train_step(self, shardings: Any) -> Callable:
+    def train_step(self) -> Callable:
         """Returns the jitted training step."""
         return make_train_step(
             self.graphdef,
@@ -114,7 +115,7 @@ class Run:
             ema_decay=self.config.ema_decay,
             ema_warmup=self.config.ema_warmup,
             accumulate_steps=self.config.accumulate_steps,
-            shardings=shardings,
+            shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state),
         )
 
     def eval_step(self) -> Callable:

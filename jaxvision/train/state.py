@@ -47,6 +47,18 @@ def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDe
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
+def seed_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the key of the initial values and `TrainState.key`, from the key of a run's seed."""
+    params_key, step_key = jax.random.split(key)
+    return params_key, step_key
+
+
+def step_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of mixup and of dropout in one update, from `TrainState.key`."""
+    mix_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
+    return mix_key, dropout_key
+
+
 def _init(
     key: jax.Array,
     build: Callable[[nnx.Rngs], nnx.Module],
@@ -54,7 +66,7 @@ def _init(
     ema: bool,
 ) -> TrainState:
     """Returns the state before the first step; pure."""
-    params_key, step_key = jax.random.split(key)
+    params_key, step_key = seed_keys(key)
     _, params, batch_stats = nnx.split(build(nnx.Rngs(params=params_key)), nnx.Param, nnx.BatchStat)
     params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
     return TrainState(

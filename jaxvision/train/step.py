@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxvision.train.state import TrainState
+from jaxvision.train.state import TrainState, step_keys
 
 
 def make_preprocess(*, mean: tuple, std: tuple) -> Callable[[jax.Array], jax.Array]:
@@ -102,7 +102,7 @@ def make_train_step(
         return grads, metrics, batch_stats
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        mix_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        mix_key, dropout_key = step_keys(state.key, state.step)
         batch = dict(batch, image=preprocess(batch["image"]))
         if mix is not None:
             batch["image"], batch["label"] = mix(mix_key, batch["image"], batch["label"])

@@ -6,11 +6,13 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from jaxvision.errors import InputError
+from jaxvision.interop.run_folder import CLASSES_FILE
 
 # An ml_collections.ConfigDict. Its own type makes every option a union of all it could be.
 Config = Any
@@ -69,10 +71,31 @@ def compare_run(workdir: pathlib.Path, config: Config) -> str:
     return "; ".join(differences[:5])
 
 
-def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
-    """Makes the folder of a run and writes `config.json` and `versions.json` into it.
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+    """Returns whether a folder holds a run to go on with."""
+    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def cannot_write(workdir: pathlib.Path, error: OSError) -> InputError:
+    """Returns the error of a folder that refuses a file."""
+    return InputError(
+        f"The workdir {workdir} cannot be written ({error.strerror or error}); "
+        "give a --workdir on a writable disk with free space."
+    )
+
+
+def open_workdir(
+    workdir: str | pathlib.Path, config: Config, class_names: Sequence[str] = ()
+) -> pathlib.Path:
+    """Makes the folder of a run with `config.json`, `versions.json` and `classes.txt`.
 
     Where the folder already holds checkpoints, the config must describe the same run.
+
+    Args:
+      workdir: of the run.
+      config: see configs/common.py.
+      class_names: by label, for those who use the run's weights.
 
     Raises:
       InputError: if the folder cannot be written, or holds another run; names the differences.
@@ -83,7 +106,7 @@ def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
         folders = (workdir / "checkpoints", workdir, *workdir.parents)
         missing = [folder for folder in folders if not folder.exists()]
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir()):
+        if has_checkpoint(workdir):
             differences = compare_run(workdir, config)
             if differences:
                 raise InputError(
@@ -93,22 +116,26 @@ def open_workdir(workdir: str | pathlib.Path, config: Config) -> pathlib.Path:
         if jax.process_index() == 0:
             write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
             write_json(workdir / "versions.json", versions())
+            names = (" ".join(name.splitlines()) for name in class_names)  # one line each
+            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in names))
     except OSError as error:
         for folder in missing:  # leaves nothing behind
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        raise InputError(
-            f"The workdir {workdir} cannot be written ({error.strerror or error}); "
-            "give a --workdir on a writable disk with free space."
-        ) from error
+        raise cannot_write(workdir, error) from error
     return workdir
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: pathlib.Path, content: str) -> None:
+    """Writes a text file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -84,7 +84,11 @@ def test_parts_are_those_of_one_device(name, kwargs, fsdp, ema_decay):
     images = 16 * (32 * 32 * 3 + 4 + 1) // 8  # uint8 pixels, int32 label, bool mask
     assert parts[BATCHES] == 3 * images - 16 // 8  # the step does not read the mask
     # The compiled step itself: whatever is donated is state, and nothing of it is left out.
-    sizes = memory._train_step.lower(memory.state, memory._batch(16)).compile().memory_analysis()
+    sizes = (
+        memory._train_step.lower(memory.run.abstract_state, memory._batch(16))
+        .compile()
+        .memory_analysis()
+    )
     counters = 3 * 4 + 8  # step, skipped_steps, skipped_in_a_row, key
     assert sizes.alias_size_in_bytes == sum(parts[part] for part in STATE) + counters
     assert total(parts) == (
@@ -105,7 +109,9 @@ def test_activations_grow_with_the_batch():
     memory = StepMemory(make_run(config(**QUICK)))
     small, middle, large = (memory.train(size)[TEMPORARY] for size in (64, 128, 192))
     assert large - middle == pytest.approx(middle - small, rel=0.1)
-    assert small > 4 * count_params(memory.state.params)  # the gradients are among them
+    assert small > 4 * count_params(
+        memory.run.abstract_state.params
+    )  # the gradients are among them
 
 
 def test_nothing_is_allocated():
@@ -194,9 +200,9 @@ def test_samples_are_what_the_step_sees():
     )
 
     spied = dataclasses.replace(run, task=Spy())
-    abstract = spied.abstract_state()
+    abstract = spied.abstract_state
     state = create_state(spied.build, spied.tx, seed=3, abstract=abstract)
-    step = spied.train_step(jax.tree.map(lambda x: x.sharding, abstract))
+    step = spied.train_step()
     for t, batch in zip(range(5), run.train_batches(), strict=False):
         state, metrics = step(state, run.put(batch))
         for i in range(5):

@@ -37,7 +37,7 @@ class Run:
     Pipes would do as well, were it not for workers that hold them open when their parent is gone.
     """
 
-    def __init__(self, module, workdir, *arguments, log_folder=None, **options):
+    def __init__(self, module, workdir, *arguments, log_folder=None, environment=None, **options):
         self.workdir = pathlib.Path(workdir)
         folder = pathlib.Path(log_folder or self.workdir.parent)
         self.log_file = folder / f"{self.workdir.name}-{uuid.uuid4().hex[:8]}.log"
@@ -49,7 +49,7 @@ class Run:
                 launching.CACHE,
                 *OFTEN,
                 *arguments,
-                environment=dict([self.token.split("=", 1)]),
+                environment=dict([self.token.split("=", 1)]) | (environment or {}),
                 stdout=log,
                 stderr=log,
                 **options,
@@ -110,7 +110,7 @@ def state_hash(module, workdir):
     config = module.get_config()
     config.total_steps = STEPS
     with Checkpointer(pathlib.Path(workdir) / "checkpoints", read_only=True) as checkpointer:
-        state, _, step = checkpointer.restore(make_run(config).abstract_state())
+        state, _, step = checkpointer.restore(make_run(config).abstract_state)
     assert step == STEPS
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):

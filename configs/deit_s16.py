@@ -1,0 +1,64 @@
+"""DeiT-S/16 on ImageNet-1k alone: how a ViT is trained without more images than that.
+
+Data behind the colon:
+  --config=configs/deit_s16.py                  shapes, rendered on the fly
+  --config=configs/deit_s16.py:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=configs/deit_s16.py:folder           your own images: <path>/<split>/<class>/*
+Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+
+Paper: Touvron et al. 2021, Training data-efficient image transformers and distillation through
+attention, table 9; 22,050,664 parameters, 4.6 GMACs.
+Recipe of `:imagenet2012`: 300 epochs, batch 1024, AdamW 0.001, weight decay 0.05, 5 warm-up epochs,
+label smoothing 0.1, drop path 0.1, RandAugment 9, mixup 0.8, cutmix 1. It gives 79.9 % (79.856 as
+timm evaluates the authors' weights), with random erasing 0.25 and each image augmented three times
+in an epoch, both of which are left out here.
+"""
+
+from configs import common
+
+
+def get_config(data: str = "shapes"):
+    config = common.get_config()
+    config.model.name = "deit_s16"
+    config.model.kwargs = dict(drop_path_rate=0.1, scan=True, remat=False)
+    config.data.image_size = 224
+    config.data.interpolation = "bicubic"
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.05
+    config.loss.label_smoothing = 0.1
+    config.augment.mixup_alpha = 0.8
+    config.augment.cutmix_alpha = 1.0
+    if data == "imagenet2012":
+        config.model.dtype = "bfloat16"
+        config.data.name = "tfds:imagenet2012"
+        config.data.eval_split = "validation"
+        config.data.eval_resize = 249  # 224 / 0.9
+        config.augment.rand_augment_layers = 2
+        config.augment.rand_augment_magnitude = 9
+        config.batch_size = 1024
+        config.eval_batch_size = 1024
+        config.total_epochs = 300
+        config.optimizer.learning_rate = 1e-3
+        config.schedule.warmup_epochs = 5
+        config.schedule.end_learning_rate = 1e-5
+    elif data in ("shapes", "folder"):
+        config.data.name = data
+        config.data.path = "data/images" if data == "folder" else ""
+        config.data.eval_resize = 249 if data == "folder" else 0
+        config.data.shapes.num_eval = 512
+        config.augment.crop = "random_resized" if data == "folder" else "none"
+        config.augment.rand_augment_layers = 2 if data == "folder" else 0
+        config.batch_size = 64 if data == "folder" else 16
+        config.eval_batch_size = 64
+        config.optimizer.learning_rate = 3e-4 if data == "folder" else 1e-4
+        config.schedule.warmup_steps = 200
+        config.log.every_steps = 10
+        if data == "folder":
+            config.total_epochs = 100
+        else:
+            config.total_steps = 4_000
+    else:
+        raise ValueError(
+            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
+        )
+    return config.lock()

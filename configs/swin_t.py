@@ -1,0 +1,74 @@
+"""Swin-T from scratch. The argument behind the colon chooses the data; the default needs none.
+
+Data behind the colon:
+  --config=configs/swin_t.py                  shapes, rendered on the fly
+  --config=configs/swin_t.py:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=configs/swin_t.py:cifar10          the CIFAR-10 python files
+  --config=configs/swin_t.py:folder           your own images: <path>/<split>/<class>/*
+Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+
+Paper: Liu et al. 2021, Swin Transformer; 28,288,354 parameters, 4.5 GMACs.
+Recipe of `:imagenet2012`: torchvision's `swin_t` (references/classification), 300 epochs, batch
+1024, AdamW 0.001 down to 0.00001, weight decay 0.05, 20 warm-up epochs, label smoothing 0.1, mixup
+0.8, cutmix 1, clip 5, drop path 0.2, average of the weights; it gives 81.474 % there
+(IMAGENET1K_V1). Its TrivialAugment is RandAugment here; its erasing and its augmenting each image
+four times in a batch are left out.
+"""
+
+from configs import common
+
+
+def get_config(data: str = "shapes"):
+    config = common.get_config()
+    config.model.name = "swin_t"
+    config.model.kwargs = dict(drop_path_rate=0.0, scan=True, remat=False)
+    config.data.image_size = 224
+    config.optimizer.name = "adamw"
+    config.optimizer.clip_norm = 5.0
+    if data == "imagenet2012":
+        config.model.dtype = "bfloat16"
+        config.model.kwargs.drop_path_rate = 0.2
+        config.data.name = "tfds:imagenet2012"
+        config.data.eval_split = "validation"
+        config.data.interpolation = "bicubic"
+        config.data.eval_resize = 232
+        config.augment.rand_augment_layers = 2
+        config.augment.mixup_alpha = 0.8
+        config.augment.cutmix_alpha = 1.0
+        config.loss.label_smoothing = 0.1
+        config.batch_size = 1024
+        config.eval_batch_size = 1024
+        config.total_epochs = 300
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.weight_decay = 0.05
+        config.schedule.warmup_epochs = 20
+        config.schedule.end_learning_rate = 1e-5
+        config.ema_decay = 0.99993  # torchvision: 1 - 2e-5 * 1024 * 32 / 300, every 32 steps
+        config.checkpoint.best_metric = "eval_ema/accuracy"
+    elif data in ("shapes", "cifar10", "folder"):
+        config.data.name = data
+        config.data.path = {"cifar10": "data/cifar-10-batches-py", "folder": "data/images"}.get(
+            data, ""
+        )
+        config.data.eval_resize = 0 if data == "shapes" else 256
+        config.data.shapes.num_eval = 512
+        config.augment.crop = "none" if data == "shapes" else "random_resized"
+        config.augment.rand_augment_layers = 0 if data == "shapes" else 2
+        config.batch_size = 64
+        config.eval_batch_size = 64
+        config.optimizer.learning_rate = 3e-4
+        config.optimizer.weight_decay = 0.05
+        config.schedule.warmup_steps = 200
+        config.log.every_steps = 10
+        if data == "shapes":  # a small batch: on a CPU, too, the first loss comes in a minute
+            config.batch_size = 16
+            config.total_steps = 4_000
+            config.optimizer.learning_rate = 1e-4
+        else:
+            config.total_epochs = 100
+    else:
+        raise ValueError(
+            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or "
+            "folder."
+        )
+    return config.lock()

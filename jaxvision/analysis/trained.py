@@ -1,0 +1,108 @@
+"""A model with its weights, and all that goes with them: preprocessing, names of the classes."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxvision.data.image import Transform
+from jaxvision.data.transforms import eval_transform
+from jaxvision.errors import InputError
+from jaxvision.interop.load import assign_weights, count_classes, read_file_or_run
+from jaxvision.interop.run_folder import RunFolder, open_run
+from jaxvision.models.registry import create_model, get_spec
+from jaxvision.models.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that can be used.
+
+    Attributes:
+      model: with its weights.
+      spec: of the model; mean and deviation of its pixels are in there.
+      transform: resize and crop of an image, to uint8.
+      class_names: by label; empty if nobody knows them.
+      report: what was loaded, in words.
+    """
+
+    model: Any
+    spec: ModelSpec
+    transform: Transform
+    class_names: tuple[str, ...]
+    report: str
+
+
+def open_trained(weights: str, name: str | None = None) -> Trained:
+    """Returns the model of a file of weights or of a run.
+
+    The head gets as many outputs as the weights have. A run is evaluated with the preprocessing of
+    its config, a file with that of the published weights.
+
+    Args:
+      weights: a file, or the folder of a run or of one of its checkpoints; see `load_weights`.
+      name: of the model; None: of a run, its own.
+
+    Raises:
+      InputError: if the weights cannot be read or belong to another model, or do not fill it.
+    """
+    run = open_run(weights) if pathlib.Path(weights).expanduser().is_dir() else None
+    if run is None and name is None:
+        raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
+    if run is not None and name is not None:
+        own = run.config["model"]["name"]
+        if get_spec(name) is not get_spec(own):
+            raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
+    options = _run_options(run) if run else {}
+    spec = get_spec(name or run.config["model"]["name"])  # pyright: ignore - one of them is given
+    read, wrapper, source = read_file_or_run(weights)
+    classes = count_classes(_abstract(spec, options), read, source=source)
+    if classes is not None:
+        options["num_classes"] = classes
+    model = _abstract(spec, options)  # random initial values would be thrown away
+    report = dataclasses.replace(assign_weights(model, read, source=source), wrapper=wrapper)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in report.adapted.items())
+        raise InputError(f"{weights} does not fill a {spec.name} ({reasons}).")
+    class_names = run.class_names if run else ()
+    return Trained(model, spec, _transform(spec, run), class_names, str(report))
+
+
+def _abstract(spec: ModelSpec, options: dict[str, Any]) -> nnx.Module:
+    try:
+        return nnx.eval_shape(lambda: create_model(spec.name, rngs=nnx.Rngs(0), **options))
+    except TypeError as error:
+        raise InputError(f"config.json of the run: {error}") from error
+
+
+def _run_options(run: RunFolder) -> dict[str, Any]:
+    """Returns the options that the run built its model with, less the number of classes."""
+    model, data = run.config["model"], run.config["data"]
+    options = {name: _hashable(value) for name, value in model["kwargs"].items()}
+    fields = {field.name for field in dataclasses.fields(get_spec(model["name"]).config)}
+    if "image_size" in fields:
+        options.setdefault("image_size", _hashable(data["image_size"]))
+    return options | {"dtype": model["dtype"]}
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _transform(spec: ModelSpec, run: RunFolder | None) -> Transform:
+    if run is not None:
+        data = run.config["data"]
+        return eval_transform(
+            _hashable(data["image_size"]),
+            eval_resize=data["eval_resize"],
+            interpolation=data["interpolation"],
+        )
+    preprocess = spec.preprocess
+    return eval_transform(
+        spec.image_size,
+        eval_resize=math.floor(spec.image_size / preprocess.crop_fraction),
+        interpolation=preprocess.interpolation,
+    )

@@ -1,0 +1,97 @@
+"""What the command line does before and around a run: process settings and clear errors.
+
+Imports nothing heavy: a mistyped option is answered at once.
+"""
+
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+
+
+def use_huge_pages() -> None:
+    """Starts Python anew with transparent huge pages for malloc, which glibc reads only then.
+
+    XLA on a CPU takes a fresh arena in every step, and small pages cost it a page fault each.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def use_deterministic_kernels() -> None:
+    """Lets XLA take only GPU kernels that add in a fixed order; JAX must not have started yet.
+
+    Without it two runs differ in the last bits, and a resumed run from the uninterrupted one. A CPU
+    is deterministic anyway.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def quiet_libraries() -> None:
+    """Leaves to our own log what matters; a failed save alone is hundreds of lines of orbax."""
+    for library in ("jax", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for library in ("absl", "asyncio"):  # of orbax and tfds
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    report = sys.unraisablehook
+
+    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):  # reads after one has failed
+            report(unraisable)
+
+    sys.unraisablehook = report_others
+
+
+def explain_config_error(error: Exception) -> str:
+    """Returns what is wrong with an option or a config file; a file may raise anything.
+
+    Args:
+      error: what absl or ml_collections raised while they read the flags.
+    """
+    if isinstance(error, (OSError, SyntaxError, TypeError, ValueError)):
+        return str(error)
+    cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+    option = re.match(r"""(?:Key )?['"](\w+)['"]""", str(cause.args[0] if cause.args else ""))
+    if isinstance(cause, KeyError) and option:  # of ml_collections
+        hint = re.search("Did you mean .*", str(cause.args[0]))
+        return f"There is no option {option[1]!r}. {hint[0] if hint else ''}".strip()
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    library = "ml_collections" in place.filename
+    where = "" if library else f" ({place.filename}, line {place.lineno})"
+    return f"The config file fails with {type(error).__name__}: {error}{where}."
+
+
+def say(text: str) -> None:
+    """Prints a result, on stdout."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def show_progress(text: str = "") -> None:
+    """Replaces the line that says what is going on, where somebody is watching; "" removes it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
+def fail(message: str, remedy: str = "") -> None:
+    """Prints an error as one line on stderr.
+
+    Args:
+      message: what is wrong; of several lines, those that say it.
+      remedy: a sentence that is added.
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    missing = [line for line in lines if "No such file or directory" in line]
+    if any(line.startswith("Traceback") for line in lines):  # an error inside the config file
+        lines = [lines[-1].split("Error: ", 1)[-1]]
+    elif missing:
+        lines = missing[:1]
+    text = " ".join(lines)
+    stop = "" if text.endswith((".", "?")) else "."
+    sys.stderr.write(f"error: {text}{stop} {remedy}".rstrip() + "\n")

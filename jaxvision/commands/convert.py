@@ -1,0 +1,37 @@
+"""Writes weights under the names of another library; they load there with strict=True.
+
+For example: python -m jaxvision convert runs/mine out.safetensors --format=timm
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command."""
+    parser.add_argument("input", help="a file of weights, or the folder of a run")
+    parser.add_argument("output", help="a new .safetensors or .npz file")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=["timm", "torchvision", "hf", "augreg", "jaxvision"],
+        help="whose names to write",
+    )
+    parser.add_argument("--model", help="name or alias; a run knows its own")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the file; returns the exit code."""
+    from jaxvision.analysis.trained import open_trained
+    from jaxvision.command_line import say, show_progress
+    from jaxvision.interop.formats import check_writable
+    from jaxvision.interop.load import save_weights
+
+    check_writable(arguments.output)
+    show_progress(f"reading {arguments.input}")
+    trained = open_trained(arguments.input, arguments.model)
+    show_progress(f"writing {arguments.output}")
+    save_weights(trained.model, arguments.output, format=arguments.format)
+    show_progress()
+    say(f"{trained.spec.name}: {trained.report}")
+    say(f"wrote {arguments.output} with the names of {arguments.format}")
+    return 0

@@ -1,0 +1,38 @@
+"""Lists models with parameters, multiply-adds and activations.
+
+For example: python -m jaxvision models 'vit*' resnet50
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command."""
+    parser.add_argument(
+        "patterns", nargs="*", default=["*"], help="names, aliases or patterns such as 'vit*'"
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table; returns the exit code."""
+    import dataclasses
+    import json
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed
+
+    from jaxvision.analysis.cards import cards_table, model_cards
+    from jaxvision.command_line import say, show_progress
+
+    cards = []
+    for card in model_cards(arguments.patterns):
+        cards.append(card)
+        show_progress(f"{len(cards)} models, {card.name}")
+    show_progress()
+    if arguments.json:
+        say(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
+    else:
+        say(cards_table(cards))
+    return 0

@@ -1,0 +1,53 @@
+"""Says what is on images: files, folders and zip files.
+
+For example: python -m jaxvision predict photos --weights=runs/mine
+"""
+
+import argparse
+
+from jaxvision.commands.arguments import count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command."""
+    parser.add_argument("images", nargs="+", help="images, folders or zip files")
+    parser.add_argument(
+        "--weights", required=True, help="a file of weights, or the folder of a run"
+    )
+    parser.add_argument("--model", help="name or alias; a run knows its own")
+    parser.add_argument("--top", type=count, default=5, help="classes of each image; default: 5")
+    parser.add_argument("--classes", help="text file, one class name a line; a run has its own")
+    parser.add_argument("--batch", type=count, default=32, help="images at once; default: 32")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a JSON object a line")
+    form.add_argument("--csv", action="store_true", help="print a row for each class of an image")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints a line for each image; returns 2 if an image could not be used."""
+    from jaxvision.analysis.predict import predict, prediction_lines, read_classes
+    from jaxvision.analysis.trained import open_trained
+    from jaxvision.command_line import fail, say, show_progress
+    from jaxvision.data.image_files import find_images
+
+    images = [image for path in arguments.images for image in find_images(path)]
+    show_progress(f"reading {arguments.weights}")
+    trained = open_trained(arguments.weights, arguments.model)
+    names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
+    form = "json" if arguments.json else "csv" if arguments.csv else "text"
+    if form == "csv":
+        say("image,rank,class,name,probability")
+    failed = 0
+    predictions = predict(
+        trained, images, class_names=names, top=arguments.top, batch_size=arguments.batch
+    )
+    for number, prediction in enumerate(predictions, start=1):
+        show_progress()
+        if prediction.error:
+            failed += 1
+            fail(prediction.error)
+        for line in prediction_lines(prediction, form):
+            say(line)
+        show_progress(f"{number} of {len(images)} images")
+    show_progress()
+    return 2 if failed else 0

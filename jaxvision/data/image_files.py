@@ -1,0 +1,62 @@
+"""Images without labels, wherever they lie: files, folders, zip files."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxvision.data.source import IMAGE_SUFFIXES, DataError, is_image
+from jaxvision.data.zip_reader import ZipReader
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One encoded image.
+
+    Attributes:
+      name: its path, behind that of its zip if it is in one.
+      read: returns the bytes; raises DataError or OSError.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def find_images(path: str) -> list[ImageFile]:
+    """Returns the images at a path, in the order of their names.
+
+    Args:
+      path: an image, or a folder or zip with images at any depth. Of these, files without an image
+        suffix and hidden ones are left out; a file that is named itself is taken as it is.
+
+    Raises:
+      DataError: if there is nothing, or no image in it.
+    """
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        found = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if is_image(os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/"))
+        ]
+        images = [ImageFile(name, functools.partial(_read, name)) for name in sorted(found)]
+    elif path.lower().endswith(".zip") and os.path.isfile(path):
+        reader = ZipReader(path)
+        members = sorted((name, i) for i, name in enumerate(reader.names) if is_image(name))
+        images = [
+            ImageFile(reader.describe(i), functools.partial(reader.read, i)) for _, i in members
+        ]
+    elif os.path.isfile(path):
+        images = [ImageFile(path, functools.partial(_read, path))]
+    else:
+        raise DataError(f"There is no image, folder or zip {path}; check the path.")
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{path} holds no image; images end in {suffixes}.")
+    return images
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

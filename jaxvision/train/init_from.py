@@ -1,0 +1,65 @@
+"""A run that starts from weights of a file or of another run instead of random values."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvision.errors import InputError
+from jaxvision.interop.load import load_weights
+from jaxvision.train.state import TrainState, abstract_model, seed_keys
+
+logger = logging.getLogger(__name__)
+
+
+def load_initial(build: Callable[[nnx.Rngs], nnx.Module], path: str, *, seed: int) -> Any:
+    """Returns (params, batch_stats) that a run starts from, and logs what became of the file.
+
+    What the file cannot give, a head for other classes, has the random values of the seed.
+
+    Args:
+      build: makes the model from `nnx.Rngs`.
+      path: what `load_weights` takes.
+      seed: of the run.
+
+    Raises:
+      InputError: if the file cannot be read or does not fit the model.
+    """
+    key, _ = seed_keys(jax.random.key(seed))
+    graphdef, _, _ = abstract_model(build)
+    states = jax.jit(
+        lambda key: nnx.split(build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)[1:]
+    )(key)
+    model = nnx.merge(graphdef, *states)
+    try:
+        report = load_weights(model, path)
+    except InputError as error:
+        raise InputError(f"config.model.init_from: {error}") from error
+    logger.info("Starts from %s: %s", path, "; ".join(str(report).splitlines()))
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
+
+
+def start_from(state: TrainState, initial: Any) -> TrainState:
+    """Returns a new run's state with other weights, in the same shardings.
+
+    Args:
+      state: of `create_state`. Its optimizer must not depend on the values of the parameters.
+      initial: of `load_initial`.
+    """
+    weights = (state.params, state.batch_stats)
+    # A copy each: a donated state must not hold one buffer twice.
+    copy = jax.jit(
+        lambda tree: jax.tree.map(jnp.copy, tree),
+        out_shardings=jax.tree.map(lambda x: x.sharding, weights),
+    )
+    params, batch_stats = copy(initial)
+    state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
+    if state.ema_params is None:
+        return state
+    params, batch_stats = copy(initial)
+    return dataclasses.replace(state, ema_params=params, ema_batch_stats=batch_stats)

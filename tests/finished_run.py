@@ -1,0 +1,28 @@
+"""Leaves a folder like that of a finished run, without training: a ViT on the built-in shapes."""
+
+import jax
+
+from configs import smoke
+from jaxvision.train.checkpoint import Checkpointer
+from jaxvision.train.setup import make_run
+from jaxvision.train.state import create_state
+from jaxvision.train.workdir import open_workdir
+
+VIT = {"width": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
+
+
+def write(folder, *, steps=(3,), name="vit_ti16", options=VIT, **changes):
+    """Writes the run; returns (run, state): the averaged weights are 1.5 times the others."""
+    config = smoke.get_config()
+    config.data.shapes.num_train, config.data.shapes.num_eval = 16, 16
+    config.model.name, config.model.kwargs = name, options
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    run = make_run(config)
+    state = create_state(run.build, run.tx, seed=0, abstract=run.abstract_state)
+    if state.ema_params is not None:
+        state = state.replace(ema_params=jax.tree.map(lambda x: 1.5 * x, state.params))
+    workdir = open_workdir(folder, config, run.train_source.class_names)
+    with Checkpointer(workdir / "checkpoints", keep=len(steps)) as checkpointer:
+        for step in steps:
+            checkpointer.save(step, state, {"examples_seen": 0})
+    return run, state
