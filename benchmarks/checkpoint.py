@@ -16,6 +16,7 @@ import timing
 import torch
 from ours import training
 
+from jaxvision.command_line import use_huge_pages
 from jaxvision.train.checkpoint import Checkpointer
 
 POSITION = {"version": 1, "seed": 0, "num_examples": 1, "examples_seen": 0}
@@ -39,7 +40,7 @@ def main():
     """Prints blocking and total seconds of saves, and of a restore."""
     print(timing.machine())
     state, abstract = random_state()
-    leaves = [np.asarray(x) for x in jax.tree.leaves((state.params, state.opt_state))]
+    leaves = [np.array(x) for x in jax.tree.leaves((state.params, state.opt_state))]
     gigabytes = sum(x.nbytes for x in leaves) / 1e9
     folder = pathlib.Path(tempfile.mkdtemp(dir="."))
     blocking, total, restoring, peer = [], [], [], []
@@ -75,5 +76,5 @@ def _seconds(values):
 
 
 if __name__ == "__main__":
-    timing.huge_pages()
+    use_huge_pages()
     main()

@@ -14,12 +14,12 @@ import time
 import timing
 
 
-def measure(name, scan):
+def measure(name):
     """Compiles the training step of a model from shapes alone; prints the seconds."""
     import jax
     from ours import training
 
-    model = training(name, **({} if scan else {"scan": False}))
+    model = training(name)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.batch(8))
     start = time.perf_counter()
     lowered = model.train_step.lower(model.abstract, batch)
@@ -32,30 +32,22 @@ def main():
     """Prints one line for each model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="vit_b16,vit_h14,resnet50")
-    parser.add_argument("--no-scan", action="store_true", help="blocks in a list, each compiled")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, not options.no_scan)
+        measure(options.measure)
         return
     print(timing.machine())
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as cache:
             command = [sys.executable, __file__, f"--measure={name}"]
-            command += ["--no-scan"] if options.no_scan else []
             environment = {
                 "JAX_COMPILATION_CACHE_DIR": cache,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             times = []
             for _ in range(3):  # the first with an empty cache
-                out = subprocess.run(
-                    command,
-                    env=os.environ | environment,
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                ).stdout
+                out = subprocess.check_output(command, env=os.environ | environment, text=True)
                 times.append([float(x) for x in out.split()[-2:]])
         (trace, cold), *cached = times
         print(

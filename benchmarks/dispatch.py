@@ -10,6 +10,8 @@ import timing
 from flax import nnx
 from ours import training
 
+from jaxvision.command_line import use_huge_pages
+
 CALLS = 20
 
 
@@ -54,5 +56,5 @@ def main():
 
 
 if __name__ == "__main__":
-    timing.huge_pages()
+    use_huge_pages()
     main()

@@ -8,24 +8,21 @@ finiteness check of every step and the metrics; the peer gets float images.
 import argparse
 import functools
 
-import timing
+from jaxvision.command_line import use_huge_pages
 
-timing.huge_pages()
+use_huge_pages()
 
 import jax  # noqa: E402
 import peers  # noqa: E402, F401
+import timing  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from ours import RATE, training  # noqa: E402
 
+import jaxvision as jv  # noqa: E402
 from jaxvision.train.sharding import put_batch  # noqa: E402
 
-PEERS = {  # our name: timm's
-    "vit_s16": "vit_small_patch16_224",
-    "vit_b16": "vit_base_patch16_224",
-    "vit_l16": "vit_large_patch16_224",
-    "resnet50": "resnet50",
-}
+CONVOLUTIONAL = ("resnet", "convnext", "mobilenet", "efficientnet")  # families
 
 
 def jax_call(name, mode, batch_size, dtype):
@@ -51,7 +48,7 @@ def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, 
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = timm.create_model(PEERS[name]).to(device, memory_format=memory_format)
+    model = timm.create_model(jv.get_spec(name).timm).to(device, memory_format=memory_format)
     images = torch.randn(batch_size, 3, 224, 224, device=device)
     images = images.contiguous(memory_format=memory_format)
     labels = torch.randint(0, 1000, (batch_size,), device=device)
@@ -102,13 +99,14 @@ def main():
     for name in options.models.split(","):
         for mode in options.modes.split(","):
             systems = {"jaxvision": jax_call(name, mode, options.batch, options.dtype)}
+            convolutions = jv.get_spec(name).family.startswith(CONVOLUTIONAL)
             variants = {
                 "eager": {},
                 "channels_last": {"channels_last": True},
-                "compile": {"compiled": True, "channels_last": "resnet" in name},
+                "compile": {"compiled": True, "channels_last": convolutions},
             }
             for peer in filter(None, options.peers.split(",")):
-                if peer == "channels_last" and name.startswith("vit"):
+                if peer == "channels_last" and not convolutions:
                     continue  # no convolution but the patches
                 systems[f"torch {peer}"] = torch_call(
                     name, mode, options.batch, dtype=options.dtype, **variants[peer]

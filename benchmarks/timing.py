@@ -108,12 +108,3 @@ def machine() -> str:
         f"{model}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, "
         + ", ".join(versions)
     )
-
-
-def huge_pages() -> None:
-    """Restarts Python with huge pages for malloc: what launch.py does, and it helps both sides."""
-    import sys
-
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
