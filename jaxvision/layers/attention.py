@@ -189,12 +189,34 @@ class MultiHeadAttention(nnx.Module):
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
         """
-        memory = tokens if memory is None else memory
+        keys, values = self.keys_and_values(tokens if memory is None else memory)
+        return self.attend(tokens, keys, values, bias=bias, mask=mask, train=train, rngs=rngs)
+
+    def keys_and_values(
+        self, memory: Float[Array, "batch sources memory_width"]
+    ) -> tuple[
+        Float[Array, "batch sources heads head_dim"], Float[Array, "batch sources heads head_dim"]
+    ]:
+        """Returns what a memory offers and gives: the same for whatever is asked of it."""
+        return self._heads(self.key(memory)), self._heads(self.value(memory))
+
+    def attend(
+        self,
+        tokens: Float[Array, "batch targets width"],
+        keys: Float[Array, "batch sources heads head_dim"],
+        values: Float[Array, "batch sources heads head_dim"],
+        *,
+        bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
+        mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch targets width"]:
+        """Returns the new tokens from keys and values that are already there; see the call."""
         drops = train and self.attention_dropout_rate > 0.0
         attended = dot_product_attention(
             self._heads(self.query(tokens)),
-            self._heads(self.key(memory)),
-            self._heads(self.value(memory)),
+            keys,
+            values,
             bias=bias,
             mask=mask,
             implementation=self.implementation,

@@ -1,4 +1,4 @@
-"""Where a token is: fixed 2-D sinusoids, and learned tables fitted to another grid."""
+"""Where a token is: fixed sinusoids, and learned tables fitted to another grid."""
 
 import functools
 
@@ -6,6 +6,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+
+@functools.cache
+def sinusoids(
+    length: int, channels: int, temperature: float = 10_000.0
+) -> Float[np.ndarray, "length channels"]:
+    """Returns fixed positions of words: sin on even channels, cos on odd ones.
+
+    Channels 2i and 2i + 1 turn with the frequency temperature^(-2i / channels).
+
+    Args:
+      length: number of positions, from 0.
+      channels: size of a token, even.
+      temperature: the longest wavelength / the shortest, for many channels.
+
+    Raises:
+      ValueError: if `channels` is odd; the message gives it.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.5.
+    """
+    if channels % 2:
+        raise ValueError(f"Sinusoids need an even number of channels, got {channels}.")
+    frequencies = temperature ** -(np.arange(0, channels, 2) / channels)
+    angles = np.arange(length)[:, None] * frequencies[None, :]
+    table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, channels)
+    table.flags.writeable = False  # the cache hands out the same array again
+    return table
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.models import (
+    captioner,
     convnext,
     deit,
     efficientnet,
@@ -42,6 +43,7 @@ _SPECS: dict[str, ModelSpec] = {
         *mobilenet_v2.SPECS,
         *mobilenet_v3.SPECS,
         *efficientnet.SPECS,
+        *captioner.SPECS,
     )
 }
 _NAMES: dict[str, str] = {
@@ -49,13 +51,15 @@ _NAMES: dict[str, str] = {
 }
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, task: str | None = "classification") -> list[str]:
     """Returns the names of the models that match, sorted.
 
     Args:
       pattern: shell pattern, e.g. "vit*".
+      task: "classification" or "captioning"; None: any.
     """
-    return sorted(fnmatch.filter(_SPECS, pattern))
+    names = fnmatch.filter(_SPECS, pattern)
+    return sorted(name for name in names if task is None or _SPECS[name].task == task)
 
 
 def get_spec(name_or_alias: str) -> ModelSpec:
@@ -86,7 +90,8 @@ def create_model(
 
     Args:
       name: our name, or the name of the same model in timm or torchvision.
-      num_classes: outputs of the head; None: as published; 0: no head.
+      num_classes: outputs of the head, of a captioner the size of its vocabulary; None: as
+        published; 0: no head.
       dtype: compute dtype, "float32", "bfloat16", "float16" or "float64".
       rngs: source of the initial values.
       **overrides: further fields of the family's config.

@@ -40,11 +40,13 @@ class ModelSpec:
       config: the family's frozen dataclass; its fields are the overrides of `create_model`.
       image_size: side in pixels that the variant was published at.
       preprocess: evaluation preprocessing of the published weights.
-      num_params: published number of parameters with 1000 classes.
+      num_params: published number of parameters with 1000 classes; of a captioner, the number that
+        its config gives.
       source: paper and table.
       timm: name of the same model in timm, None if timm has none.
       torchvision: its name in torchvision.
       hf: a Hugging Face repository whose transformers model computes the same.
+      task: "classification" or "captioning".
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelSpec:
     timm: str | None = None
     torchvision: str | None = None
     hf: str | None = None
+    task: str = "classification"
 
     @property
     def peers(self) -> dict[str, str]:
