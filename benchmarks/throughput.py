@@ -42,13 +42,22 @@ def jax_call(name, mode, batch_size, dtype):
     return infer if mode == "infer" else train
 
 
-def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, compiled=False):
-    """Returns a call that runs one step of timm's model to its end."""
+def peer_model(name):
+    """Returns the same model of timm, or of torchvision where timm has none."""
     import timm
+    import torchvision
 
+    spec = jv.get_spec(name)
+    if spec.timm is not None:
+        return timm.create_model(spec.timm)
+    return torchvision.models.get_model(spec.torchvision)
+
+
+def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, compiled=False):
+    """Returns a call that runs one step of the peer's model to its end."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = timm.create_model(jv.get_spec(name).timm).to(device, memory_format=memory_format)
+    model = peer_model(name).to(device, memory_format=memory_format)
     images = torch.randn(batch_size, 3, 224, 224, device=device)
     images = images.contiguous(memory_format=memory_format)
     labels = torch.randint(0, 1000, (batch_size,), device=device)

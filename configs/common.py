@@ -14,20 +14,25 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    config.task = "classification"  # a file in jaxvision/tasks
+    config.task = "classification"  # classification | captioning
 
     config.model = d()
     config.model.name = "vit_s16"  # `python -c "import jaxvision as jv; print(jv.list_models())"`
-    config.model.num_classes = 0  # 0: as many as the training data has
+    config.model.num_classes = 0  # 0: as many as the training data has; unused by captions
     config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()
-    config.data.name = "shapes"  # shapes folder list cifar10 cifar100 array_record tfds:<name>
+    # Images: shapes folder list cifar10 cifar100 array_record tfds:<name>
+    # Captions: shapes coco_captions flickr cs231n_coco
+    config.data.name = "shapes"
     config.data.path = ""  # the folder, zip or file that holds the data
     config.data.train_split = "train"  # sub-folder, zip, glob of zips, csv or tfds split
     config.data.eval_split = "test"
+    config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
+    config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
+    config.data.skip_missing = False  # leave out captions whose image is not there
     config.data.image_size = FieldReference(
         224, field_type=object
     )  # pixels: int or (height, width)
@@ -42,6 +47,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.shapes.num_train = 50_000  # images
     config.data.shapes.num_eval = 2_000  # images
     config.data.shapes.difficulty = "medium"  # easy | medium | hard
+
+    config.caption = d()  # task captioning
+    config.caption.vocabulary = ""  # file; "": made from the training captions
+    config.caption.tokens = "words"  # words | subwords (BPE, needs the extra `subword`)
+    config.caption.min_count = 5  # words: rarer ones become <UNK>
+    config.caption.vocabulary_size = 4_000  # subwords: tokens in all
+    config.caption.max_length = 30  # tokens of a caption, <START> and <END> among them
+    config.caption.strict_length = False  # refuse longer captions instead of cutting them
+    config.caption.num_beams = 1  # of the captions of an evaluation; 1: greedy
+    config.caption.length_penalty = 1.0  # exponent of a beam's length; above 0 favours longer ones
+    config.caption.repetition_penalty = 1.0  # above 1: words that were said are less likely
+    config.caption.no_repeat_ngram_size = 0  # words that never follow each other twice; 0: off
+    config.caption.self_critical_samples = 0  # an image, scored by CIDEr; 0: learn the true words
 
     config.augment = d()
     config.augment.crop = "random_resized"  # random_resized | pad (CIFAR) | center | none
@@ -103,7 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = d()
     config.checkpoint.every_steps = 1_000  # updates; 0: only after an evaluation
     config.checkpoint.keep = 2  # latest kept, beside the best one; 2, as one may be damaged
-    config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/accuracy
+    config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/..., cider
 
     config.eval = d()
     config.eval.every_steps = 1_000  # updates; 0: only at the end

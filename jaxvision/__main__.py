@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from jaxvision.command_line import fail, quiet_libraries, show_progress, use_huge_pages
-from jaxvision.commands import convert, models, parity, predict, profile
+from jaxvision.commands import caption, convert, models, parity, predict, profile
 from jaxvision.errors import InputError
 
 # A new command is one import and one entry here.
@@ -20,6 +20,7 @@ _COMMANDS = {
     "parity": parity,
     "convert": convert,
     "predict": predict,
+    "caption": caption,
 }
 
 

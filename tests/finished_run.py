@@ -21,7 +21,7 @@ def write(folder, *, steps=(3,), name="vit_ti16", options=VIT, **changes):
     state = create_state(run.build, run.tx, seed=0, abstract=run.abstract_state)
     if state.ema_params is not None:
         state = state.replace(ema_params=jax.tree.map(lambda x: 1.5 * x, state.params))
-    workdir = open_workdir(folder, config, run.train_source.class_names)
+    workdir = open_workdir(folder, config, run.data.class_names)
     with Checkpointer(workdir / "checkpoints", keep=len(steps)) as checkpointer:
         for step in steps:
             checkpointer.save(step, state, {"examples_seen": 0})

@@ -1,6 +1,5 @@
 """The memory that the steps of a run need on one device, without allocating any."""
 
-import functools
 import math
 import os
 import time
@@ -8,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
-from jaxvision.train.setup import Run
+from jaxvision.train.run import Run
 from jaxvision.train.sharding import batch_sharding
 
 Bytes = int | float  # infinite for a step that finds no room
@@ -60,13 +58,10 @@ class StepMemory:
         )
 
     def _batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        image_size = self.run.config.data.image_size
-        sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-        array = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.run.mesh))
+        sharding = batch_sharding(self.run.mesh)
         return {
-            "image": array((size, *sides, 3), np.uint8),
-            "label": array((size,), np.int32),
-            "mask": array((size,), np.bool_),
+            key: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=sharding)
+            for key, x in self.run.batch_shapes.items()
         }
 
     def _parts(self, lowered: Any, weights: Any, *, waiting: int) -> dict[str, Bytes]:

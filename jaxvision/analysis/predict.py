@@ -81,7 +81,7 @@ def predict(
 
     size = min(batch_size, len(images))
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for group, decoded in _decoded_ahead(pool, images, size, trained.transform):
+        for group, decoded in decoded_ahead(pool, images, size, trained.transform):
             usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
             answers: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
             if usable:
@@ -148,7 +148,7 @@ def _guesses(
     )
 
 
-def _decoded_ahead(
+def decoded_ahead(
     pool: ThreadPoolExecutor, images: Sequence[ImageFile], size: int, transform: Transform
 ) -> Iterator[tuple[Sequence[ImageFile], list[np.ndarray | str]]]:
     """Yields groups of images with their pixels or errors; the next group is decoded meanwhile."""

@@ -22,9 +22,10 @@ from jaxvision.analysis.memory import (
     memory_table,
     size_text,
 )
-from jaxvision.analysis.previews import plot_samples, plot_schedule
+from jaxvision.analysis.previews import caption_title, class_shares, plot_samples, plot_schedule
 from jaxvision.train.init_from import load_initial
-from jaxvision.train.setup import Run, make_run
+from jaxvision.train.run import Run
+from jaxvision.train.setup import make_run
 from jaxvision.train.state import count_params, seed_keys, step_keys
 from jaxvision.train.workdir import Config, cannot_write
 
@@ -95,7 +96,7 @@ def without_compilation_cache() -> Iterator[None]:
 def _log_run(run: Run, memory: StepMemory) -> None:
     config, num_examples = run.config, len(run.train_source)
     logger.info(
-        "%s: %s parameters, %d classes; mesh of %s on %d %s.",
+        "%s: %s parameters, %d outputs; mesh of %s on %d %s.",
         config.model.name,
         f"{count_params(run.abstract_state.params):,}",
         run.num_classes,
@@ -115,7 +116,7 @@ def _log_run(run: Run, memory: StepMemory) -> None:
 
 def _draw(run: Run, workdir: str | pathlib.Path) -> None:
     """Writes the two pictures; every process takes part, the first one writes."""
-    images, labels = first_samples(run)
+    samples = first_samples(run) if run.data.has_images else None
     if jax.process_index() > 0:
         return
     workdir = pathlib.Path(workdir).expanduser().absolute()
@@ -127,18 +128,29 @@ def _draw(run: Run, workdir: str | pathlib.Path) -> None:
             steps_per_epoch=len(run.train_source) / run.config.batch_size,
             path=workdir / "schedule.png",
         )
-        path = plot_samples(images, labels, run.train_source.class_names, workdir / "samples.png")
+        if samples is not None:
+            images, targets = samples
+            plot_samples(images, _titles(run, targets), workdir / "samples.png")
     except OSError as error:
         raise cannot_write(workdir, error) from error
-    logger.info("See %s and schedule.png beside it.", path)
+    logger.info("See the pictures in %s.", workdir)
+
+
+def _titles(run: Run, targets: np.ndarray) -> list[list[str]]:
+    """Returns what stands above each image: its classes, or its caption."""
+    captions = run.data.captions
+    if captions is not None:
+        return [[caption_title(captions.vocabulary.decode(x)) for x in row] for row in targets]
+    return [[class_shares(x, run.data.class_names) for x in row] for row in targets]
 
 
 def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and label shares as the first steps of a run see them.
+    """Returns images and their targets as the first steps of a run see them.
 
     Returns:
-      uint8 images [steps, examples, height, width, 3], before normalisation, and float32 labels
-      [steps, examples, classes].
+      uint8 images [steps, examples, height, width, 3], before normalisation, and the shares of
+      their labels, float32 [steps, examples, classes], or their tokens, int32 [steps, examples,
+      length].
     """
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(run.mesh, PartitionSpec()))
@@ -146,10 +158,13 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
         _, key = seed_keys(jax.random.key(run.config.seed))
         mix_key, _ = step_keys(key, step)
         images = batch["image"].astype(jnp.float32)
-        labels = jax.nn.one_hot(batch["label"], run.num_classes)
-        if run.mix is not None:  # of pixels instead of normalised ones: a blend is the same
-            images, labels = run.mix(mix_key, images, batch["label"])
-        return jnp.round(images[:SAMPLES_PER_STEP]).astype(np.uint8), labels[:SAMPLES_PER_STEP]
+        if run.data.captions is not None:
+            targets = batch["tokens"]
+        elif run.mix is not None:  # of pixels instead of normalised ones: a blend is the same
+            images, targets = run.mix(mix_key, images, batch["label"])
+        else:
+            targets = jax.nn.one_hot(batch["label"], run.num_classes)
+        return jnp.round(images[:SAMPLES_PER_STEP]).astype(np.uint8), targets[:SAMPLES_PER_STEP]
 
     corrupt = run.corrupt_counter(run.train_source)
     samples = []
@@ -158,8 +173,8 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
             batch = next(batches)
             corrupt.update(batch)
             samples.append(jax.device_get(seen(np.int32(step), run.put(batch))))
-    images, labels = zip(*samples, strict=True)
-    return np.stack(images), np.stack(labels)
+    images, targets = zip(*samples, strict=True)
+    return np.stack(images), np.stack(targets)
 
 
 def _verdict(

@@ -1,6 +1,7 @@
 """Pictures of a run before it begins: its learning rate, and the images that it will see."""
 
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,35 +66,37 @@ def plot_schedule(
 
 def plot_samples(
     images: UInt8[np.ndarray, "steps examples height width 3"],
-    labels: Float[np.ndarray, "steps examples classes"],
-    class_names: Sequence[str],
+    titles: Sequence[Sequence[str]],
     path: str | os.PathLike,
 ) -> Path:
     """Draws training images, a row for each step, and returns the PNG's path.
 
-    Above an image stands its class, or the shares of the two classes that were mixed.
-
     Args:
       images: RGB, as the first steps see them.
-      labels: shares of the classes.
-      class_names: of the classes that occur; long ones are cut.
+      titles: what stands above each; see `class_shares` and `caption_title`.
       path: of the PNG; its folder must exist.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     steps, examples, height, width, _ = images.shape
-    size = (2.0 * examples + 0.3, (2.0 * height / width + 0.35) * steps)  # inches
+    title_height = 0.2 + 0.15 * max(title.count("\n") + 1 for row in titles for title in row)
+    size = (2.0 * examples + 0.3, (2.0 * height / width + title_height) * steps)  # inches
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     for step, row in enumerate(figure.subplots(steps, examples, squeeze=False)):
-        for axes, image, shares in zip(row, images[step], labels[step], strict=True):
+        for axes, image, title in zip(row, images[step], titles[step], strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            axes.set_title(class_shares(shares, class_names), fontsize=8)
+            axes.set_title(title, fontsize=8)
         row[0].set_ylabel(f"step {step + 1}", fontsize=9)
     path = Path(path)
     figure.savefig(path)
     return path
+
+
+def caption_title(caption: str) -> str:
+    """Returns a caption in lines that fit above an image; what is too much is cut."""
+    return "\n".join(textwrap.wrap(caption, TITLE_CHARACTERS, max_lines=3, placeholder=" …"))
 
 
 def class_shares(shares: Float[np.ndarray, " classes"], class_names: Sequence[str]) -> str:

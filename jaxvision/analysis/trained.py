@@ -85,10 +85,14 @@ def _run_options(run: RunFolder) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(get_spec(model["name"]).config)}
     if "image_size" in fields:
         options.setdefault("image_size", _hashable(data["image_size"]))
+    if run.config["task"] == "captioning":
+        options.setdefault("max_length", run.config["caption"]["max_length"])
     return options | {"dtype": model["dtype"]}
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((name, _hashable(inner)) for name, inner in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 

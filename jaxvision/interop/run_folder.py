@@ -15,6 +15,7 @@ from jaxvision.interop.rules import Weights, flatten
 logger = logging.getLogger(__name__)
 
 CLASSES_FILE = "classes.txt"  # one name a line, in the order of the labels
+VOCABULARY_FILE = "vocabulary.json"  # of a captioner
 
 
 @dataclasses.dataclass(frozen=True)

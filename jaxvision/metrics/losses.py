@@ -52,3 +52,24 @@ def softmax_cross_entropy(
     if label_smoothing == 0.0:
         return losses
     return (1.0 - label_smoothing) * losses - label_smoothing * jnp.mean(log_probs, axis=-1)
+
+
+def token_cross_entropy(
+    logits: Float[Array, "batch length vocabulary"],
+    targets: Int[Array, "batch length"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "batch length"]:
+    """Returns the cross-entropy of each token, in nats; see `softmax_cross_entropy`.
+
+    Which tokens count is the caller's decision: torch's `ignore_index` leaves out padding.
+
+    Args:
+      logits: unnormalised scores.
+      targets: indices.
+      label_smoothing: epsilon, spread evenly over the vocabulary, in [0, 1).
+    """
+    losses = softmax_cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), label_smoothing=label_smoothing
+    )
+    return losses.reshape(targets.shape)

@@ -45,8 +45,12 @@ _RANGES = {
 }
 
 
-def check_numbers(config: Config) -> None:
+def check_numbers(config: Config, *, metrics: tuple[str, ...]) -> None:
     """Checks the options that no function below checks by itself.
+
+    Args:
+      config: see configs/common.py.
+      metrics: of the task, which the best checkpoint may have most of; (): not known yet.
 
     Raises:
       InputError: naming the option, what it may be and what it is.
@@ -55,14 +59,11 @@ def check_numbers(config: Config) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if not least <= value <= greatest:
             raise InputError(f"--config.{name} must be in {least}..{greatest}, got {value}.")
-    metrics = [
-        f"{weights}/{metric}"
-        for weights in ("eval", *(["eval_ema"] if config.ema_decay else []))
-        for metric in ("accuracy", "top5_accuracy")
-    ]
-    if config.checkpoint.best_metric not in metrics:
+    prefixes = ("eval", "eval_ema") if config.ema_decay else ("eval",)
+    names = [f"{weights}/{metric}" for weights in prefixes for metric in metrics]
+    if names and config.checkpoint.best_metric not in names:
         raise InputError(
-            f"--config.checkpoint.best_metric must be one of {', '.join(metrics)} (eval_ema needs "
+            f"--config.checkpoint.best_metric must be one of {', '.join(names)} (eval_ema needs "
             f"--config.ema_decay above 0), got '{config.checkpoint.best_metric}'."
         )
 

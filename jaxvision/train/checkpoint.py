@@ -1,5 +1,6 @@
 """Saves and restores a run: the latest and the best checkpoint, or an honest error."""
 
+import concurrent.futures
 import contextlib
 import logging
 import pathlib
@@ -7,6 +8,8 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -52,6 +55,8 @@ class Checkpointer:
         self.read_only = read_only
         self.failures = 0
         self._pending: tuple[int, Any] | None = None
+        self._host_buffers: list[np.ndarray] = []
+        self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._checkpointer = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
@@ -111,13 +116,33 @@ class Checkpointer:
         self.wait()
         if step in self.steps:
             return
+        save = self._checkpointer.save_checkpointables_async
         try:
-            response = self._checkpointer.save_checkpointables_async(
-                step, {"state": jax.jit(unstack_blocks)(state), "data": data}, metrics=metrics
-            )
+            if jax.process_count() == 1:
+                # Only the copy to the host holds up training; orbax plans for longer than it takes.
+                content = {"state": unstack_blocks(self._host_copy(state)), "data": data}
+                response: Any = self._background.submit(
+                    lambda: _result(save(step, content, metrics=metrics))
+                )
+            else:  # the processes plan together, and only their main threads are in step
+                content = {"state": jax.jit(unstack_blocks)(state), "data": data}
+                response = save(step, content, metrics=metrics)
             self._pending = (step, response)
         except Exception as error:  # noqa: BLE001 - whatever the file system does, training goes on
             self._failed(step, error)
+
+    def _host_copy(self, state: Any) -> Any:
+        """Returns the state in host memory: the same for every save, as fresh memory is slow."""
+        leaves, structure = jax.tree.flatten(state)
+        arrays = [x for x in leaves if not _is_key(x)]
+        for array in arrays:
+            array.copy_to_host_async()
+        if [(x.shape, x.dtype) for x in self._host_buffers] != [(x.shape, x.dtype) for x in arrays]:
+            self._host_buffers = [np.empty(x.shape, x.dtype) for x in arrays]
+        for buffer, array in zip(self._host_buffers, arrays, strict=True):
+            np.copyto(buffer, np.asarray(array))
+        buffers = iter(self._host_buffers)
+        return structure.unflatten([jnp.copy(x) if _is_key(x) else next(buffers) for x in leaves])
 
     def wait(self) -> None:
         """Waits for the save in flight."""
@@ -200,7 +225,16 @@ class Checkpointer:
     def close(self) -> None:
         """Waits for the save in flight and releases the folder."""
         self.wait()
+        self._background.shutdown()
         self._checkpointer.close()
+
+
+def _result(response: Any) -> Any:
+    return response.result()
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,6 +32,15 @@ def evaluate(
     for batch in batches:
         sums = {prefix: eval_step(*tree, batch) for prefix, tree in weights.items()}
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    return divide_sums(totals)
+
+
+def divide_sums(totals: dict | None) -> dict[str, float]:
+    """Returns {"<prefix>/<metric>": mean} of {prefix: {metric: (sum, count)}} on the devices.
+
+    Raises:
+      ValueError: if there is no valid example.
+    """
     results = {}
     for prefix, metrics in jax.device_get(totals or {}).items():
         for name, (total, count) in metrics.items():

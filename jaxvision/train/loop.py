@@ -12,13 +12,19 @@ import numpy as np
 
 from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.evaluate import evaluate
 from jaxvision.train.init_from import load_initial, start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
-from jaxvision.train.setup import Run, make_run
+from jaxvision.train.run import Run
+from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
-from jaxvision.train.workdir import Config, compare_run, has_checkpoint, open_workdir
+from jaxvision.train.workdir import (
+    Config,
+    compare_run,
+    has_checkpoint,
+    open_workdir,
+    same_vocabulary,
+)
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -43,9 +49,12 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     run = make_run(config)
     run.abstract_state  # noqa: B018 - refuses sharding rules that do not fit, before a folder is made
     initial = None
+    vocabulary = run.data.captions.vocabulary if run.data.captions else None
     if config.model.init_from and not has_checkpoint(workdir):
+        if vocabulary is not None:
+            same_vocabulary(pathlib.Path(config.model.init_from).expanduser(), vocabulary)
         initial = load_initial(run.build, config.model.init_from, seed=config.seed)
-    workdir = open_workdir(workdir, config, run.train_source.class_names)
+    workdir = open_workdir(workdir, config, run.data.class_names, vocabulary)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,
@@ -57,7 +66,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
             logger.info("The run is finished: step %d of %d.", start, run.total_steps)
             return state
         logger.info(
-            "%s: %s parameters, %d classes, %s training, %s evaluation examples; %d steps of %d.",
+            "%s: %s parameters, %d outputs, %s training, %s evaluation examples; %d steps of %d.",
             config.model.name,
             f"{count_params(state.params):,}",
             run.num_classes,
@@ -95,7 +104,7 @@ def _run_steps(
     """Runs the steps from `start` to the end: train, log, evaluate, save."""
     config = run.config
     train_step = run.train_step()
-    eval_step = run.eval_step()
+    evaluate = run.evaluator()
     batches = _device_batches(run, data)
     guard = NonFiniteGuard(config.max_skipped_steps)
     log = TrainLog(writer, config.batch_size)
@@ -111,7 +120,7 @@ def _run_steps(
         results = None
         if _due(done, config.eval) or last:
             log.flush()
-            results = evaluate(eval_step, _weights(state), run.eval_device_batches())
+            results = evaluate(_weights(state))
             writer.write(done, results)
             log.restart()
         signum = stop.requested(done)
@@ -144,7 +153,7 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
             differences = compare_run(folder.parent, config)
             other = f" The run there is another: {differences}." if differences else ""
             raise InputError(f"{error}{other}") from error
-    results = evaluate(run.eval_step(), _weights(state), run.eval_device_batches())
+    results = run.evaluator()(_weights(state))
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
 

@@ -30,6 +30,10 @@ def make_preprocess(*, mean: tuple, std: tuple) -> Callable[[jax.Array], jax.Arr
     return preprocess
 
 
+def _normalised(batch: dict, preprocess: Callable) -> dict:
+    return dict(batch, image=preprocess(batch["image"])) if "image" in batch else batch
+
+
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
@@ -61,7 +65,7 @@ def make_train_step(
 
     Args:
       graphdef: of the model.
-      task: `loss(model, batch, rngs=)` -> (mean loss, metrics).
+      task: `prepare(batch)` -> batch, and `loss(model, batch, rngs=)` -> (mean loss, metrics).
       tx: the optimizer.
       schedule: the one inside `tx`, to report the rate that a step used.
       preprocess: uint8 images -> float images, on the device.
@@ -103,7 +107,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         mix_key, dropout_key = step_keys(state.key, state.step)
-        batch = dict(batch, image=preprocess(batch["image"]))
+        batch = task.prepare(_normalised(batch, preprocess))
         if mix is not None:
             batch["image"], batch["label"] = mix(mix_key, batch["image"], batch["label"])
         compute = gradients if accumulate_steps == 1 else accumulated_gradients
@@ -163,6 +167,6 @@ def make_eval_step(
 
     def eval_step(params: Any, batch_stats: Any, batch: dict) -> dict:
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
-        return task.evaluate(model, dict(batch, image=preprocess(batch["image"])))
+        return task.evaluate(model, _normalised(batch, preprocess))
 
     return jax.jit(eval_step)

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
+from jaxvision.data.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.errors import InputError
-from jaxvision.interop.run_folder import CLASSES_FILE
+from jaxvision.interop.run_folder import CLASSES_FILE, VOCABULARY_FILE
 
 # An ml_collections.ConfigDict. Its own type makes every option a union of all it could be.
 Config = Any
@@ -27,9 +28,14 @@ _FREE = (
     "sharding_rules",
     "checkpoint",
     "eval",
+    "caption.num_beams",
+    "caption.length_penalty",
+    "caption.repetition_penalty",
+    "caption.no_repeat_ngram_size",
     "log",
     "compilation_cache",
     "data.path",
+    "data.images",
     "data.num_workers",
     "data.num_threads",
     "data.prefetch_examples",
@@ -86,9 +92,12 @@ def cannot_write(workdir: pathlib.Path, error: OSError) -> InputError:
 
 
 def open_workdir(
-    workdir: str | pathlib.Path, config: Config, class_names: Sequence[str] = ()
+    workdir: str | pathlib.Path,
+    config: Config,
+    class_names: Sequence[str] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> pathlib.Path:
-    """Makes the folder of a run with `config.json`, `versions.json` and `classes.txt`.
+    """Makes the folder of a run with its config, its versions, and its classes or vocabulary.
 
     Where the folder already holds checkpoints, the config must describe the same run.
 
@@ -96,6 +105,7 @@ def open_workdir(
       workdir: of the run.
       config: see configs/common.py.
       class_names: by label, for those who use the run's weights.
+      vocabulary: of captions, for them too.
 
     Raises:
       InputError: if the folder cannot be written, or holds another run; names the differences.
@@ -113,17 +123,31 @@ def open_workdir(
                     f"{workdir} holds another run: {differences}. "
                     "Give another --workdir, or the options of that run."
                 )
+            if vocabulary is not None:
+                same_vocabulary(workdir, vocabulary)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
             write_json(workdir / "versions.json", versions())
             names = (" ".join(name.splitlines()) for name in class_names)  # one line each
-            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in names))
+            if vocabulary is not None:
+                vocabulary.save(str(workdir / VOCABULARY_FILE))
+            else:
+                write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in names))
     except OSError as error:
         for folder in missing:  # leaves nothing behind
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise cannot_write(workdir, error) from error
     return workdir
+
+
+def same_vocabulary(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
+    """Raises InputError if the run in a folder was trained with another vocabulary."""
+    path = folder / VOCABULARY_FILE
+    if path.exists():
+        kept = Vocabulary.load(str(path))
+        where = f"the run in {folder}"
+        check_vocabulary(vocabulary, size=len(kept), fingerprint=kept.fingerprint, where=where)
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:

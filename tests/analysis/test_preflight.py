@@ -199,7 +199,7 @@ def test_samples_are_what_the_step_sees():
         images.shape
     )
 
-    spied = dataclasses.replace(run, task=Spy())
+    spied = dataclasses.replace(run, data=dataclasses.replace(run.data, task=Spy()))
     abstract = spied.abstract_state
     state = create_state(spied.build, spied.tx, seed=3, abstract=abstract)
     step = spied.train_step()

@@ -75,7 +75,7 @@ def test_our_own_names_in_a_file(tmp_path):
 def test_the_run_knows_its_classes(finished):
     folder, run, _ = finished
     opened = open_run(folder)
-    assert opened.class_names == run.train_source.class_names and len(opened.class_names) == 8
+    assert opened.class_names == run.data.class_names and len(opened.class_names) == 8
     assert opened.config["model"]["name"] == "vit_ti16" and opened.steps == (7, 3)
     assert open_run(folder / "checkpoints/3").steps == (3,)
 

@@ -1,0 +1,43 @@
+"""A captioner that names two shapes, their colours and where one lies from the other.
+
+Data: captions of `shapes`, rendered on the fly; nothing to download. No flips and no crops: they
+would make the captions untrue.
+Command: python launch.py --config=configs/caption_shapes.py --workdir=runs/shapes
+The expected exact match and the time it took are in benchmarks/RESULTS.md.
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.task = "captioning"
+    config.model.name = "captioner"
+    config.model.kwargs = dict(
+        encoder="vit_ti16",
+        encoder_options=dict(width=128, depth=4, num_heads=4, patch_size=8, stem="conv"),
+        width=128,
+        depth=2,
+        num_heads=4,
+        hidden_width=512,
+    )
+    config.data.name = "shapes"
+    config.data.image_size = 48
+    config.data.eval_resize = 0
+    config.data.shapes.difficulty = "easy"
+    config.caption.min_count = 1
+    config.caption.max_length = 16
+    config.augment.crop = "none"
+    config.augment.horizontal_flip = 0.0
+    config.batch_size = 64
+    config.eval_batch_size = 200
+    config.total_steps = 4_000
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.clip_norm = 1.0
+    config.schedule.warmup_steps = 200
+    config.checkpoint.best_metric = "eval/cider"
+    config.checkpoint.every_steps = 1_000
+    config.eval.every_steps = 1_000
+    config.log.every_steps = 50
+    return config.lock()

@@ -1,0 +1,111 @@
+"""Self-critical training: captions that the model samples, weighted by how well they score."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvision.data.caption_source import Captions
+from jaxvision.data.vocabulary import Vocabulary, caption_words
+from jaxvision.decode.generate import generate
+from jaxvision.decode.settings import DecodeSettings
+from jaxvision.errors import InputError
+from jaxvision.metrics.cider import Cider
+from jaxvision.metrics.losses import token_cross_entropy
+from jaxvision.tasks.captioning import Captioning, model_inputs, shift
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfCritical(Captioning):
+    """Raises the probability of samples that score above the other samples of their image.
+
+    A second stage, for a captioner that was trained on the words themselves: the loss of a sample
+    is its negative log-probability times its advantage, CIDEr-D less the mean of the image's other
+    samples. The scores are computed on the host, which each step waits for.
+
+    Attributes:
+      vocabulary: turns tokens into words.
+      settings: of the sampling; `num_return_sequences` samples an image.
+      scorer: of the training split's captions.
+      places: image id -> its place in the scorer.
+
+    Source: Rennie et al. 2017, Self-critical Sequence Training, eq. 6; the baseline: Luo 2020, A
+      Better Variant of Self-Critical Sequence Training, eq. 4.
+    """
+
+    vocabulary: Vocabulary
+    settings: DecodeSettings
+    scorer: Cider
+    places: dict[int, int]
+
+    @classmethod
+    def of(
+        cls, source: Captions, vocabulary: Vocabulary, settings: DecodeSettings
+    ) -> "SelfCritical":
+        """Returns the task for a training split.
+
+        Args:
+          source: of the training captions, which samples are compared with.
+          vocabulary: of the tokens.
+          settings: of the sampling; at least two samples an image.
+
+        Raises:
+          InputError: for fewer than two samples, or in a run of several processes.
+        """
+        if settings.num_return_sequences < 2:
+            raise InputError(
+                "--config.caption.self_critical_samples must be 0 (off) or at least 2, as each "
+                f"sample is compared with the others, got {settings.num_return_sequences}."
+            )
+        if jax.process_count() > 1:
+            raise InputError(
+                "Self-critical training scores its samples in one process: start it on one machine."
+            )
+        images = range(len(source))
+        return cls(
+            pad=vocabulary.pad,
+            vocabulary=vocabulary,
+            settings=settings,
+            scorer=Cider([[_words(c) for c in source.captions(i)] for i in images]),
+            places={source.image_id(i): i for i in images},
+        )
+
+    def loss(self, model: Any, batch: dict, *, rngs: Any) -> tuple:
+        """Returns the loss of a batch, and the mean score of its samples as `cider`."""
+        count, ids = self.settings.num_return_sequences, batch["image_id"]
+        fixed = jax.tree.map(jax.lax.stop_gradient, model)
+        samples = generate(
+            fixed,
+            fixed.encode(model_inputs(batch)),
+            self.settings,
+            key=rngs.dropout(),
+            image_ids=ids,
+        ).tokens  # [B, count, T]
+        shape = jax.ShapeDtypeStruct(samples.shape[:2], jnp.float32)
+        scores = jax.pure_callback(self._score, shape, samples, ids)
+        others = (jnp.sum(scores, axis=1, keepdims=True) - scores) / (count - 1)
+        advantage = (scores - others).reshape(-1, 1)
+
+        memory = jnp.repeat(model.encode(model_inputs(batch), train=True, rngs=rngs), count, axis=0)
+        inputs, targets = shift(samples.reshape(-1, samples.shape[-1]))
+        logits = model.decode_tokens(memory, inputs, train=True, rngs=rngs)
+        valid = targets != self.pad
+        losses = jnp.where(valid, token_cross_entropy(logits, targets), 0.0)
+        loss = jnp.sum(advantage * losses) / jnp.maximum(jnp.sum(valid), 1)
+        return loss, {"cider": jnp.mean(scores)}
+
+    def _score(self, samples: Any, image_ids: Any) -> np.ndarray:
+        """Returns CIDEr-D of each sample, float32 [batch, samples]."""
+        samples, image_ids = np.asarray(samples), np.asarray(image_ids)
+        count = samples.shape[1]
+        captions = [
+            _words(self.vocabulary.decode(row)) for row in samples.reshape(-1, samples.shape[2])
+        ]
+        places = [self.places[int(image_id)] for image_id in image_ids for _ in range(count)]
+        return self.scorer.score(captions, places).reshape(-1, count).astype(np.float32)
+
+
+def _words(caption: str) -> str:
+    return " ".join(caption_words(caption))

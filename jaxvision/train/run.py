@@ -1,0 +1,205 @@
+"""What a config describes, opened: the functions and batches of a run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxvision.batch import ON_DEVICE, check_batch
+from jaxvision.data.image import Transform
+from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
+from jaxvision.decode.decoder import Decoded
+from jaxvision.decode.settings import DecodeSettings
+from jaxvision.models.registry import ModelSpec
+from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
+from jaxvision.train.evaluate import evaluate
+from jaxvision.train.mix import mix
+from jaxvision.train.sharding import put_batch
+from jaxvision.train.state import TrainState, abstract_state
+from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
+from jaxvision.train.task_data import TaskData
+from jaxvision.train.workdir import Config
+
+_FEW = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config describes, opened and checked; nothing is trained or allocated yet.
+
+    Attributes:
+      config: the config it was made from.
+      total_steps: updates of the whole run.
+      spec: of the model.
+      build: makes the model from `nnx.Rngs`.
+      graphdef: of the model.
+      mesh: the devices.
+      data: the records, and what the task needs beside them.
+      train_transform: augmentation of one training image.
+      eval_transform: resize and crop of one evaluation image.
+      schedule: learning rate of each update.
+      tx: the optimizer.
+    """
+
+    config: Config
+    total_steps: int
+    spec: ModelSpec
+    build: Callable[[nnx.Rngs], nnx.Module]
+    graphdef: nnx.GraphDef
+    mesh: jax.sharding.Mesh
+    data: TaskData
+    train_transform: Transform
+    eval_transform: Transform
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+
+    @property
+    def train_source(self) -> Any:
+        """Random access to the training records."""
+        return self.data.train_source
+
+    @property
+    def eval_source(self) -> Any:
+        """Random access to the evaluation records."""
+        return self.data.eval_source
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head: classes, or words of the vocabulary."""
+        return self.data.num_outputs
+
+    @property
+    def preprocess(self) -> Callable[[jax.Array], jax.Array]:
+        """Uint8 images to the model's normalised input, on the device."""
+        return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
+
+    @property
+    def mix(self) -> Callable | None:
+        """(key, images, labels) -> (images, soft labels), or None without mixup and cutmix."""
+        augment = self.config.augment
+        if not (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+            return None
+        return functools.partial(
+            mix,
+            num_classes=self.num_classes,
+            mixup_alpha=augment.mixup_alpha,
+            cutmix_alpha=augment.cutmix_alpha,
+            mix_probability=augment.mix_probability,
+            cutmix_probability=augment.cutmix_probability,
+        )
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The shapes, dtypes and shardings of the state."""
+        return abstract_state(
+            self.build,
+            self.tx,
+            mesh=self.mesh,
+            rules=self.config.sharding_rules,
+            ema=self.config.ema_decay > 0,
+        )
+
+    @functools.cached_property
+    def batch_shapes(self) -> dict[str, np.ndarray]:
+        """One example of what goes to the devices: shapes and dtypes of a batch."""
+        few = range(min(len(self.eval_source), _FEW))  # the first may be corrupt
+        batch = next(iter(self.eval_batches(self.data.eval_subset(few))))
+        return {key: batch[key][:1] for key in ON_DEVICE if key in batch}
+
+    def train_step(self) -> Callable:
+        """Returns the jitted training step."""
+        return make_train_step(
+            self.graphdef,
+            self.data.task,
+            self.tx,
+            schedule=self.schedule,
+            preprocess=self.preprocess,
+            mix=self.mix,
+            ema_decay=self.config.ema_decay,
+            ema_warmup=self.config.ema_warmup,
+            accumulate_steps=self.config.accumulate_steps,
+            shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state),
+        )
+
+    def eval_step(self) -> Callable:
+        """Returns the jitted evaluation step."""
+        return make_eval_step(self.graphdef, self.data.task, preprocess=self.preprocess)
+
+    def evaluator(self) -> Callable[[dict[str, Any]], dict[str, float]]:
+        """Returns the function from sets of weights to the metrics of the evaluation split."""
+        eval_step = self.eval_step()
+        if self.data.captions is None:
+            return lambda weights: evaluate(eval_step, weights, self.eval_device_batches())
+        caption_step = self.caption_step(self.data.captions.settings)
+        return lambda weights: evaluate_captions(
+            eval_step, caption_step, weights, self.eval_device_batches(), self.data
+        )
+
+    def caption_step(self, settings: DecodeSettings) -> Callable[[Any, Any, dict], Decoded]:
+        """Returns the jitted function (params, batch_stats, batch) -> captions."""
+        return make_caption_step(self.graphdef, settings, preprocess=self.preprocess)
+
+    def train_batches(self) -> Any:
+        """Returns the endless host iterator over this process's part of the training batches."""
+        config, data = self.config, self.config.data
+        return train_dataset(
+            self.train_source,
+            transform=self.train_transform,
+            target=self.data.target,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            num_threads=data.num_threads,
+            num_workers=data.num_workers,
+            prefetch_examples=data.prefetch_examples,
+            max_pixels=data.max_pixels,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def eval_batches(self, source: Any = None) -> Iterable[dict]:
+        """Returns the finite host batches of this process's part of the evaluation split.
+
+        Args:
+          source: other records to see in the same way; None: the evaluation split.
+        """
+        config, data = self.config, self.config.data
+        return eval_dataset(
+            source or self.eval_source,
+            transform=self.eval_transform,
+            target=self.data.target,
+            batch_size=config.eval_batch_size,
+            num_threads=data.num_threads,
+            num_workers=data.num_workers,
+            prefetch_examples=data.prefetch_examples,
+            max_pixels=data.max_pixels,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def corrupt_counter(self, source: Any) -> CorruptCounter:
+        """Returns the counter of the images of a source that cannot be decoded."""
+        data = self.config.data
+        return CorruptCounter(source, data.max_corrupt_fraction, max_pixels=data.max_pixels)
+
+    def put(self, batch: dict) -> dict:
+        """Checks a host batch and sends the part that the step needs to the devices."""
+        check_batch(batch, num_classes=self.num_classes)
+        return put_batch({key: batch[key] for key in ON_DEVICE if key in batch}, self.mesh)
+
+    def eval_device_batches(self) -> Iterator[dict]:
+        """Yields the evaluation batches on the devices, each sent one batch ahead of its use."""
+        corrupt = self.corrupt_counter(self.eval_source)
+        ahead = None
+        for batch in self.eval_batches():
+            corrupt.update(batch)
+            following = self.put(batch)
+            if ahead is not None:
+                yield ahead
+            ahead = following
+        if ahead is not None:
+            yield ahead
