@@ -1,7 +1,7 @@
 """The contract between the data pipeline and the step: keys, shapes, dtypes and ranges."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -16,17 +16,49 @@ class ImageBatch(TypedDict):
     mask: np.ndarray  # bool [batch], False = padding that fills the last batch
 
 
+class CaptionBatch(TypedDict):
+    """A batch of captioned images on the host: `image`, or `features` of an encoder in its place.
+
+    The shift by one between a decoder's inputs and targets is the task's to make.
+    """
+
+    image: NotRequired[np.ndarray]  # uint8 [batch, height, width, 3], RGB
+    features: NotRequired[np.ndarray]  # float32 [batch, positions, channels], computed before
+    tokens: np.ndarray  # int32 [batch, length], <START> w1 ... wn <END> <NULL> ...
+    image_id: np.ndarray  # int32 [batch], joins captions with their references; -1 = padding
+    mask: np.ndarray  # bool [batch], False = padding that fills the last batch
+
+
+_LAYOUT = {
+    "image": (np.uint8, 4),
+    "features": (np.float32, 3),
+    "label": (np.int32, 1),
+    "tokens": (np.int32, 2),
+    "image_id": (np.int32, 1),
+    "mask": (np.bool_, 1),
+}
+
+ON_DEVICE = tuple(_LAYOUT)  # what a step may need; the rest of a host batch stays there
+
+
 def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
-    """Checks one host batch against the contract of `ImageBatch`.
+    """Checks one host batch against the contract of `ImageBatch`, or of `CaptionBatch`.
+
+    Args:
+      batch: of captions, if it has `tokens`.
+      num_classes: outputs of the model's head; of captions, the size of the vocabulary.
 
     Raises:
       InputError: naming the key that breaks the contract, what was expected and what came.
     """
-    expected = {"image": (np.uint8, 4), "label": (np.int32, 1), "mask": (np.bool_, 1)}
-    for key, (dtype, ndim) in expected.items():
+    captions = "tokens" in batch
+    keys = ("image", "tokens", "image_id", "mask") if captions else ("image", "label", "mask")
+    for key in keys:
+        if key == "image" and captions and "features" in batch:
+            key = "features"
         if key not in batch:
             raise InputError(f"A batch must have the key '{key}'; this one has {sorted(batch)}.")
-        array = batch[key]
+        array, (dtype, ndim) = batch[key], _LAYOUT[key]
         if array.dtype != dtype or array.ndim != ndim:
             raise InputError(
                 f"Batch key '{key}' must be {np.dtype(dtype).name} with {ndim} dimensions, "
@@ -36,9 +68,13 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
             raise InputError(
                 f"Batch key '{key}' has {len(array)} examples but 'mask' has {len(batch['mask'])}."
             )
-    labels = batch["label"][batch["mask"]]
-    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+    values = batch["tokens" if captions else "label"][batch["mask"]]
+    if values.size and not 0 <= values.min() <= values.max() < num_classes:
+        found = f"{values.min()}..{values.max()}"
         raise InputError(
-            f"Labels must be in 0..{num_classes - 1} for a model with {num_classes} classes, got "
-            f"{labels.min()}..{labels.max()}; set --config.model.num_classes to the data's count."
+            f"Tokens must be in 0..{num_classes - 1} for a model with a vocabulary of"
+            f" {num_classes}, got {found}; take the vocabulary that the model was made for."
+            if captions
+            else f"Labels must be in 0..{num_classes - 1} for a model with {num_classes} classes,"
+            f" got {found}; set --config.model.num_classes to the data's count."
         )

@@ -16,7 +16,8 @@ from absl import flags
 
 from jaxvision.data.decode import decode_image
 from jaxvision.data.image import Batch, Transform
-from jaxvision.data.source import CorruptImageError, DataError, Source
+from jaxvision.data.source import CorruptImageError, DataError, Records
+from jaxvision.data.target import Target
 
 # Examples that one thread makes in one go. Handing over single examples costs more than decoding a
 # small image; whole batches would keep too few threads busy, and too much memory.
@@ -32,25 +33,25 @@ _CACHE_BYTES = 2**30
 class Loader:
     """Makes the example of one record, in whatever thread or process grain calls it."""
 
-    def __init__(self, source: Source, transform: Transform, max_pixels: int):
+    def __init__(self, source: Records, transform: Transform, target: Target, max_pixels: int):
         self._source = source
         self._transform = transform
+        self._target = target
         self._max_pixels = max_pixels
-        self._cache: dict[int, tuple[np.ndarray, int]] = {}
+        self._cache: dict[int, Any] = {}
         self._cached_bytes = 0
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}  # not sent to workers
 
     def for_training(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Returns the augmented example; another record's image where this one is corrupt."""
+        """Returns the augmented example; all of another record where this one is corrupt."""
         for candidate in _candidates(index, len(self._source)):
             try:
-                image, label = self._read(candidate)
+                record = self._read(candidate)
             except CorruptImageError:
                 continue
-            image = self._transform(image, rng)
-            return _example(image, label, index=index, corrupt=candidate != index)
+            return self._example(candidate, record, rng) | _marks(index, corrupt=candidate != index)
         raise DataError(
             f"{self._source.describe(index)} is corrupt, and so are all {_REPLACEMENT_TRIES}"
             " records tried in its place; check the whole data set."
@@ -59,45 +60,52 @@ class Loader:
     def for_evaluation(self, position: int) -> dict[str, Any]:
         """Returns the example; a masked black image where it is corrupt or past the end."""
         if position >= len(self._source):
-            return _example(self._blank, 0, index=-1, mask=False)
+            return self._blank | _marks(-1, mask=False)
         try:
-            image, label = self._read(position)
+            record = self._read(position)
         except CorruptImageError:
-            return _example(self._blank, 0, index=position, mask=False, corrupt=True)
-        return _example(self._transform(image, None), label, index=position)
+            return self._blank | _marks(position, mask=False, corrupt=True)
+        return self._example(position, record, None) | _marks(position)
 
     @functools.cached_property
-    def _blank(self) -> np.ndarray:
-        """A black image of the size that the transform gives."""
+    def _blank(self) -> dict[str, Any]:
+        """Black and no target, of the size that the transform gives."""
         for candidate in _candidates(0, len(self._source)):
             try:
-                return np.zeros_like(self._transform(self._read(candidate)[0], None))
+                record = self._read(candidate)
             except CorruptImageError:
                 continue
+            key, array = self._input(record, None)
+            return {key: np.zeros_like(array)} | self._target.blank()
         raise DataError(
             f"{self._source.describe(0)} is corrupt, and so are {_REPLACEMENT_TRIES} other records;"
             " check the whole data set."
         )
 
-    def _read(self, index: int) -> tuple[np.ndarray, int]:
+    def _example(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
+        key, array = self._input(record, rng)  # draws before the target does
+        return {key: array} | self._target(index, record, rng)
+
+    def _input(self, record: Any, rng: np.random.Generator | None) -> tuple[str, np.ndarray]:
+        if "features" in record:
+            return "features", record["features"]
+        return "image", self._transform(record["image"], rng)
+
+    def _read(self, index: int) -> Any:
+        """Returns the record, its image decoded."""
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        example = self._source[index]
-        image, label = example["image"], example["label"]
-        if not 0 <= label < len(self._source.class_names):
-            raise DataError(
-                f"{self._source.describe(index)} has the label {label}, but there are"
-                f" {len(self._source.class_names)} classes, so labels are 0 to"
-                f" {len(self._source.class_names) - 1}; correct the data."
-            )
-        if isinstance(image, np.ndarray):
-            return image, label
+        record = self._source[index]
+        image = record.get("image")
+        if image is None or isinstance(image, np.ndarray):
+            return record
         image = decode_image(image, max_pixels=self._max_pixels)
+        record = {**record, "image": image}
         if image.nbytes <= _SMALL_IMAGE_BYTES and self._cached_bytes < _CACHE_BYTES:
-            self._cache[index] = image, label
+            self._cache[index] = record
             self._cached_bytes += image.nbytes
-        return image, label
+        return record
 
 
 def _candidates(index: int, num_records: int) -> Iterator[int]:
@@ -106,16 +114,8 @@ def _candidates(index: int, num_records: int) -> Iterator[int]:
     yield from np.random.default_rng(index).integers(num_records, size=_REPLACEMENT_TRIES).tolist()
 
 
-def _example(
-    image: np.ndarray, label: int, *, index: int, mask: bool = True, corrupt: bool = False
-) -> dict[str, Any]:
-    return {
-        "image": image,
-        "label": np.int32(label),
-        "mask": np.bool_(mask),
-        "index": np.int64(index),
-        "corrupt": np.bool_(corrupt),
-    }
+def _marks(index: int, *, mask: bool = True, corrupt: bool = False) -> dict[str, Any]:
+    return {"mask": np.bool_(mask), "index": np.int64(index), "corrupt": np.bool_(corrupt)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxvision.data.decode import MAX_PIXELS, decode_image
 from jaxvision.data.image import Batch, Transform
 from jaxvision.data.loader import Loader, Reading, start
-from jaxvision.data.source import CorruptImageError, DataError, Source
+from jaxvision.data.source import CorruptImageError, DataError, Records, Source
+from jaxvision.data.target import Labels, Target
 from jaxvision.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -20,9 +21,10 @@ _STATE_VERSION = 1
 
 
 def train_dataset(
-    source: Source,
+    source: Records,
     *,
     transform: Transform,
+    target: Target | None = None,
     batch_size: int,
     seed: int,
     num_threads: int = 16,
@@ -38,18 +40,21 @@ def train_dataset(
     they are the same with any number of threads, workers and processes. A process's share of a
     batch holds:
 
-    - `image` uint8 [b, height, width, 3]
-    - `label` int32 [b]
+    - `image` uint8 [b, height, width, 3]; of a source of precomputed features instead `features`,
+      as the source gives them, without a transform
+    - `label` int32 [b]; with a CaptionTarget instead `tokens` int32 [b, length] and `image_id`
+      int32 [b]
     - `mask` bool [b], all True
     - `index` int64 [b], the record's index in the source
-    - `corrupt` bool [b]: record `index` could not be decoded, and image and label are those of
-      another record that is chosen by `index` alone. Give each batch to a CorruptCounter.
+    - `corrupt` bool [b]: record `index` could not be decoded, and all else is that of another
+      record, which is chosen by `index` alone. Give each batch to a CorruptCounter.
 
     Decoded images of up to 64 x 64 pixels are kept in memory, up to 1 GiB in each process.
 
     Args:
       source: of the training split.
       transform: applied to each decoded image; must give all images one size.
+      target: of an example, beside the image; None: the label of a Source.
       batch_size: examples over all processes.
       seed: of the order and of the augmentation.
       num_threads: that decode, in each process; at most two per core are started.
@@ -66,7 +71,7 @@ def train_dataset(
         replaced.
     """
     host_batch_size = _share(batch_size, process_count)
-    load = Loader(source, transform, max_pixels)
+    load = Loader(source, transform, target or _labels(source), max_pixels)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
     examples = order.random_map(load.for_training)
     reading = Reading(num_threads, num_workers, prefetch_examples)
@@ -80,9 +85,10 @@ def train_dataset(
 
 
 def eval_dataset(
-    source: Source,
+    source: Records,
     *,
     transform: Transform,
+    target: Target | None = None,
     batch_size: int,
     num_threads: int = 16,
     num_workers: int = 0,
@@ -101,6 +107,7 @@ def eval_dataset(
     Args:
       source: of the evaluation split.
       transform: applied to each decoded image; called without a random generator.
+      target: of an example, beside the image; None: the label of a Source.
       batch_size: examples over all processes.
       num_threads: that decode, in each process; at most two per core are started.
       num_workers: processes that decode; 0: threads of this process only. Processes are spawned, so
@@ -116,12 +123,18 @@ def eval_dataset(
     """
     host_batch_size = _share(batch_size, process_count)
     num_batches = -(-len(source) // batch_size)
-    load = Loader(source, transform, max_pixels)
+    load = Loader(source, transform, target or _labels(source), max_pixels)
     positions = grain.MapDataset.range(num_batches * batch_size)[process_index::process_count]
     reading = Reading(num_threads, num_workers, prefetch_examples)
     return EvalDataset(
         reading.batches(positions.map(load.for_evaluation), host_batch_size), num_batches
     )
+
+
+def _labels(source: Records) -> Labels:
+    if not isinstance(source, Source):
+        raise TypeError(f"{type(source).__name__} has no labels: give a target.")
+    return Labels(source)
 
 
 class _Share:
@@ -239,7 +252,7 @@ class CorruptCounter:
     MIN_EXAMPLES = 1_000
     NAMES_SHOWN = 10
 
-    def __init__(self, source: Source, max_fraction: float, *, max_pixels: int = MAX_PIXELS):
+    def __init__(self, source: Records, max_fraction: float, *, max_pixels: int = MAX_PIXELS):
         self._source = source
         self._max_fraction = max_fraction
         self._max_pixels = max_pixels
@@ -268,8 +281,9 @@ class CorruptCounter:
 
     def _reason(self, index: int) -> str:
         try:
-            image = self._source[index]["image"]
-            decode_image(bytes(image), max_pixels=self._max_pixels)
+            record = self._source[index]
+            if "image" in record:
+                decode_image(bytes(record["image"]), max_pixels=self._max_pixels)
         except CorruptImageError as error:
             return str(error)
         return "nothing is wrong with it at the second look"

@@ -120,8 +120,9 @@ def _paint_clutter(
     if number == 0:
         return
     height, width = image.shape[:2]
-    # Not in the object's colour, in which a stroke would change its outline.
-    palette = [rgb for name, rgb in COLORS.items() if name != scene.objects[0].color]
+    # Not in an object's colour, in which a stroke would change its outline.
+    used = {item.color for item in scene.objects}
+    palette = [rgb for name, rgb in COLORS.items() if name not in used]
     colors = rng.integers(len(palette), size=number).tolist()
     starts = rng.random((number, 2))
     steps = rng.uniform(-0.25, 0.25, (number, 2)) * rng.integers(2, size=(number, 1))  # 0: a dot

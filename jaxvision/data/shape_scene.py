@@ -90,9 +90,9 @@ def draw_scene(rng: np.random.Generator, index: int, difficulty: Difficulty) -> 
     while True:
         front, back = rng.integers(len(names), size=2).tolist()
         changes = rng.integers(-12, 13, 6).tolist()
-        rgb = _change(COLORS[names[front]], changes[:3])
-        background_rgb = _change(COLORS[names[back]], changes[3:])
-        if front != back and _distance(rgb, background_rgb) >= difficulty.contrast:
+        rgb = vary_color(COLORS[names[front]], changes[:3])
+        background_rgb = vary_color(COLORS[names[back]], changes[3:])
+        if front != back and color_distance(rgb, background_rgb) >= difficulty.contrast:
             break
     item = SceneObject(
         shape=shape,
@@ -108,12 +108,13 @@ def draw_scene(rng: np.random.Generator, index: int, difficulty: Difficulty) -> 
     return Scene((item,), background, names[back], background_rgb)
 
 
-def _change(color: RGB, changes: list[int]) -> RGB:
+def vary_color(color: RGB, changes: list[int]) -> RGB:
+    """Returns a colour a little off, so that none is told by its exact value."""
     red, green, blue = (min(max(c + d, 0), 255) for c, d in zip(color, changes, strict=True))
     return red, green, blue
 
 
-def _distance(a: RGB, b: RGB) -> float:
+def color_distance(a: RGB, b: RGB) -> float:
     """Returns how far two colours are apart; black and white are 1 apart."""
     return math.dist(a, b) / math.dist((0, 0, 0), (255, 255, 255))
 
@@ -129,12 +130,13 @@ def describe_scene(scene: Scene) -> list[str]:
     place = "in the center" if not vertical and not horizontal else place
     named = f"{item.color} {item.shape}"
     return [
-        f"{_article(item.size)} {item.size} {named} on {_article(background)} {background}",
-        f"{_article(item.color)} {named} {place}",
-        f"there is {_article(item.size)} {item.size} {named} {place}",
-        f"{_article(item.shape)} {item.shape} on {_article(background)} {background}",
+        f"{article(item.size)} {item.size} {named} on {article(background)} {background}",
+        f"{article(item.color)} {named} {place}",
+        f"there is {article(item.size)} {item.size} {named} {place}",
+        f"{article(item.shape)} {item.shape} on {article(background)} {background}",
     ]
 
 
-def _article(text: str) -> str:
+def article(text: str) -> str:
+    """Returns the indefinite article of a text."""
     return "an" if text[0] in "aeiou" else "a"

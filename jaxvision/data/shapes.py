@@ -3,7 +3,14 @@
 import numpy as np
 
 from jaxvision.data.shape_drawing import draw_image
-from jaxvision.data.shape_scene import DIFFICULTIES, SHAPES, Scene, describe_scene, draw_scene
+from jaxvision.data.shape_scene import (
+    DIFFICULTIES,
+    SHAPES,
+    Difficulty,
+    Scene,
+    describe_scene,
+    draw_scene,
+)
 from jaxvision.data.source import DataError, Example, Source
 
 
@@ -33,20 +40,10 @@ class ShapesSource(Source):
         difficulty: str = "medium",
         image_size: int | tuple[int, int] = 224,
     ):
-        if difficulty not in DIFFICULTIES:
-            raise DataError(
-                f"The difficulty of shapes is one of {', '.join(DIFFICULTIES)}, not {difficulty!r}."
-            )
-        if split not in ("train", "test"):
-            raise DataError(f"The splits of shapes are train and test, not {split!r}.")
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if min(size) < 8:
-            raise DataError(
-                f"Shapes need an image_size of at least 8 pixels, but it is {image_size}."
-            )
+        self._difficulty, (self._height, self._width) = check_shapes_options(
+            split, difficulty, image_size
+        )
         self.class_names = SHAPES
-        self._height, self._width = size
-        self._difficulty = DIFFICULTIES[difficulty]
         self._split = split
         self._num_examples = num_train if split == "train" else num_eval
 
@@ -75,3 +72,23 @@ class ShapesSource(Source):
     def describe(self, index: int) -> str:
         """Returns the split and the index."""
         return f"shapes {self._split} image {index}"
+
+
+def check_shapes_options(
+    split: str, difficulty: str, image_size: int | tuple[int, int]
+) -> tuple[Difficulty, tuple[int, int]]:
+    """Returns the difficulty and (height, width), in pixels, of options that can be drawn.
+
+    Raises:
+      DataError: for another difficulty or split, or a size below 8 pixels.
+    """
+    if difficulty not in DIFFICULTIES:
+        raise DataError(
+            f"The difficulty of shapes is one of {', '.join(DIFFICULTIES)}, not {difficulty!r}."
+        )
+    if split not in ("train", "test"):
+        raise DataError(f"The splits of shapes are train and test, not {split!r}.")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 8:
+        raise DataError(f"Shapes need an image_size of at least 8 pixels, but it is {image_size}.")
+    return DIFFICULTIES[difficulty], (height, width)

@@ -3,7 +3,7 @@
 import abc
 import os
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -42,24 +42,30 @@ class Example(TypedDict):
     label: int
 
 
-class Source(abc.ABC):
-    """Random access to labelled images.
+class Records(abc.ABC):
+    """Random access to records: an image, or its features, and what is known of it.
 
-    Reading is safe from many threads at once, and a source can be pickled into worker processes.
-    `class_names[label]` is the name of a label.
+    Reading is safe from many threads at once, and records can be pickled into worker processes.
     """
-
-    class_names: tuple[str, ...]
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Any: ...
 
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Returns what a log message calls this record: a file name where there is one."""
+
+
+class Source(Records):
+    """Random access to labelled images; `class_names[label]` is the name of a label."""
+
+    class_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
 
 
 class Subset(Source):

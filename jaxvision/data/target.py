@@ -1,0 +1,51 @@
+"""What a batch holds beside the images: class indices here, captions in caption_target.py."""
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from jaxvision.data.source import DataError, Source
+
+
+class Target(abc.ABC):
+    """Makes a record's target in the loader's threads; it is pickled into worker processes."""
+
+    @abc.abstractmethod
+    def __call__(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Returns arrays and numpy scalars without a batch axis.
+
+        Args:
+          index: of the record, for the text of an error.
+          record: as the source gives it, except that its image is decoded.
+          rng: the record's generator, after the transform has drawn; None in evaluation.
+        """
+
+    @abc.abstractmethod
+    def blank(self) -> dict[str, Any]:
+        """Returns the target of a masked example."""
+
+
+class Labels(Target):
+    """The class index.
+
+    Raises:
+      DataError: when called, if a label is out of range.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __call__(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Returns `label`, int32."""
+        label, num_classes = record["label"], len(self._source.class_names)
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"{self._source.describe(index)} has the label {label}, but there are"
+                f" {num_classes} classes, so labels are 0 to {num_classes - 1}; correct the data."
+            )
+        return {"label": np.int32(label)}
+
+    def blank(self) -> dict[str, Any]:
+        """Returns class 0."""
+        return {"label": np.int32(0)}
