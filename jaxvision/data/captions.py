@@ -29,6 +29,9 @@ def open_caption_source(
 ) -> CaptionSource:
     """Opens one split of captioned images for random access.
 
+    Whatever the source, a transform must leave its captions true: a horizontal flip makes a lie of
+    "left of".
+
     Args:
       name: `shapes`, `coco_captions`, `flickr` or `cs231n_coco`.
       split: train | val | test, or a file; its meaning is in the file of each name here.
