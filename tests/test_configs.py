@@ -73,6 +73,26 @@ def test_imagenet_recipe_is_deits():
     assert config.model.kwargs.drop_path_rate == 0.1
 
 
+@pytest.mark.parametrize("name", ["caption_coco", "caption_flickr8k"])
+def test_captioning_recipes_are_those_of_the_course(name):
+    _, config = load(name)
+    assert config.task == "captioning" and 64 <= config.batch_size <= 128
+    assert (config.optimizer.learning_rate, config.schedule.warmup_steps) == (3e-4, 4_000)
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adamw", 0.01)
+    kwargs = config.model.kwargs
+    assert (kwargs.dropout_rate, kwargs.attention_dropout_rate) == (0.1, 0.1)
+    assert config.loss.label_smoothing == 0.1
+
+
+def test_the_rungs_of_the_flickr_ladder():
+    rungs = [load("caption_flickr8k", rung)[1] for rung in ("pooled", "grid", "beam", "full")]
+    assert [r.model.kwargs.memory for r in rungs] == ["pooled", "grid", "grid", "grid"]
+    assert [r.caption.num_beams for r in rungs] == [1, 1, 3, 3]
+    assert [r.loss.label_smoothing for r in rungs] == [0, 0, 0, 0.1]
+    with pytest.raises(ValueError, match="Unknown rung"):
+        load("caption_flickr8k", "none")
+
+
 def test_every_option_of_the_schema_is_read_somewhere():
     package = pathlib.Path(__file__).parent.parent
     code = "\n".join(

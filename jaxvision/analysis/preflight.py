@@ -23,7 +23,6 @@ from jaxvision.analysis.memory import (
     size_text,
 )
 from jaxvision.analysis.previews import caption_title, class_shares, plot_samples, plot_schedule
-from jaxvision.train.init_from import load_initial
 from jaxvision.train.run import Run
 from jaxvision.train.setup import make_run
 from jaxvision.train.state import count_params, seed_keys, step_keys
@@ -53,8 +52,7 @@ def preflight(
     run = make_run(config)
     memory = StepMemory(run)
     _log_run(run, memory)
-    if config.model.init_from:
-        load_initial(run.build, config.model.init_from, seed=config.seed)
+    run.initial_weights()  # refuses files that do not fit
     _draw(run, workdir)
 
     start = time.perf_counter()

@@ -16,32 +16,50 @@ from jaxvision.train.state import TrainState, abstract_model, seed_keys
 logger = logging.getLogger(__name__)
 
 
-def load_initial(build: Callable[[nnx.Rngs], nnx.Module], path: str, *, seed: int) -> Any:
+def load_initial(
+    build: Callable[[nnx.Rngs], nnx.Module], path: str, *, encoder_path: str = "", seed: int
+) -> Any:
     """Returns (params, batch_stats) that a run starts from, and logs what became of the file.
 
-    What the file cannot give, a head for other classes, has the random values of the seed.
+    What the file cannot give, a head for other classes, has the random values of the seed. Without
+    any file there is nothing to start from: None.
 
     Args:
       build: makes the model from `nnx.Rngs`.
-      path: what `load_weights` takes.
+      path: what `load_weights` takes; "": none.
+      encoder_path: the same for the encoder of a captioner.
       seed: of the run.
 
     Raises:
-      InputError: if the file cannot be read or does not fit the model.
+      InputError: if a file cannot be read or does not fit the model.
     """
+    if not path and not encoder_path:
+        return None
     key, _ = seed_keys(jax.random.key(seed))
     graphdef, _, _ = abstract_model(build)
     states = jax.jit(
         lambda key: nnx.split(build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)[1:]
     )(key)
-    model = nnx.merge(graphdef, *states)
+    model: Any = nnx.merge(graphdef, *states)
+    if path:
+        _load(model, path, option="init_from")
+    if encoder_path:
+        if getattr(model, "encoder", None) is None:
+            raise InputError(
+                "config.model.encoder_from: this model has no encoder; config.model.init_from "
+                "gives the weights of the whole."
+            )
+        _load(model.encoder, encoder_path, option="encoder_from")
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
+
+
+def _load(model: nnx.Module, path: str, *, option: str) -> None:
     try:
         report = load_weights(model, path)
     except InputError as error:
-        raise InputError(f"config.model.init_from: {error}") from error
+        raise InputError(f"config.model.{option}: {error}") from error
     logger.info("Starts from %s: %s", path, "; ".join(str(report).splitlines()))
-    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
 
 
 def start_from(state: TrainState, initial: Any) -> TrainState:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.init_from import load_initial, start_from
+from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.run import Run
 from jaxvision.train.setup import make_run
@@ -50,10 +50,10 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     run.abstract_state  # noqa: B018 - refuses sharding rules that do not fit, before a folder is made
     initial = None
     vocabulary = run.data.captions.vocabulary if run.data.captions else None
-    if config.model.init_from and not has_checkpoint(workdir):
-        if vocabulary is not None:
+    if not has_checkpoint(workdir):
+        if vocabulary is not None and config.model.init_from:
             same_vocabulary(pathlib.Path(config.model.init_from).expanduser(), vocabulary)
-        initial = load_initial(run.build, config.model.init_from, seed=config.seed)
+        initial = run.initial_weights()
     workdir = open_workdir(workdir, config, run.data.class_names, vocabulary)
     checkpointer = Checkpointer(
         workdir / "checkpoints",

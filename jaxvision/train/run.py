@@ -18,6 +18,7 @@ from jaxvision.decode.settings import DecodeSettings
 from jaxvision.models.registry import ModelSpec
 from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
 from jaxvision.train.evaluate import evaluate
+from jaxvision.train.init_from import load_initial
 from jaxvision.train.mix import mix
 from jaxvision.train.sharding import put_batch
 from jaxvision.train.state import TrainState, abstract_state
@@ -102,6 +103,16 @@ class Run:
             mesh=self.mesh,
             rules=self.config.sharding_rules,
             ema=self.config.ema_decay > 0,
+        )
+
+    def initial_weights(self) -> Any:
+        """Returns (params, batch_stats) of the files that the config names; None without any."""
+        model = self.config.model
+        return load_initial(
+            self.build,
+            model.init_from,
+            encoder_path=model.encoder_from,
+            seed=self.config.seed,
         )
 
     @functools.cached_property

@@ -1,0 +1,62 @@
+"""Captions of Flickr8k, in four rungs that show what each step brings.
+
+The rung behind the colon; each has all of those before it:
+  --config=configs/caption_flickr8k.py:pooled   the decoder sees the image as one vector
+  --config=configs/caption_flickr8k.py:grid     it looks at the cells of a grid, word by word
+  --config=configs/caption_flickr8k.py:beam     beam search instead of greedy decoding
+  --config=configs/caption_flickr8k.py          the full recipe: smoothing, dropout, averages
+Data: <path>/captions_<split>.json in COCO's layout, beside images_<split>.zip or a folder; or, with
+  --config.data.name=flickr, Flickr8k_text and Flickr8k_Dataset as they were published.
+Command: python launch.py --config=configs/caption_flickr8k.py --workdir=runs/flickr
+           --config.data.path=data/flickr8k --config.model.encoder_from=resnet50.pth
+
+Papers: Hodosh et al. 2013 (data), Vaswani et al. 2017 (decoder). Batch, rates, warm-up, dropout and
+decay are those of the CS231n captioning guide. What a run from scratch reaches on 2 CPU cores is in
+benchmarks/RESULTS.md.
+"""
+
+from configs import common
+
+RUNGS = ("pooled", "grid", "beam", "full")
+
+
+def get_config(rung: str = "full"):
+    if rung not in RUNGS:
+        raise ValueError(f"Unknown rung '{rung}' after the colon; choose {', '.join(RUNGS)}.")
+    reached = RUNGS[: RUNGS.index(rung) + 1]
+    config = common.get_config()
+    config.task = "captioning"
+    config.model.name = "captioner"
+    config.model.kwargs = dict(
+        encoder="resnet50",
+        memory="grid" if "grid" in reached else "pooled",
+        width=512,
+        depth=2,
+        num_heads=8,
+        hidden_width=2048,
+    )
+    config.data.name = "coco_captions"
+    config.data.path = "data/flickr8k"
+    config.data.train_split = "train"
+    config.data.eval_split = "val"
+    config.data.image_size = 224
+    config.augment.crop_scale = (0.5, 1.0)  # a smaller part may lose what the caption tells
+    config.augment.horizontal_flip = 0.0  # left and right are words, too
+    config.batch_size = 64
+    config.eval_batch_size = 64
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.clip_norm = 1.0
+    config.total_epochs = 100  # passes over the images, with one of the five captions each time
+    config.schedule.warmup_steps = 4_000
+    config.checkpoint.best_metric = "eval/cider"
+    config.eval.every_steps = 500
+    if "beam" in reached:
+        config.caption.num_beams = 3
+    if "full" in reached:
+        config.model.kwargs.dropout_rate = 0.1
+        config.model.kwargs.attention_dropout_rate = 0.1
+        config.loss.label_smoothing = 0.1
+        config.ema_decay = 0.999
+        config.checkpoint.best_metric = "eval_ema/cider"
+    return config.lock()

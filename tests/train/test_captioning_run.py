@@ -1,0 +1,253 @@
+"""A captioner from the config to the command that uses it."""
+
+import json
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from train import helpers
+
+from configs import caption_shapes
+from jaxvision.__main__ import main
+from jaxvision.analysis.preflight import preflight
+from jaxvision.analysis.report import write_report
+from jaxvision.data.captions import open_caption_source
+from jaxvision.data.features import write_features
+from jaxvision.data.vocabulary import Vocabulary
+from jaxvision.errors import InputError
+from jaxvision.train import setup
+from jaxvision.train.checkpoint import Checkpointer
+from jaxvision.train.loop import evaluate_run, train
+from jaxvision.train.setup import make_run
+
+TINY = dict(
+    encoder="vit_ti16",
+    encoder_options=dict(width=16, depth=1, num_heads=2, patch_size=8),
+    width=16,
+    depth=1,
+    num_heads=2,
+    hidden_width=32,
+)
+
+
+def config(**options):
+    config = caption_shapes.get_config()
+    config.model.kwargs = TINY
+    config.data.image_size = 16
+    config.data.shapes.num_train, config.data.shapes.num_eval = 32, 10
+    config.batch_size, config.eval_batch_size = 8, 4
+    config.total_steps, config.eval.every_steps, config.checkpoint.every_steps = 4, 2, 2
+    config.schedule.warmup_steps = 1
+    config.mesh.data = 1
+    config.log.every_steps = 1
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in options.items()})
+    return config
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    make_mesh = setup.make_mesh
+    monkeypatch.setattr(
+        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captions") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        make_mesh = setup.make_mesh
+        one = jax.devices()[:1]
+        patch.setattr(setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=one))
+        state = train(config(ema_decay=0.9), folder)
+        write_report(config(ema_decay=0.9), state, folder)
+    return folder, state
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves(finished):
+    folder, _ = finished
+    last = metrics(folder)[-1]
+    names = "loss perplexity token_accuracy bleu1 bleu4 rouge_l cider exact_match"
+    for prefix in ("eval", "eval_ema"):
+        assert {f"{prefix}/{name}" for name in names.split()} <= set(last)
+    assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/loss"]), rel=1e-4)
+    assert (folder / "captions.png").stat().st_size > 10_000
+    vocabulary = Vocabulary.load(str(folder / "vocabulary.json"))
+    assert "circle" in vocabulary.words and vocabulary.unk == 3
+    assert not (folder / "classes.txt").exists()
+
+
+def test_evaluation_does_not_depend_on_the_batch(finished):
+    folder, _ = finished
+    results = evaluate_run(config(ema_decay=0.9, eval_batch_size=5), folder)
+    last = metrics(folder)[-1]
+    for name, value in results.items():
+        assert value == pytest.approx(last[name], rel=1e-4, abs=1e-6), name
+
+
+def test_resume_is_bit_for_bit(finished, tmp_path):
+    _, state = finished
+    half = config(ema_decay=0.9, total_steps=2)
+    half.schedule.name = whole_name = "constant"
+    train(half, tmp_path / "run")
+    again = config(ema_decay=0.9)
+    again.schedule.name = whole_name
+    resumed = train(again, tmp_path / "run")
+    straight = train(again, tmp_path / "straight")
+    helpers.assert_equal(resumed, straight)
+
+
+def test_captions_of_the_command(finished, tmp_path, capsys):
+    folder, _ = finished
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        PIL.Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(photos / name)
+    (photos / "c.png").write_bytes(b"no image")
+    assert (
+        main(["caption", str(photos), f"--run={folder}", "--beam=3", "--n-best=2", "--json"]) == 2
+    )
+    out = capsys.readouterr()
+    lines = [json.loads(line) for line in out.out.splitlines()]
+    assert [len(line["captions"]) for line in lines] == [2, 2, 0] and "error" in lines[2]
+    assert lines[0]["captions"][0]["score"] >= lines[0]["captions"][1]["score"]
+    assert "c.png cannot be used" in out.err
+
+    picture = tmp_path / "attention.png"
+    assert (
+        main(["caption", str(photos / "a.png"), f"--run={folder}", f"--attention={picture}"]) == 0
+    )
+    words = capsys.readouterr().out.strip().partition(": ")[2].split()
+    assert words and PIL.Image.open(picture).size[0] > 200
+    command = ["caption", str(photos / "a.png"), f"--run={folder}", "--sample", "--n-best=3"]
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photo.png", "--run=nowhere"], "neither a file of weights nor the folder of a run"),
+        (["{photo}", "{photo}", "--run={run}", "--attention=x.png"], "--attention draws one image"),
+        (["{photo}", "--run={run}", "--sample", "--top-p=2"], "top_p must be in"),
+        (["{photo}", "--run={run}", "--length-penalty=nan"], "length_penalty must be finite"),
+    ],
+)
+def test_wrong_commands_end_with_one_sentence(finished, arguments, message, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
+    filled = [a.format(photo=photo, run=finished[0]) for a in arguments]
+    filled = [str(photo) if a == "photo.png" else a for a in filled]
+    assert main(["caption", *filled]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_pooled_memory_has_no_attention_to_draw(tmp_path, capsys):
+    train(config(model__kwargs=TINY | {"memory": "pooled"}, total_steps=1), tmp_path / "run")
+    photo = tmp_path / "photo.png"
+    PIL.Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(photo)
+    command = ["caption", str(photo), f"--run={tmp_path}/run", f"--attention={tmp_path}/a.png"]
+    assert main(command) == 2
+    assert "one vector" in capsys.readouterr().err and not (tmp_path / "a.png").exists()
+
+
+def test_preflight_of_captions(tmp_path):
+    preflight(config(), tmp_path / "look", memory_gib=4)
+    assert {p.name for p in (tmp_path / "look").iterdir()} == {"samples.png", "schedule.png"}
+
+
+def test_features_in_place_of_images(tmp_path):
+    for split in ("train", "test"):
+        source = open_caption_source("shapes", split, image_size=16, shapes={"num_train": 32})
+        ids = [source.image_id(i) for i in range(32)]
+        rng = np.random.default_rng(0)
+        write_features(
+            str(tmp_path / split), ((i, rng.standard_normal((4, 6), np.float32)) for i in ids)
+        )
+    kwargs = {key: TINY[key] for key in ("width", "depth", "num_heads", "hidden_width")}
+    settings = config(
+        model__kwargs=kwargs,
+        data__features=str(tmp_path),
+        caption__self_critical_samples=2,
+        total_steps=2,
+    )
+    state = train(settings, tmp_path / "run")
+    write_report(settings, state, tmp_path / "run")
+    assert not (tmp_path / "run/captions.png").exists()
+    assert metrics(tmp_path / "run")[0]["train/cider"] >= 0
+
+
+def test_a_second_stage_needs_the_same_words(finished, tmp_path):
+    folder, state = finished
+    options = dict(model__init_from=str(folder), caption__self_critical_samples=2, total_steps=1)
+    train(config(**options), tmp_path / "second")
+    words = Vocabulary(sorted(Vocabulary.load(str(folder / "vocabulary.json")).words[4:]))
+    words.save(str(tmp_path / "other.json"))
+    with pytest.raises(InputError, match="other words"):
+        train(config(**options, caption__vocabulary=str(tmp_path / "other.json")), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_encoder_starts_from_weights_of_its_own(tmp_path):
+    import finished_run
+
+    encoder = {"width": 16, "depth": 1, "num_heads": 2, "patch_size": 8}
+    _, classifier = finished_run.write(tmp_path / "vit", options=encoder, data__image_size=16)
+    run = make_run(config(model__encoder_from=str(tmp_path / "vit")))
+    params, _ = run.initial_weights()
+    ours, theirs = params["encoder"], jax.device_get(classifier.ema_params or classifier.params)
+    theirs = {name: value for name, value in theirs.items() if name != "head"}
+    assert set(ours) == set(theirs)
+    helpers.assert_equal(ours, theirs)
+    with pytest.raises(InputError, match="has no encoder"):
+        make_run(
+            config(
+                model__kwargs=dict(encoder=None, feature_width=8),
+                model__encoder_from=str(tmp_path / "vit"),
+            )
+        ).initial_weights()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(model__name="vit_ti16", model__kwargs={}), "is a model for classification"),
+        (dict(task="captions"), "--config.task must be one of"),
+        (dict(augment__mixup_alpha=0.2), "cannot be mixed"),
+        (dict(caption__max_length=2), "needs at least 3 tokens"),
+        (dict(caption__max_length=6, caption__strict_length=True), "longer than 6 tokens"),
+        (dict(caption__num_beams=0), "num_beams must be at least 1"),
+        (dict(caption__self_critical_samples=1), "at least 2"),
+        (dict(caption__tokens="letters"), "--config.caption.tokens must be one of"),
+        (dict(caption__vocabulary="nowhere.json"), "nowhere.json"),
+        (dict(checkpoint__best_metric="eval/accuracy"), "best_metric must be one of eval/cider"),
+        (dict(data__name="coco_captions", data__path="nowhere"), "nowhere"),
+    ],
+)
+def test_a_wrong_config_ends_with_one_sentence(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train(config(**options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_words_of_a_resumed_run_must_be_the_same(tmp_path):
+    train(config(total_steps=1), tmp_path / "run")
+    path = tmp_path / "run/vocabulary.json"
+    Vocabulary(["a", "red", "circle"]).save(str(path))
+    with pytest.raises(InputError, match="trained with 7"):
+        train(config(total_steps=2), tmp_path / "run")
+
+
+def test_checkpoints_keep_the_best_cider(finished):
+    with Checkpointer(
+        finished[0] / "checkpoints", best_metric="eval/cider", read_only=True
+    ) as checkpointer:
+        assert checkpointer.best_step in (2, 4)
