@@ -7,7 +7,6 @@ CPU four times as long.
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvision.layers.attention import MultiHeadAttention
@@ -24,10 +23,8 @@ def memory_cache(
       attention: the layer.
       memory: what keys and values come from.
     """
-    cache = _to_cache(*attention.keys_and_values(memory))
-    # Else XLA keeps them as they were projected, and every step of a loop reorders them again.
-    in_order = Layout(major_to_minor=(0, 1, 2, 3))
-    return {name: with_layout_constraint(array, in_order) for name, array in cache.items()}
+    # Without the barrier XLA would carry them as they were projected, and reorder them in each step.
+    return jax.lax.optimization_barrier(_to_cache(*attention.keys_and_values(memory)))
 
 
 def empty_cache(
