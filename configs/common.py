@@ -99,13 +99,24 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
 
     config.schedule = d()
-    config.schedule.name = "warmup_cosine"  # warmup_cosine | step | constant
-    config.schedule.warmup_steps = 0  # updates
-    config.schedule.warmup_epochs = 0.0  # passes over the training split
-    config.schedule.warmup_convention = "torch"  # torch: first rate is peak/warmup; optax: it is 0
-    config.schedule.end_learning_rate = 0.0  # where the cosine ends
-    config.schedule.step_epochs = 30.0  # step: passes between two drops
-    config.schedule.step_factor = 0.1  # step: factor of a drop
+    # warmup_cosine | cosine_restarts | linear | polynomial | one_cycle | exponential | step
+    # multi_step | constant
+    config.schedule.name = "warmup_cosine"
+    _add_length(config.schedule, "warmup")  # linear rise: warmup_steps, warmup_epochs, ...
+    config.schedule.warmup_convention = "torch"  # torch: first rate is peak/warmup; optax: factor
+    config.schedule.warmup_factor = 0.0  # share of the peak that the warmup starts from
+    _add_length(config.schedule, "cooldown")  # last updates, linear fall: cooldown_steps, ...
+    config.schedule.end_learning_rate = 0.0  # where cosines, lines, polynomials, cooldown end
+    _add_length(config.schedule, "step")  # step: between two drops, exponential: for one factor
+    config.schedule.step_factor = 0.1  # step, multi_step, exponential: factor of a drop
+    _add_length(config.schedule, "milestone", several=True)  # multi_step: milestone_epochs, ...
+    config.schedule.power = 1.0  # polynomial
+    _add_length(config.schedule, "restart")  # cosine_restarts: the first cosine: restart_steps, ...
+    config.schedule.restart_factor = 1  # cosine_restarts: how much longer each cosine is
+    config.schedule.one_cycle_rise = 0.3  # one_cycle: share of the run before the peak
+    config.schedule.one_cycle_anneal = "cosine"  # one_cycle: cosine | linear
+    config.schedule.one_cycle_start_factor = 0.04  # one_cycle: start as a share of the peak
+    config.schedule.one_cycle_end_factor = 1e-4  # one_cycle: end as a share of the start
 
     config.ema_decay = 0.0  # of the averaged parameters; 0: off
     config.ema_warmup = True  # use min(decay, (1 + step) / (10 + step))
@@ -134,3 +145,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.lock()  # a mistyped option fails in a config file too
     config.model.kwargs.unlock()
     return config
+
+
+def _add_length(options: ml_collections.ConfigDict, name: str, *, several: bool = False) -> None:
+    """Adds one length in four units, of which at most one is given; 0 or (): none."""
+    options[f"{name}_steps"] = () if several else 0  # updates
+    options[f"{name}_epochs"] = () if several else 0.0  # passes over the training split
+    options[f"{name}_examples"] = () if several else 0  # training examples seen
+    options[f"{name}_percent"] = () if several else 0.0  # of the run

@@ -15,12 +15,11 @@ from jaxvision.train.check import (
     check_sharding_rules,
     check_sizes,
 )
-from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.run import Run
-from jaxvision.train.schedule import make_schedule
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import abstract_model
 from jaxvision.train.task_data import TaskData, open_task, task_metrics
+from jaxvision.train.update import optimizer_of, schedule_of
 from jaxvision.train.workdir import Config
 
 
@@ -55,30 +54,8 @@ def make_run(config: Config) -> Run:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
     steps = total_steps(config, len(opened.train_source))
-    steps_per_epoch = len(opened.train_source) / config.batch_size
-    rate, optimizer = config.schedule, config.optimizer
-    schedule = make_schedule(
-        rate.name,
-        learning_rate=optimizer.learning_rate,
-        total_steps=steps,
-        warmup_steps=rate.warmup_steps or round(rate.warmup_epochs * steps_per_epoch),
-        warmup_convention=rate.warmup_convention,
-        end_learning_rate=rate.end_learning_rate,
-        step_steps=max(1, round(rate.step_epochs * steps_per_epoch)),
-        step_factor=rate.step_factor,
-    )
-    tx = make_optimizer(
-        params,
-        name=optimizer.name,
-        schedule=schedule,
-        weight_decay=optimizer.weight_decay,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov,
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        eps=optimizer.eps,
-        clip_norm=optimizer.clip_norm,
-    )
+    schedule = schedule_of(config, total_steps=steps, num_examples=len(opened.train_source))
+    tx = optimizer_of(config, params, schedule=schedule)
     return Run(
         config=config,
         total_steps=steps,
