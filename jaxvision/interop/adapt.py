@@ -30,6 +30,7 @@ class Source:
       usual: fields of the config and the value that the library takes unless it is told another;
         a file does not say which, so loading into a model with another value says so.
       heads: our paths of the classifiers; the model keeps its own for other classes.
+      classes: our path of an array as long as there are classes; None: the first head's bias.
       beside_head: names in a file that only its classifiers read; left out with them.
       prepare: makes the arrays of any file of the library look as the table says.
     """
@@ -39,6 +40,7 @@ class Source:
     fits: Mapping[str, Fit]
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     heads: tuple[str, ...] = ("head",)
+    classes: str | None = None
     beside_head: tuple[str, ...] = ()
     prepare: Callable[[Weights], Weights] = dict
 

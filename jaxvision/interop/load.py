@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.interop import (
+    captioner,
     convnext,
     deit,
     efficientnet,
@@ -37,6 +38,7 @@ from jaxvision.interop.rules import (
 )
 from jaxvision.interop.run_folder import read_run
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+from jaxvision.models.captioner import Captioner
 from jaxvision.models.convnext import ConvNeXt
 from jaxvision.models.deit import DeiT
 from jaxvision.models.efficientnet import EfficientNet
@@ -68,6 +70,7 @@ _SOURCES: dict[type, dict[str, Source]] = {
     MobileNetV2: mobilenet.V2_SOURCES,
     MobileNetV3: mobilenet.V3_SOURCES,
     EfficientNet: efficientnet.SOURCES,
+    Captioner: captioner.SOURCES,
 }
 
 
@@ -121,8 +124,9 @@ def load_weights(
       path: `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin`, or `hub:owner/name[/file]`. Never runs
         code from the file. Or the folder of a run: the newest checkpoint, the averaged weights if
         it has them; or one of its checkpoints, `<run>/checkpoints/<step>`.
-      source: "timm", "torchvision", "hf" (transformers), "augreg" (Google's .npz) or "jaxvision"
-        (our own names); None: told by the names in the file.
+      source: "timm", "torchvision", "hf" (transformers), "augreg" (Google's .npz), of a captioner
+        "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own names); None: told by the names
+        in the file.
       ema: of a training checkpoint, take the averaged weights; False: only if it has no others.
 
     Raises:
@@ -152,7 +156,7 @@ def read_file_or_run(
 
 
 def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = None) -> int | None:
-    """Returns the outputs of the head that the weights hold, None if they hold none.
+    """Returns the classes (of a captioner the words) of the weights, None if they tell none.
 
     Args:
       model: one with any head, also of shapes.
@@ -164,8 +168,9 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     """
     chosen, config = _source(model, source or _detect(model, weights))
     weights = chosen.prepare(weights)
+    path = chosen.classes or f"{chosen.heads[0]}/bias"
     for rule in chosen.rules(config):
-        if rule.targets == f"{chosen.heads[0]}/bias":
+        if rule.targets == path:
             names = [name for name in (rule.source, *rule.aliases) if name in weights]
             return len(weights[names[0]]) if names else None
     return None
@@ -177,7 +182,7 @@ def save_weights(model: nnx.Module, path: str | pathlib.Path, *, format: str = "
     Args:
       model: any model of `create_model`.
       path: `.safetensors` or `.npz`; replaced at once when all is written.
-      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
+      format: "timm", "torchvision", "hf", ...: see `load_weights`.
 
     Raises:
       InputError: if the suffix is another, or the library has no such model.
@@ -192,7 +197,7 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     Args:
       model: any model of `create_model`.
       weights: name -> array, e.g. of a `state_dict`.
-      source: "timm", "torchvision", "hf" or "augreg"; None: told by the names.
+      source: see `load_weights`.
 
     Raises:
       InputError: if an array is neither used nor excused.
@@ -219,7 +224,7 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     loaded = [entry.find(weights) for entry in entries]
     return LoadReport(
         name,
-        tuple(n for n in loaded if n is not None),
+        tuple(n for n in dict.fromkeys(loaded) if n is not None),
         adapted,
         left_out,
         notes=_notes(name, chosen, config),
@@ -231,7 +236,7 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
 
     Args:
       model: any model of `create_model`.
-      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
+      format: "timm", "torchvision", "hf", ...: see `load_weights`.
 
     Raises:
       InputError: if the library has no such model.
@@ -246,7 +251,7 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
 
     Args:
       model: any model of `create_model`, also of shapes.
-      format: "timm", "torchvision", "hf", "augreg" or "jaxvision".
+      format: "timm", "torchvision", "hf", ...: see `load_weights`.
 
     Raises:
       InputError: if the library has no such model.
@@ -302,6 +307,7 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
         requires={},
         fits=others[0].fits,
         heads=max((other.heads for other in others), key=len),
+        classes=others[0].classes,
     )
 
 

@@ -215,6 +215,8 @@ def convert(
             parts = np.split(array, count) if count > 1 else [array]
             for path, part in zip(entry.targets, parts, strict=True):
                 part = entry.rule.transform.to_jax(part).astype(leaves[path].dtype)
+                if path in values and not np.array_equal(part, values[path]):
+                    misfits.append(f"{name!r} differs from the array that the model shares with it")
                 values[path] = np.ascontiguousarray(part)
     extra = [name for name in source if name not in used and not _matches(name, allow_extra)]
     if missing or extra or misfits:

@@ -23,7 +23,7 @@ def memory_cache(
       attention: the layer.
       memory: what keys and values come from.
     """
-    # Without the barrier XLA would carry them as they were projected, and reorder them in each step.
+    # Without the barrier XLA carries them as they were projected, and reorders them in each step.
     return jax.lax.optimization_barrier(_to_cache(*attention.keys_and_values(memory)))
 
 
