@@ -62,15 +62,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.caption.self_critical_samples = 0  # an image, scored by CIDEr; 0: learn the true words
 
     config.augment = d()
+    # basic | recommended | deit | torchvision_v2 | small_data; "": the options down to erasing
+    config.augment.preset = ""
     config.augment.crop = "random_resized"  # random_resized | pad (CIFAR) | center | none
     config.augment.crop_scale = (0.08, 1.0)  # share of the area that random_resized keeps
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of that crop
+    config.augment.crop_antialias = False  # torchvision's pixels exactly, several times as slow
     config.augment.crop_padding = 4  # pixels added on each side by pad
     config.augment.horizontal_flip = 0.5  # probability
     config.augment.vertical_flip = 0.0  # probability
-    config.augment.color_jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    config.augment.rotation = 0.0  # degrees at most, to either side
+    config.augment.shift_scale_rotate = (0.0, 0.0, 0.0)  # shares and degrees at most, half the time
+    config.augment.perspective = 0.0  # of half a side, how far corners go at most; half the time
     config.augment.rand_augment_layers = 0  # operations per image; 0: off
     config.augment.rand_augment_magnitude = 9  # of 0..30
+    # trivial_augment | auto_augment_imagenet/_cifar10/_svhn | aug_mix | three_augment; "": none
+    config.augment.policy = ""
+    config.augment.color_jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    config.augment.grayscale = 0.0  # probability
+    config.augment.blur = 0.0  # probability; 3 pixels wide
+    config.augment.noise = 0.0  # probability; of a variance of 10 to 50 squared levels
+    config.augment.erasing = 0.0  # probability that a box gets the mean colour
     config.augment.mixup_alpha = 0.0  # of the Beta distribution; 0: off
     config.augment.cutmix_alpha = 0.0  # of the Beta distribution; 0: off
     config.augment.mix_probability = 1.0  # that a batch is mixed at all

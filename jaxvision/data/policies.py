@@ -1,22 +1,26 @@
-"""RandAugment: a few random operations of one common strength."""
+"""Random policies: RandAugment, TrivialAugment, AugMix and 3-Augment; AutoAugment has its file."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
 
-from jaxvision.data import color
+from jaxvision.data.compose import OneOf
 from jaxvision.data.image import Image, require_rng
+from jaxvision.data.noise import GaussianBlur
+from jaxvision.data.operations import (
+    MIX_SPACE,
+    OPERATIONS,
+    RAND_SPACE,
+    WIDE_SPACE,
+    apply_operation,
+    check_interpolation,
+    draw_strength,
+)
+from jaxvision.data.recolor import Grayscale, Solarize
 from jaxvision.errors import InputError
 
-_BINS = 31  # magnitudes 0..30
-_RESAMPLING = {
-    "nearest": PIL.Image.Resampling.NEAREST,
-    "bilinear": PIL.Image.Resampling.BILINEAR,
-    "bicubic": PIL.Image.Resampling.BICUBIC,
-}
+_COMMON = tuple(name for name in OPERATIONS if name != "invert")
+_MIXED = tuple(name for name in _COMMON if name != "identity")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class RandAugment:
     Raises:
       InputError: if the magnitude is outside 0..30, or there are no layers.
 
+    Note: timm's magnitudes are 0..10, so that its `m9` is near the greatest here.
+
     Source: Cubuk et al. 2019, RandAugment, https://arxiv.org/abs/1909.13719.
     """
 
@@ -43,105 +49,112 @@ class RandAugment:
     interpolation: str = "nearest"
 
     def __post_init__(self):
-        if not 0 <= self.magnitude < _BINS or self.layers < 1:
+        if not 0 <= self.magnitude < RAND_SPACE.bins or self.layers < 1:
             raise InputError(
                 "RandAugment takes at least 1 layer and a magnitude of 0..30, but got"
                 f" layers={self.layers}, magnitude={self.magnitude}."
             )
+        check_interpolation("RandAugment", self.interpolation)
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the changed image."""
         rng = require_rng(rng)
-        names = list(OPERATIONS)
         for _ in range(self.layers):
-            name = names[rng.integers(len(names))]
-            strength = operation_strength(name, self.magnitude, image.shape[0], image.shape[1])
-            if name in _SIGNED and rng.integers(2):
-                strength = -strength
+            name = _COMMON[rng.integers(len(_COMMON))]
+            strength = draw_strength(RAND_SPACE, name, self.magnitude, image, rng)
             image = apply_operation(image, name, strength, interpolation=self.interpolation)
         return image
 
 
-def apply_operation(
-    image: Image, name: str, strength: float, *, interpolation: str = "nearest"
-) -> Image:
-    """Returns the image after one operation; a name of `OPERATIONS` and its signed strength."""
-    return OPERATIONS[name](image, strength, interpolation)
+@dataclass(frozen=True)
+class TrivialAugment:
+    """Applies one operation of any strength, from the wide range: nothing has to be tuned.
+
+    The operations are RandAugment's, the strengths torchvision's TrivialAugmentWide's.
+
+    Args:
+      interpolation: nearest | bilinear | bicubic.
+
+    Source: Müller and Hutter 2021, TrivialAugment, https://arxiv.org/abs/2103.10158.
+    """
+
+    interpolation: str = "nearest"
+
+    def __post_init__(self):
+        check_interpolation("TrivialAugment", self.interpolation)
+
+    def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
+        """Returns the changed image."""
+        rng = require_rng(rng)
+        name = _COMMON[rng.integers(len(_COMMON))]
+        magnitude = int(rng.integers(WIDE_SPACE.bins))
+        strength = draw_strength(WIDE_SPACE, name, magnitude, image, rng)
+        return apply_operation(image, name, strength, interpolation=self.interpolation)
 
 
-def operation_strength(name: str, magnitude: int, height: int, width: int) -> float:
-    """Returns the strength that a magnitude of 0..30 means for one operation on one image size."""
-    if name == "posterize":
-        return float(8 - round(magnitude / ((_BINS - 1) / 4)))
-    if name == "solarize":
-        return 255.0 - 255.0 * magnitude / (_BINS - 1)
-    ends = {
-        "shear_x": 0.3,
-        "shear_y": 0.3,
-        "translate_x": 150.0 / 331.0 * width,
-        "translate_y": 150.0 / 331.0 * height,
-        "rotate": 30.0,
-        "brightness": 0.9,
-        "color": 0.9,
-        "contrast": 0.9,
-        "sharpness": 0.9,
-    }
-    return ends[name] * magnitude / (_BINS - 1) if name in ends else 0.0
+@dataclass(frozen=True)
+class AugMix:
+    """Blends the image with several of its versions, each after a short chain of operations.
+
+    Args:
+      severity: 1..10; an operation's magnitude is drawn below it.
+      width: number of chains, at least 1.
+      depth: operations of a chain; 0: 1..3, drawn for each chain.
+      alpha: of the Dirichlet and Beta distributions of the weights.
+      interpolation: nearest | bilinear (torchvision's default) | bicubic.
+
+    Raises:
+      InputError: for a number out of its range.
+
+    Note: the loss of the paper that compares three versions of an image is no part of it.
+
+    Source: Hendrycks et al. 2019, AugMix, https://arxiv.org/abs/1912.02781; spaces, brightness and
+      the other colour operations as in torchvision.
+    """
+
+    severity: int = 3
+    width: int = 3
+    depth: int = 0
+    alpha: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        if not 1 <= self.severity <= MIX_SPACE.bins or min(self.width, self.depth + 1) < 1:
+            raise InputError(
+                "AugMix takes a severity of 1..10, a width of at least 1 and a depth of at least 0,"
+                f" but got severity={self.severity}, width={self.width}, depth={self.depth}."
+            )
+        if not 0 < self.alpha < 1e6:
+            raise InputError(f"AugMix.alpha must be above 0, got {self.alpha}.")
+        check_interpolation("AugMix", self.interpolation)
+
+    def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
+        """Returns the blend."""
+        rng = require_rng(rng)
+        share = rng.beta(self.alpha, self.alpha)  # of the versions together
+        weights = share * rng.dirichlet([self.alpha] * self.width)
+        blend = np.multiply(image, np.float32(1 - share), dtype=np.float32)
+        for weight in weights:
+            version = image
+            for _ in range(self.depth or int(rng.integers(1, 4))):
+                name = _MIXED[rng.integers(len(_MIXED))]
+                magnitude = int(rng.integers(self.severity))
+                strength = draw_strength(MIX_SPACE, name, magnitude, image, rng)
+                version = apply_operation(version, name, strength, interpolation=self.interpolation)
+            blend += version * np.float32(weight)
+        return np.rint(blend).astype(np.uint8)
 
 
-def _affine(image: np.ndarray, matrix: tuple[float, ...], interpolation: str) -> np.ndarray:
-    """Returns the image whose pixel (x, y) is the input's at (a x + b y + c, d x + e y + f)."""
-    picture = PIL.Image.fromarray(image)
-    return np.asarray(
-        picture.transform(
-            picture.size, PIL.Image.Transform.AFFINE, matrix, _RESAMPLING[interpolation]
+def three_augment() -> OneOf:
+    """Returns 3-Augment: one of greyscale, solarization and Gaussian blur.
+
+    Source: Touvron et al. 2022, DeiT III, https://arxiv.org/abs/2204.07118, section 3.3; a mild
+      ColorJitter(0.3, 0.3, 0.3) follows there.
+    """
+    return OneOf(
+        (
+            Grayscale(probability=1.0),
+            Solarize(threshold=128.0),
+            GaussianBlur(kernel_size=0, sigma=(0.1, 2.0), probability=1.0),
         )
     )
-
-
-def _translate(image: np.ndarray, x: float, y: float, interpolation: str) -> np.ndarray:
-    whole_x, whole_y = float(int(x)), float(int(y))
-    return _affine(image, (1.0, 0.0, -whole_x, 0.0, 1.0, -whole_y), interpolation)
-
-
-def _rotate(image: np.ndarray, degrees: float, interpolation: str) -> np.ndarray:
-    return np.asarray(PIL.Image.fromarray(image).rotate(degrees, _RESAMPLING[interpolation]))
-
-
-def _shear_angle(strength: float) -> float:
-    """Returns the angle in torchvision's rounding, whose last bit decides a pixel at the border."""
-    return math.radians(math.degrees(math.atan(strength)))
-
-
-def _shear_x(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
-    slope = math.tan(_shear_angle(strength))
-    return _affine(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0), interpolation)
-
-
-def _shear_y(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
-    angle = _shear_angle(strength)
-    slope = math.sin(angle) / math.cos(angle)
-    return _affine(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0), interpolation)
-
-
-# Name: function of image, strength and interpolation.
-OPERATIONS: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
-    "identity": lambda image, _, __: image,
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
-    "translate_x": lambda image, s, mode: _translate(image, s, 0.0, mode),
-    "translate_y": lambda image, s, mode: _translate(image, 0.0, s, mode),
-    "rotate": _rotate,
-    "brightness": lambda image, s, _: color.adjust_brightness(image, 1 + s),
-    "color": lambda image, s, _: color.adjust_saturation(image, 1 + s),
-    "contrast": lambda image, s, _: color.adjust_contrast(image, 1 + s),
-    "sharpness": lambda image, s, _: color.adjust_sharpness(image, 1 + s),
-    "posterize": lambda image, s, _: color.posterize(image, int(s)),
-    "solarize": lambda image, s, _: color.solarize(image, s),
-    "autocontrast": lambda image, _, __: color.autocontrast(image),
-    "equalize": lambda image, _, __: color.equalize(image),
-}
-_SIGNED = frozenset(
-    ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-    + ("brightness", "color", "contrast", "sharpness")
-)

@@ -1,0 +1,44 @@
+"""Checks of the numbers that operations are made with; each error is one sentence."""
+
+import math
+from typing import Any
+
+from jaxvision.errors import InputError
+
+
+def check_probability(option: str, value: float) -> None:
+    """Raises an InputError unless the value lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{option} is a probability in [0, 1], but is {value}.")
+
+
+def check_interval(option: str, pair: Any, *, least: float, greatest: float = math.inf) -> None:
+    """Raises an InputError unless the pair is (low, high) with least <= low <= high <= greatest."""
+    if not are_numbers(pair, 2) or not least <= pair[0] <= pair[1] <= greatest:
+        end = "" if greatest == math.inf else f" and at most {greatest:g}"
+        raise InputError(f"{option} is (low, high), both at least {least:g}{end}, but is {pair}.")
+
+
+def check_limits(option: str, values: Any, greatest: dict[str, float]) -> None:
+    """Raises an InputError unless each value lies between 0 and its greatest.
+
+    Args:
+      option: that the values were given as.
+      values: one for each name.
+      greatest: of each value, by its name; math.inf: no limit.
+    """
+    if not are_numbers(values, len(greatest)) or any(
+        not 0 <= value <= end for value, end in zip(values, greatest.values(), strict=True)
+    ):
+        names = ", ".join(
+            name if end == math.inf else f"{name} (at most {end:g})"
+            for name, end in greatest.items()
+        )
+        raise InputError(f"{option} is ({names}), each at least 0, but is {values}.")
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    """Returns whether there are `count` finite numbers."""
+    return len(values) == count and all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    )
