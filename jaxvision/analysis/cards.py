@@ -2,11 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
 
 from jaxvision.analysis.cost import abstract_model, count_work, image_batch, total
 from jaxvision.analysis.table import text_table
 from jaxvision.errors import InputError
 from jaxvision.models.registry import get_spec, list_models
+from jaxvision.models.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +21,10 @@ class Card:
       name: what `create_model` takes.
       family: the file in `jaxvision/models`.
       aliases: further names that `create_model` takes.
-      parameters: number of them, with 1000 classes.
-      macs: multiply-adds of one image; FLOPs are twice as many.
+      task: "classification" or "captioning".
+      parameters: number of them, with 1000 classes; of a captioner with the vocabulary of its row.
+      macs: multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,
+        or of one vector of features, and a caption of full length.
       activations: elements of all outputs of convolutions and matrix products, for one image.
       image_size: side in pixels that the numbers are for.
       peers: library -> its name of the same model.
@@ -28,6 +34,7 @@ class Card:
     name: str
     family: str
     aliases: tuple[str, ...]
+    task: str
     parameters: int
     macs: int
     activations: int
@@ -47,7 +54,7 @@ def model_cards(patterns: Iterable[str] = ("*",)) -> Iterator[Card]:
     """
     names: set[str] = set()
     for pattern in patterns:
-        found = list_models(pattern)
+        found = list_models(pattern, task=None)
         if not found and set(pattern) & set("*?["):
             raise InputError(f"No model matches {pattern!r}: see `python -m jaxvision models`.")
         names |= set(found or [get_spec(pattern).name])
@@ -58,12 +65,13 @@ def model_card(name: str) -> Card:
     """Returns the card of one model; its numbers are counted in an abstract one."""
     spec = get_spec(name)
     model = abstract_model(spec.name)
-    images = image_batch(model, spec.image_size, spec.image_size)
-    macs, activations = total(count_work(lambda model, images: model(images), model, images))
+    inputs = _inputs(spec, model)
+    macs, activations = total(count_work(lambda model, *inputs: model(*inputs), model, *inputs))
     return Card(
         name=spec.name,
         family=spec.family,
         aliases=spec.aliases,
+        task=spec.task,
         parameters=spec.num_params,
         macs=macs,
         activations=activations,
@@ -71,6 +79,16 @@ def model_card(name: str) -> Card:
         peers=spec.peers,
         source=spec.source,
     )
+
+
+def _inputs(spec: ModelSpec, model: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shapes that a model is called with."""
+    if spec.task == "classification":
+        return (image_batch(model, spec.image_size, spec.image_size),)
+    tokens = jax.ShapeDtypeStruct((1, model.config.max_length), "int32")
+    if model.encoder is None:
+        return jax.ShapeDtypeStruct((1, model.feature_width), "float32"), tokens
+    return image_batch(model.encoder, spec.image_size, spec.image_size), tokens
 
 
 def cards_table(cards: Iterable[Card]) -> str:

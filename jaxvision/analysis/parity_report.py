@@ -123,8 +123,9 @@ def certify_model(
     Raises:
       InputError: if the library has no such model, or the size does not fit it.
     """
-    config = get_spec(name).config
-    side = get_spec(name).image_size if hasattr(config, "image_size") else IMAGE_SIZE
+    spec = get_spec(name, task="classification")
+    config = spec.config
+    side = spec.image_size if hasattr(config, "image_size") else IMAGE_SIZE
     height, width = image_size or (side, side)
     progress("both models")
     pair = build_pair(name, library, height=height, width=width, dtype=dtype)

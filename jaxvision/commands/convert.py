@@ -13,8 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=["timm", "torchvision", "hf", "augreg", "jaxvision"],
-        help="whose names to write",
+        choices=[
+            *("timm", "torchvision", "hf", "augreg", "jaxvision"),
+            *("torch", "cs231n", "cs231n_2025"),
+        ],
+        help="whose names to write; the last three: of a captioner",
     )
     parser.add_argument("--model", help="name or alias; a run knows its own")
 

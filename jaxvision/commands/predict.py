@@ -29,10 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.analysis.trained import open_trained
     from jaxvision.command_line import fail, say, show_progress
     from jaxvision.data.image_files import find_images
+    from jaxvision.models.registry import get_spec
 
     images = [image for path in arguments.images for image in find_images(path)]
     show_progress(f"reading {arguments.weights}")
     trained = open_trained(arguments.weights, arguments.model)
+    get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     form = "json" if arguments.json else "csv" if arguments.csv else "text"
     if form == "csv":

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.command_line import say, show_progress
     from jaxvision.models.registry import get_spec
 
-    spec = get_spec(arguments.model)
+    spec = get_spec(arguments.model, task="classification")
     height, width = arguments.image_size or (spec.image_size, spec.image_size)
     tree = module_tree(spec.name, height, width, depth=arguments.depth)
     say(f"{spec.name}, one image of {height} x {width} (a MAC is one multiply-add, two FLOPs):\n")

@@ -298,9 +298,7 @@ def _build_encoder(config: CaptionerConfig, rngs: nnx.Rngs) -> nnx.Module:
     """Returns the image model without its head."""
     from jaxvision.models.registry import create_model, get_spec  # which lists this family too
 
-    spec = get_spec(str(config.encoder))
-    if spec.task != "classification":
-        raise InputError(f"encoder must be an image model, got {spec.name!r}: see list_models().")
+    spec = get_spec(str(config.encoder), task="classification")
     options: dict[str, Any] = dict(config.encoder_options)
     sized = "image_size" in {field.name for field in dataclasses.fields(spec.config)}
     if config.image_size is not None and sized:

@@ -62,20 +62,28 @@ def list_models(pattern: str = "*", *, task: str | None = "classification") -> l
     return sorted(name for name in names if task is None or _SPECS[name].task == task)
 
 
-def get_spec(name_or_alias: str) -> ModelSpec:
+def get_spec(name_or_alias: str, *, task: str | None = None) -> ModelSpec:
     """Returns the table row of a model.
 
     Args:
       name_or_alias: our name, or the name of the same model in timm or torchvision.
+      task: that the model must be for; None: any.
 
     Raises:
-      InputError: if there is no such model; the message names the nearest ones.
+      InputError: if there is no such model, where the message names the nearest ones, or it is for
+        another task.
     """
     if name_or_alias not in _NAMES:
         nearest = difflib.get_close_matches(name_or_alias, _NAMES, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "see list_models()."
         raise InputError(f"There is no model {name_or_alias!r}: {hint}")
-    return _SPECS[_NAMES[name_or_alias]]
+    spec = _SPECS[_NAMES[name_or_alias]]
+    if task not in (None, spec.task):
+        raise InputError(
+            f"This takes a model for {task}, but {spec.name} is for {spec.task}: see "
+            "`python -m jaxvision models`."
+        )
+    return spec
 
 
 def create_model(

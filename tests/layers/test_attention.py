@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.test_util import check_grads
 
 from jaxvision.layers.attention import (
     MultiHeadAttention,
@@ -156,6 +157,47 @@ def test_cross_attention_to_one_source_gives_that_source():
     assert module.weights(tokens, memory).shape == (2, 2, 5, 1)
     expected = jnp.broadcast_to(module.out(module.value(memory)), (2, 5, 8))
     np.testing.assert_allclose(module(tokens, memory), expected, atol=1e-6)
+
+
+def test_hand_calculation_of_a_batch_of_two():
+    """Two tokens of one channel and one head: everything can be worked out on paper."""
+    module = MultiHeadAttention(1, 1, rngs=nnx.Rngs(0), **DTYPES)
+    numbers = {"query": (2.0, 0.0), "key": (1.0, 0.5), "value": (3.0, 1.0), "out": (0.5, -1.0)}
+    for name, (kernel, bias) in numbers.items():
+        layer = getattr(module, name)
+        layer.kernel[...], layer.bias[...] = jnp.full((1, 1), kernel), jnp.full((1,), bias)
+    tokens = jnp.array([[[0.0], [1.0]], [[1.0], [-1.0]]])
+    # Query 0 asks both alike; query 1 has the scores 2 * 0.5 and 2 * 1.5.
+    share = 1 / (1 + np.exp(2.0))
+    first = [0.5 * 2.5 - 1, 0.5 * (share * 1 + (1 - share) * 4) - 1]
+    # Queries 2 and -2, keys 1.5 and -0.5, values 4 and -2.
+    share = 1 / (1 + np.exp(-4.0))
+    second = [0.5 * (4 * s - 2 * (1 - s)) - 1 for s in (share, 1 - share)]
+    np.testing.assert_allclose(module(tokens)[..., 0], [first, second], atol=1e-6)
+
+
+def test_weights_are_neither_all_equal_nor_all_zero_or_one():
+    module = MultiHeadAttention(8, 2, rngs=nnx.Rngs(0), **DTYPES)
+    for name in ("query", "key"):
+        getattr(module, name).kernel[...] *= 20.0
+    weights = module.weights(jax.random.normal(jax.random.key(1), (2, 5, 8)))
+    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
+    assert 0.05 < float(weights.std()) and 0.05 < float(
+        ((0.01 < weights) & (weights < 0.99)).mean()
+    )
+
+
+@pytest.mark.float64
+def test_gradients_against_differences():
+    """In float32, or with dropout, differences could not be that close."""
+    module = MultiHeadAttention(64, 4, rngs=nnx.Rngs(0), dtype="float64", param_dtype="float64")
+    graphdef, params = nnx.split(module)
+    tokens = jax.random.normal(jax.random.key(1), (2, 10, 64), jnp.float64)
+
+    def output(params, tokens):
+        return nnx.merge(graphdef, params)(jnp.asarray(tokens))
+
+    check_grads(output, (params, tokens), order=1, modes=["rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
 
 
 def test_dropout_only_in_training_and_only_with_randomness():

@@ -3,7 +3,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvision.layers.position import resize_position_embedding, sincos_2d
+from jaxvision.layers.position import resize_position_embedding, sincos_2d, sinusoids
+
+
+def test_sinusoids_golden():
+    table = sinusoids(50, 8)
+    assert table.shape == (50, 8)
+    np.testing.assert_array_equal(table[0], [0, 1] * 4)
+    one = [0.841471, 0.540302, 0.099833, 0.995004, 0.01, 0.99995, 0.001, 1.0]
+    two = [0.909297, -0.416147, 0.198669, 0.980067, 0.019999, 0.9998, 0.002, 0.999998]
+    np.testing.assert_allclose(table[1:3], [one, two], atol=1e-6)
+    np.testing.assert_allclose(table[49, 6:], [np.sin(0.049), np.cos(0.049)], atol=1e-12)
+
+
+def test_sinusoids_message():
+    with pytest.raises(ValueError, match="even number of channels, got 7"):
+        sinusoids(5, 7)
 
 
 def test_sincos_2d_golden():
