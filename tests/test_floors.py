@@ -15,6 +15,7 @@ FLOORS = {
     "models": 1,
     "metrics": 1,
     "data": 1,
+    "decode": 1,
     "interop": 2,
     "tasks": 2,
     "train": 3,
