@@ -5,6 +5,7 @@ The rung behind the colon; each has all of those before it:
   --config=configs/caption_flickr8k.py:grid     it looks at the cells of a grid, word by word
   --config=configs/caption_flickr8k.py:beam     beam search instead of greedy decoding
   --config=configs/caption_flickr8k.py          the full recipe: smoothing, dropout, averages
+  --config=configs/caption_flickr8k.py:small    the same from scratch, for half an hour on a CPU
 Data: <path>/captions_<split>.json in COCO's layout, beside images_<split>.zip or a folder; or, with
   --config.data.name=flickr, Flickr8k_text and Flickr8k_Dataset as they were published.
 Command: python launch.py --config=configs/caption_flickr8k.py --workdir=runs/flickr
@@ -17,7 +18,7 @@ benchmarks/RESULTS.md.
 
 from configs import common
 
-RUNGS = ("pooled", "grid", "beam", "full")
+RUNGS = ("pooled", "grid", "beam", "full", "small")
 
 
 def get_config(rung: str = "full"):
@@ -59,4 +60,20 @@ def get_config(rung: str = "full"):
         config.loss.label_smoothing = 0.1
         config.ema_decay = 0.999
         config.checkpoint.best_metric = "eval_ema/cider"
+    if "small" in reached:
+        config.model.kwargs.update(
+            encoder="resnet18",
+            encoder_options=dict(stage_widths=(32, 64, 128, 256)),
+            width=256,
+            num_heads=4,
+            hidden_width=1024,
+            dropout_rate=0.2,
+        )
+        config.data.image_size = 96
+        config.augment.horizontal_flip = 0.5  # few of these captions name a side
+        config.total_epochs = 25
+        config.optimizer.learning_rate = 1e-3
+        config.schedule.warmup_steps = 200
+        config.ema_decay = 0.99
+        config.eval.every_steps = 800
     return config.lock()

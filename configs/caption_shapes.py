@@ -20,10 +20,13 @@ def get_config():
         depth=2,
         num_heads=4,
         hidden_width=512,
+        dropout_rate=0.0,  # no image is seen twice
+        attention_dropout_rate=0.0,
     )
     config.data.name = "shapes"
     config.data.image_size = 48
     config.data.eval_resize = 0
+    config.data.shapes.num_train = 1_000_000
     config.data.shapes.difficulty = "easy"
     config.caption.min_count = 1
     config.caption.max_length = 16

@@ -85,10 +85,12 @@ def test_captioning_recipes_are_those_of_the_course(name):
 
 
 def test_the_rungs_of_the_flickr_ladder():
-    rungs = [load("caption_flickr8k", rung)[1] for rung in ("pooled", "grid", "beam", "full")]
-    assert [r.model.kwargs.memory for r in rungs] == ["pooled", "grid", "grid", "grid"]
-    assert [r.caption.num_beams for r in rungs] == [1, 1, 3, 3]
-    assert [r.loss.label_smoothing for r in rungs] == [0, 0, 0, 0.1]
+    names = ("pooled", "grid", "beam", "full", "small")
+    rungs = [load("caption_flickr8k", name)[1] for name in names]
+    assert [r.model.kwargs.memory for r in rungs] == ["pooled", "grid", "grid", "grid", "grid"]
+    assert [r.caption.num_beams for r in rungs] == [1, 1, 3, 3, 3]
+    assert [r.loss.label_smoothing for r in rungs] == [0, 0, 0, 0.1, 0.1]
+    assert [r.data.image_size for r in rungs] == [224, 224, 224, 224, 96]
     with pytest.raises(ValueError, match="Unknown rung"):
         load("caption_flickr8k", "none")
 

@@ -167,7 +167,7 @@ def attention_maps(
     shape = trained.model.grid_shape(images)
     check_grid(shape)
     row = np.asarray(tokens, np.int32)
-    words = [vocabulary.decode([token]) for token in row[1:]]
+    words = [vocabulary.decode(row[i : i + 1]) for i in range(1, len(row))]
     said = [i for i, word in enumerate(words) if word]
     if not said:
         raise InputError("The caption has no word, so there is nothing to draw.")

@@ -302,11 +302,14 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
     paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
     others = list(sources.values())
+    heads = max((other.heads for other in others), key=len)
+    # A model without a head knows the names of one, to leave it out.
+    paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]
     return Source(
-        rules=lambda config: tuple(Rule(path, path) for path in paths),
+        rules=lambda config: tuple(Rule(path, path) for path in dict.fromkeys(paths)),
         requires={},
         fits=others[0].fits,
-        heads=max((other.heads for other in others), key=len),
+        heads=heads,
         classes=others[0].classes,
     )
 

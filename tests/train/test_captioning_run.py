@@ -21,6 +21,7 @@ from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.loop import evaluate_run, train
 from jaxvision.train.setup import make_run
 
+SIZES = {"num_train": 32, "num_eval": 10}
 TINY = dict(
     encoder="vit_ti16",
     encoder_options=dict(width=16, depth=1, num_heads=2, patch_size=8),
@@ -38,7 +39,7 @@ def config(**options):
     config.data.shapes.num_train, config.data.shapes.num_eval = 32, 10
     config.batch_size, config.eval_batch_size = 8, 4
     config.total_steps, config.eval.every_steps, config.checkpoint.every_steps = 4, 2, 2
-    config.schedule.warmup_steps = 1
+    config.schedule.warmup_steps = 0
     config.mesh.data = 1
     config.log.every_steps = 1
     with config.unlocked():
@@ -160,18 +161,17 @@ def test_a_pooled_memory_has_no_attention_to_draw(tmp_path, capsys):
 
 
 def test_preflight_of_captions(tmp_path):
-    preflight(config(), tmp_path / "look", memory_gib=4)
+    preflight(config(), tmp_path / "look", memory_gib=4.0)
     assert {p.name for p in (tmp_path / "look").iterdir()} == {"samples.png", "schedule.png"}
 
 
 def test_features_in_place_of_images(tmp_path):
     for split in ("train", "test"):
-        source = open_caption_source("shapes", split, image_size=16, shapes={"num_train": 32})
-        ids = [source.image_id(i) for i in range(32)]
-        rng = np.random.default_rng(0)
-        write_features(
-            str(tmp_path / split), ((i, rng.standard_normal((4, 6), np.float32)) for i in ids)
-        )
+        source = open_caption_source("shapes", split, image_size=16, shapes=SIZES)
+        count = len(source)
+        ids = np.array([source.image_id(i) for i in range(count)])
+        values = np.random.default_rng(0).standard_normal((count, 4, 6), np.float32)
+        write_features(str(tmp_path / split), [(ids, values)], num_images=count)
     kwargs = {key: TINY[key] for key in ("width", "depth", "num_heads", "hidden_width")}
     settings = config(
         model__kwargs=kwargs,
