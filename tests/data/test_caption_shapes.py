@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+from jaxvision.data import shape_drawing
 from jaxvision.data.captions import open_caption_source
 from jaxvision.data.shape_captions import ShapeCaptionSource, describe_pair
 from jaxvision.data.shape_scene import COLORS, DIFFICULTIES, SHAPES, color_distance
@@ -72,6 +73,16 @@ def test_objects_are_drawn_where_the_captions_say():
             assert near[distance < 0.85].mean() > 0.99
             checked += 1
     assert checked > 50
+
+
+def test_clutter_has_the_colour_of_no_object(monkeypatch):
+    source = ShapeCaptionSource("train", num_train=100, difficulty="hard", image_size=16)
+    strokes = []
+    monkeypatch.setattr(shape_drawing.cv2, "line", lambda *arguments: strokes.append(arguments[3]))
+    for index in range(100):
+        strokes.clear()
+        assert source[index]["captions"] and strokes
+        assert not {COLORS[item.color] for item in source.scene(index).objects} & set(strokes)
 
 
 def test_images_depend_on_split_and_index_alone():
