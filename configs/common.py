@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_classes = 0  # 0: as many as the training data has; unused by captions
     config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
+    config.model.encoder_from = ""  # the same for the encoder of a captioner
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()

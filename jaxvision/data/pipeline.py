@@ -1,6 +1,7 @@
 """From a source to batches: shuffle, load, transform, batch, with many threads or processes."""
 
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from jaxvision.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 def train_dataset(
@@ -72,7 +73,7 @@ def train_dataset(
     """
     host_batch_size = _share(batch_size, process_count)
     load = Loader(source, transform, target or _labels(source), max_pixels)
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    order = grain.MapDataset.source(_ShuffledOrder(len(source), seed)).seed(seed)
     examples = order.random_map(load.for_training)
     reading = Reading(num_threads, num_workers, prefetch_examples)
 
@@ -135,6 +136,33 @@ def _labels(source: Records) -> Labels:
     if not isinstance(source, Source):
         raise TypeError(f"{type(source).__name__} has no labels: give a target.")
     return Labels(source)
+
+
+class _ShuffledOrder:
+    """Random access to the endless sequence of record indices: each pass has its own order.
+
+    grain's shuffle keeps nothing in memory, but takes 0.27 ms for each of 100 records, a fifth of
+    the time of decoding one; this one takes four bytes a record.
+    """
+
+    def __init__(self, num_records: int, seed: int):
+        self._num_records, self._seed = num_records, seed
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> int:
+        number, place = divmod(index, self._num_records)
+        order = self._orders.get(number)
+        if order is None:
+            order = np.random.default_rng((self._seed, number)).permutation(
+                np.arange(self._num_records, dtype=np.int32)
+            )
+            # Threads are at the end of one pass and the start of the next at the same time.
+            before = {number - 1: self._orders[number - 1]} if number - 1 in self._orders else {}
+            self._orders = before | {number: order}
+        return int(order[place])
 
 
 class _Share:
