@@ -102,6 +102,8 @@ def test_subwords_know_every_word(pieces, words):
     for caption in CAPTIONS:  # the same text from both kinds
         ours, theirs = pieces.encode(caption, 99), words.encode(caption, 99)
         assert pieces.decode(ours) == words.decode(theirs)
+    # A word has the same pieces in every place.
+    assert sorted(pieces.ids("horse man")) == sorted(pieces.ids("man horse"))
     short = pieces.encode(CAPTIONS[0], 6)
     assert short[5] == 2 and short[0] == 1 and (short[1:5] > 3).all()
     more = SubwordVocabulary.build(CAPTIONS * 3, size=340)
