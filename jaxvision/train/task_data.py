@@ -162,6 +162,8 @@ def _vocabulary(config: Config, train_source: CaptionSource) -> Vocabulary:
     caption = config.caption
     if caption.vocabulary:
         return Vocabulary.load(caption.vocabulary)
+    if train_source.vocabulary is not None:  # the data's own, as CS231n's has
+        return train_source.vocabulary
     check_choice("--config.caption.tokens", caption.tokens, ("words", "subwords"))
     captions = train_source.all_captions()
     if caption.tokens == "words":
