@@ -1,6 +1,7 @@
 """Captioner: an image encoder of the registry, or none, and a Transformer decoder that writes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -61,7 +62,7 @@ class CaptionerConfig:
     hidden_width: int = 1536
     max_length: int = 50
     encoder: str | None = "vit_s16"
-    encoder_options: tuple[tuple[str, Any], ...] = ()
+    encoder_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     image_size: int | tuple[int, int] | None = None
     feature_width: int | None = None
     memory: str = "grid"
