@@ -63,4 +63,5 @@ def few_top_k(
       count: how many, at most all.
     """
     # Without the barrier XLA merges a caller's slice into this one, and then sorts everything.
-    return jax.lax.optimization_barrier(jax.lax.top_k(scores, count))
+    values, indices = jax.lax.optimization_barrier(jax.lax.top_k(scores, count))
+    return values, indices
