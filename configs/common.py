@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.encoder_from = ""  # the same for the encoder of a captioner
+    # BatchNorms that evaluate in training too: frozen (those of frozen parts) | all | none
+    config.model.freeze_batch_stats = "frozen"
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()
@@ -99,17 +101,26 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.label_smoothing = 0.0  # epsilon, spread over all K classes as torch does
 
     config.optimizer = d()
-    config.optimizer.name = "adamw"  # adamw | sgd | lamb | lion
+    config.optimizer.name = "adamw"  # adamw | adam | sgd | rmsprop | rmsprop_tf | lamb | lion
     config.optimizer.learning_rate = 1e-3  # peak
-    config.optimizer.weight_decay = (
-        0.05  # decoupled and scaled by the learning rate; sgd: L2 (torch)
-    )
-    config.optimizer.momentum = 0.9  # sgd
+    # Decoupled and scaled by the learning rate; adam, sgd and the rmsprops: L2 (torch).
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.momentum = 0.9  # sgd, rmsprop, rmsprop_tf
     config.optimizer.nesterov = True  # sgd
-    config.optimizer.b1 = 0.9  # adamw, lamb, lion
-    config.optimizer.b2 = 0.999  # adamw, lamb, lion
-    config.optimizer.eps = 1e-8  # adamw, lamb
+    config.optimizer.b1 = 0.9  # adamw, adam, lamb, lion
+    config.optimizer.b2 = 0.999  # adamw, adam, lamb, lion; alpha of the rmsprops
+    config.optimizer.eps = 1e-8  # adamw, adam, lamb, rmsprop; rmsprop_tf: under the root
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
+    config.optimizer.clip_factor = 0.0  # adaptive: gradient / weight, of each output; 0: off
+    # What is trained: ((regex of a parameter path, {"frozen": True}), (regex, {"learning_rate":
+    # multiplier, "weight_decay": multiplier}), ...); the first that matches decides.
+    config.optimizer.rules = ()
+    # Of what no rule matches: head | late | half | most | full_low_lr | full
+    config.optimizer.preset = "full"
+    config.optimizer.unfreeze = ()  # ((epoch, preset or regex), ...): frozen until then
+    config.optimizer.layer_decay = 1.0  # learning rate of a layer / that of the one behind; 1: off
+    config.optimizer.part_multipliers = ()  # of equal parts of the trunk, e.g. (0.1, 0.3, 0.6, 1.0)
+    config.optimizer.head_multiplier = 1.0  # learning rate of the head, on top of the rest
 
     config.schedule = d()
     # warmup_cosine | cosine_restarts | linear | polynomial | one_cycle | exponential | step

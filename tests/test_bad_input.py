@@ -148,7 +148,12 @@ COMMAND_LINE = [
 ]  # fmt: skip
 
 NAMES = [
-    Row("optimizer", "--config.optimizer.name=adam", ["adamw, sgd", "'adam'", "mean 'adamw'"]),
+    Row("optimizer", "--config.optimizer.name=adamx", ["adamw, adam", "'adamx'", "mean 'adam'"]),
+    Row("preset", "--config.optimizer.preset=lat", ["head, late", "'lat'", "mean 'late'"]),
+    Row("frozen-stats", "--config.model.freeze_batch_stats=x", ["frozen, all, none", "'x'"]),
+    Row("rule", "--config.optimizer.rules=(('blks',{'frozen':True}),)", ["nearest is 'blocks/"]),
+    Row("rule-form", "--config.optimizer.rules=(('head',2),)", ["(regex of a parameter path"]),
+    Row("unfreeze", "--config.optimizer.unfreeze=((9,'late'),)", ["(epoch inside the run"]),
     Row("schedule", "--config.schedule.name=cosine", ["constant", "mean 'warmup_cosine'"]),
     Row("warmup", "--config.schedule.warmup_convention=tf", ["torch, optax", "'tf'"]),
     Row("crop", "--config.augment.crop=centre", ["random_resized", "mean 'center'"]),
@@ -201,6 +206,11 @@ NUMBERS = [
         ("optimizer.b2", "nan", "[0, 1), got nan"),
         ("schedule.warmup_steps", "100", "100 warmup steps of 30 steps; lower"),
         ("schedule.warmup_epochs", "nan", "got nan"),
+        ("schedule.cooldown_steps", "100", "5 and 100 of 30 steps"),
+        ("schedule.warmup_percent", "10", "warmup_steps=5 and warmup_percent=10.0"),
+        ("optimizer.layer_decay", "0", "1e-06..1.0, got 0.0"),
+        ("optimizer.clip_factor", "nan", "got nan"),
+        ("optimizer.part_multipliers", "('a',)", "numbers of at least 0, got ('a',)"),
         ("schedule.end_learning_rate", "nan", "0..0.005 (the peak), got nan"),
         ("schedule.step_epochs", "-1", "got -1.0"),
         ("schedule.step_factor", "nan", "0.0..1.0, got nan"),

@@ -70,6 +70,7 @@ class BatchNorm(nnx.Module):
         self.eps = eps
         self.momentum = momentum
         self.dtype = dtype
+        self.frozen = False  # True: as in evaluation, whatever `train` says
 
     def __call__(
         self, inputs: Float[Array, "batch *space width"], *, train: bool = False
@@ -78,7 +79,7 @@ class BatchNorm(nnx.Module):
 
         Note: training has a hand-written gradient, hence no forward-mode derivative (`jax.jvp`).
         """
-        if train:
+        if train and not self.frozen:
             normalise: Any = _normalise_batch  # of a custom_vjp pyright knows no result
             outputs, mean, var = normalise(
                 inputs, self.scale[...], self.bias[...], self.eps, self.dtype

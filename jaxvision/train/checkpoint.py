@@ -261,5 +261,19 @@ def _restack(state: Any, target: Any) -> Any:
     """Returns the state in the structure and the shardings of the target."""
     if jax.tree.structure(state) == jax.tree.structure(target):
         return state
+
+    def stack_like(state: Any) -> Any:
+        # The moments of partly frozen stacks stay a list of blocks, see freeze.py.
+        return jax.tree.map(
+            lambda wanted, part: (
+                part
+                if jax.tree.structure(part) == jax.tree.structure(wanted)
+                else stack_blocks(part)
+            ),
+            target,
+            state,
+            is_leaf=lambda node: isinstance(node, dict),
+        )
+
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    return jax.jit(stack_blocks, out_shardings=shardings)(state)
+    return jax.jit(stack_like, out_shardings=shardings)(state)

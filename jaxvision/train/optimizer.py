@@ -1,15 +1,20 @@
-"""The optimizer: gradient clipping, weight decay by parameter name, and the update rule."""
+"""The optimizer: clipping, weight decay by parameter name, the update rule, parameter groups."""
 
-import itertools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvision.errors import InputError, check_choice
+from jaxvision.train.freeze import is_stacked, nested, per_leaf, train_in_turn
+from jaxvision.train.param_groups import Groups, ParamGroup, param_names
 from jaxvision.train.sharding import path_name
 
-OPTIMIZERS = ("adamw", "sgd", "lamb", "lion")
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion")
 
 # The last name of a parameter's path says whether weight decay pulls it to zero. The number of
 # dimensions would not do: the blocks of a transformer may be stacked, and then a bias has two.
@@ -42,26 +47,33 @@ def make_optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
     clip_norm: float = 0.0,
+    clip_factor: float = 0.0,
+    groups: Groups | None = None,
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation of a run.
 
-    First the gradient is clipped by its global norm, then the rule and the weight decay follow.
-    Each rule keeps the conventions of its PyTorch peer, so that published recipes keep their
-    numbers.
+    First the gradient is clipped, unit by unit and then by its global norm, then the rule and the
+    weight decay follow. Each rule keeps the conventions of its PyTorch peer, so that published
+    recipes keep their numbers.
 
     Args:
-      params: nested dict of arrays or of `jax.ShapeDtypeStruct`; only its names are read.
-      name: `adamw` (torch.optim.AdamW), `sgd` (torch.optim.SGD), `lamb` (timm's Lamb) or `lion`
-        (timm's Lion).
+      params: nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
+      name: `adamw`, `adam`, `sgd` or `rmsprop` (those of torch.optim), `lamb`, `lion` or
+        `rmsprop_tf` (those of timm; the last one has TensorFlow's epsilon under the root, begins
+        with a mean square of 1 and has the learning rate in its momentum).
       schedule: from the number of updates to the learning rate, see `make_schedule`.
       weight_decay: decoupled and scaled by the learning rate for adamw and lion; added to the
-        gradient before the momentum for sgd (L2); part of the rescaled update for lamb. 0: off.
-      momentum: of sgd; 0 keeps no momentum buffer.
+        gradient before anything else for adam, sgd, rmsprop and rmsprop_tf (L2); part of the
+        rescaled update for lamb. 0: off.
+      momentum: of sgd, rmsprop and rmsprop_tf; 0 keeps no momentum buffer.
       nesterov: of sgd.
-      b1: decay of the first moment, in adamw, lamb and lion.
-      b2: decay of the second moment, in adamw and lamb; of the momentum in lion.
-      eps: added to the root of the second moment, in adamw and lamb.
-      clip_norm: greatest global norm of the gradient; 0: off.
+      b1: decay of the first moment, in adamw, adam, lamb and lion.
+      b2: decay of the second moment (torch's alpha in the rmsprops); of the momentum in lion.
+      eps: added to the root of the second moment; in rmsprop_tf to the second moment.
+      clip_norm: greatest global norm of the gradient of what is trained; 0: off.
+      clip_factor: greatest norm of a gradient's unit, the weights of one output, as a share of the
+        norm of these weights (adaptive gradient clipping); the head is spared. 0: off.
+      groups: of every parameter, see `assign_groups`; None: all are trained alike.
 
     Raises:
       InputError: if the name is unknown, a number is out of range, or a parameter's name is in
@@ -71,33 +83,73 @@ def make_optimizer(
       torch's clip_grad_norm_ divides by norm + 1e-6, optax by the norm. lamb rescales the update of
       each decayed array; of stacked blocks, that of each block, so that stacking changes nothing.
 
-    Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion).
+    Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion);
+      Brock et al. 2021, NFNets, eq. 3 (adaptive clipping).
     """
     check_choice("optimizer.name", name, OPTIMIZERS)
-    for option, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+    for option, value in (
+        ("weight_decay", weight_decay),
+        ("clip_norm", clip_norm),
+        ("clip_factor", clip_factor),
+    ):
         if value < 0:
             raise InputError(f"optimizer.{option} must be 0 (off) or positive, got {value}.")
     for option, value in (("momentum", momentum), ("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
             raise InputError(f"optimizer.{option} must be in [0, 1), got {value}.")
+    shapes = param_names(params)
+    groups = dict.fromkeys(shapes, ParamGroup()) if groups is None else groups
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    rms = optax.scale_by_rms(
+        decay=b2,
+        eps=eps,
+        initial_scale=float(name == "rmsprop_tf"),
+        eps_in_sqrt=name == "rmsprop_tf",
+    )
+    trace = [optax.trace(decay=momentum, nesterov=nesterov and name == "sgd")] if momentum else []
 
-    mask = decay_mask(params)
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    if name == "adamw":
-        rule = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
-    elif name == "lion":
-        rule = optax.lion(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=mask)
-    elif name == "sgd":
-        rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov))
-    else:
-        # optax.lamb also rescales biases and norms, which the authors' and timm's code leave alone.
-        rule = optax.chain(
-            optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-            decay,
-            optax.masked(_scale_by_trust_ratio(), mask),
-            optax.scale_by_learning_rate(schedule),
-        )
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
+    def rule(params: Any, *, start: int) -> optax.GradientTransformation:
+        """Returns the update rule of a tree of parameters that are trained from `start` on."""
+        mask = decay_mask(params)
+        decays = per_leaf(params, {n: weight_decay * g.weight_decay for n, g in groups.items()})
+        decay = optax.masked(_add_decayed_weights(decays), mask)
+        rates = per_leaf(params, {n: g.learning_rate for n, g in groups.items()})
+        shifted = schedule if start == 0 else lambda count: schedule(count + start)
+        # The rule counts the updates of its own parameters, the schedule those of the run.
+        rate = [*_multiply(rates), optax.scale_by_learning_rate(shifted)]
+        if name == "lamb":
+            # optax.lamb also rescales biases and norms, which the authors' and timm's code leave
+            # alone.
+            rescale = optax.masked(_blockwise(optax.scale_by_trust_ratio()), mask)
+            return optax.chain(adam, decay, rescale, *rate)
+        if name == "lion":
+            return optax.chain(optax.scale_by_lion(b1=b1, b2=b2), decay, *rate)
+        steps = {
+            "adamw": [adam, decay, *rate],
+            "adam": [decay, adam, *rate],
+            "sgd": [decay, optax.chain(*(trace or [optax.identity()]), *rate)],
+            "rmsprop": [decay, rms, *trace, *rate],
+            "rmsprop_tf": [decay, rms, *rate, *trace],
+        }
+        return optax.chain(*steps[name])
+
+    def clip(params: Any) -> list[optax.GradientTransformation]:
+        steps = []
+        if clip_factor:
+            steps.append(_clip_units(params, clip_factor))
+        return [*steps, optax.clip_by_global_norm(clip_norm)] if clip_norm else steps
+
+    starts = {n: group.start_step for n, group in groups.items()}
+    if not any(start != 0 for start in starts.values()):
+        clipping = clip(params)
+        whole = rule(params, start=0)
+        return optax.chain(*clipping, whole) if clipping else whole
+    trained = nested({n: x for n, x in shapes.items() if starts[n] is not None})
+    rules = {
+        start: rule(nested({n: x for n, x in shapes.items() if starts[n] == start}), start=start)
+        for start in {s for s in starts.values() if s is not None}
+    }
+    return train_in_turn(starts, rules, optax.chain(optax.identity(), *clip(trained)))
 
 
 def decay_mask(params: Any) -> Any:
@@ -127,21 +179,57 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, names)
 
 
-def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Returns LAMB's rescaling, with one ratio for each block of an array that stacks blocks."""
-    ratio = optax.scale_by_trust_ratio()
+def _add_decayed_weights(decays: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Returns the rule that adds each parameter times its own decay, given by its path."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def rescale(path: tuple, update: jax.Array, param: jax.Array) -> Any:
-            def one(update, param):
-                return ratio.update(update, state, param)[0]
+        def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+            decay = decays[path_name(path)]
+            return update + jnp.asarray(decay, param.dtype) * param
 
-            # `blocks/0/...` is a block of its own, `blocks/attn/...` all of them, see
-            # block_stack.py.
-            names = itertools.pairwise(path_name(path).split("/"))
-            stacked = any(name == "blocks" and not after.isdigit() for name, after in names)
-            return (jax.vmap(one) if stacked else one)(update, param)
+        return jax.tree_util.tree_map_with_path(add, updates, params), state
 
-        return jax.tree_util.tree_map_with_path(rescale, updates, params), state
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
-    return optax.GradientTransformation(ratio.init, update)
+
+def _multiply(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+    """Returns the rule that multiplies each update by its own factor, or none if all are 1."""
+    if all(np.all(np.asarray(factor) == 1) for factor in factors.values()):
+        return []
+
+    def one(path: tuple, update: jax.Array) -> jax.Array:
+        return jnp.asarray(factors[path_name(path)], update.dtype) * update
+
+    return [optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(one, updates))]
+
+
+def _clip_units(params: Any, factor: float) -> optax.GradientTransformation:
+    """Returns adaptive clipping of all but the head; a unit is what feeds one output."""
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(r"(^|/)head(_dist)?/", path_name(path)) is None, params
+    )
+
+    def clip(update: jax.Array, param: jax.Array) -> jax.Array:
+        axes = tuple(range(param.ndim - 1)) or None  # of a bias the whole array is one unit
+        norms = (jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (update, param))
+        norm, greatest = next(norms), factor * jnp.maximum(next(norms), 1e-3)
+        clipped = update * (greatest / jnp.maximum(norm, 1e-6))
+        return jnp.where(norm < greatest, update, clipped)
+
+    return optax.masked(_blockwise_map(clip), mask)
+
+
+def _blockwise(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns a stateless rule that treats each block of an array that stacks blocks by itself."""
+    return _blockwise_map(lambda update, param: rule.update(update, rule.init(param), param)[0])
+
+
+def _blockwise_map(one: Any) -> optax.GradientTransformation:
+    """Returns the rule (update, parameter) -> update, block by block."""
+
+    def each(path: tuple, update: jax.Array, param: jax.Array) -> Any:
+        return (jax.vmap(one) if is_stacked(path_name(path)) else one)(update, param)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(each, updates, params)
+    )

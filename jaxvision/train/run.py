@@ -18,8 +18,10 @@ from jaxvision.decode.settings import DecodeSettings
 from jaxvision.models.registry import ModelSpec
 from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
 from jaxvision.train.evaluate import evaluate
+from jaxvision.train.freeze import make_hold
 from jaxvision.train.init_from import load_initial
 from jaxvision.train.mix import mix
+from jaxvision.train.param_groups import Groups
 from jaxvision.train.sharding import put_batch
 from jaxvision.train.state import TrainState, abstract_state
 from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
@@ -44,6 +46,7 @@ class Run:
       train_transform: augmentation of one training image.
       eval_transform: resize and crop of one evaluation image.
       schedule: learning rate of each update.
+      groups: how each parameter is trained.
       tx: the optimizer.
     """
 
@@ -57,6 +60,7 @@ class Run:
     train_transform: Transform
     eval_transform: Transform
     schedule: optax.Schedule
+    groups: Groups
     tx: optax.GradientTransformation
 
     @property
@@ -129,6 +133,7 @@ class Run:
             self.data.task,
             self.tx,
             schedule=self.schedule,
+            hold=make_hold(self.groups),
             preprocess=self.preprocess,
             mix=self.mix,
             ema_decay=self.config.ema_decay,

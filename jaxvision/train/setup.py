@@ -15,11 +15,12 @@ from jaxvision.train.check import (
     check_sharding_rules,
     check_sizes,
 )
+from jaxvision.train.freeze import build_with_frozen_stats
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import abstract_model
 from jaxvision.train.task_data import TaskData, open_task, task_metrics
-from jaxvision.train.update import optimizer_of, schedule_of
+from jaxvision.train.update import frozen_batch_norms, groups_of, optimizer_of, schedule_of
 from jaxvision.train.workdir import Config
 
 
@@ -54,8 +55,14 @@ def make_run(config: Config) -> Run:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
     steps = total_steps(config, len(opened.train_source))
-    schedule = schedule_of(config, total_steps=steps, num_examples=len(opened.train_source))
-    tx = optimizer_of(config, params, schedule=schedule)
+    lengths = {"total_steps": steps, "num_examples": len(opened.train_source)}
+    schedule = schedule_of(config, **lengths)
+    groups = groups_of(config, params, family=_image_family(spec, build), **lengths)
+    frozen = frozen_batch_norms(config, groups)
+    if frozen:
+        build = functools.partial(build_with_frozen_stats, build=build, frozen=frozen)
+        graphdef, params, _ = abstract_model(build)
+    tx = optimizer_of(config, params, schedule=schedule, groups=groups)
     return Run(
         config=config,
         total_steps=steps,
@@ -91,6 +98,7 @@ def make_run(config: Config) -> Run:
             data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
         ),
         schedule=schedule,
+        groups=groups,
         tx=tx,
     )
 
@@ -117,6 +125,12 @@ def _describe_model(config: Config, opened: TaskData) -> tuple[ModelSpec, Any]:
         _build, name=spec.name, num_classes=opened.num_outputs, dtype=model.dtype, **options
     )
     return spec, build
+
+
+def _image_family(spec: ModelSpec, build: Any) -> str:
+    """Returns the family of the image model; of a captioner, of its encoder."""
+    encoder = build.keywords.get("encoder", getattr(spec.config, "encoder", None))
+    return spec.family if encoder is None else get_spec(encoder).family
 
 
 def _hashable(value: Any) -> Any:

@@ -52,6 +52,7 @@ def make_train_step(
     *,
     schedule: optax.Schedule,
     preprocess: Callable,
+    hold: Callable | None = None,
     mix: Callable | None = None,
     ema_decay: float = 0.0,
     ema_warmup: bool = True,
@@ -69,6 +70,7 @@ def make_train_step(
       tx: the optimizer.
       schedule: the one inside `tx`, to report the rate that a step used.
       preprocess: uint8 images -> float images, on the device.
+      hold: (params, updates made) -> params without the gradient of frozen ones, see `make_hold`.
       mix: (key, images, labels) -> (images, soft labels), or None.
       ema_decay: of the averaged parameters; 0 keeps none.
       ema_warmup: start with the smaller decay (1 + step) / (10 + step).
@@ -80,8 +82,9 @@ def make_train_step(
       `learning_rate`, `skipped_steps`, `skipped_in_a_row` and those of the task.
     """
 
-    def gradients(params, batch_stats, batch, key):
+    def gradients(params, updates, batch_stats, batch, key):
         def loss_function(params):
+            params = params if hold is None else hold(params, updates)
             # copy: merging shares variables by default, which a gradient's trace must not mutate.
             model = nnx.merge(graphdef, params, batch_stats, copy=True)
             loss, metrics = task.loss(model, batch, rngs=nnx.Rngs(dropout=key))
@@ -91,15 +94,15 @@ def make_train_step(
         grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(params)
         return grads, metrics, batch_stats
 
-    def accumulated_gradients(params, batch_stats, batch, key):
+    def accumulated_gradients(params, updates, batch_stats, batch, key):
         def add(carry, micro):
             batch_stats, totals = carry
-            grads, metrics, batch_stats = gradients(params, batch_stats, *micro)
+            grads, metrics, batch_stats = gradients(params, updates, batch_stats, *micro)
             return (batch_stats, jax.tree.map(jnp.add, totals, (grads, metrics))), None
 
         micro = (_micro_batches(batch, accumulate_steps), jax.random.split(key, accumulate_steps))
         first = jax.tree.map(lambda x: x[0], micro)
-        grads, metrics, _ = jax.eval_shape(gradients, params, batch_stats, *first)
+        grads, metrics, _ = jax.eval_shape(gradients, params, updates, batch_stats, *first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
         (batch_stats, totals), _ = jax.lax.scan(add, (batch_stats, zeros), micro)
         grads, metrics = jax.tree.map(lambda x: x / accumulate_steps, totals)
@@ -111,7 +114,11 @@ def make_train_step(
         if mix is not None:
             batch["image"], batch["label"] = mix(mix_key, batch["image"], batch["label"])
         compute = gradients if accumulate_steps == 1 else accumulated_gradients
-        grads, metrics, batch_stats = compute(state.params, state.batch_stats, batch, dropout_key)
+        # The optimizer counts the updates it made, not the steps it skipped.
+        done = state.step - state.skipped_steps
+        grads, metrics, batch_stats = compute(
+            state.params, done, state.batch_stats, batch, dropout_key
+        )
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -138,8 +145,7 @@ def make_train_step(
         skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         metrics |= {
             "grad_norm": grad_norm,
-            # The optimizer counts the updates it made, not the steps it skipped.
-            "learning_rate": schedule(state.step - state.skipped_steps),
+            "learning_rate": schedule(done),
             "skipped_steps": skipped_steps,
             "skipped_in_a_row": skipped_in_a_row,
         }

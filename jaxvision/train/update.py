@@ -1,11 +1,14 @@
-"""From a config to how a run updates its parameters: the schedule and the optimizer."""
+"""From a config to how a run updates its parameters: schedule, groups of them, optimizer."""
 
 import functools
+import re
 from typing import Any
 
 import optax
 
+from jaxvision.errors import InputError, check_choice
 from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.param_groups import Groups, ParamGroup, assign_groups
 from jaxvision.train.schedule import length_in_steps, make_schedule
 from jaxvision.train.workdir import Config
 
@@ -80,8 +83,64 @@ def schedule_of(config: Config, *, total_steps: int, num_examples: int) -> optax
     )
 
 
+def groups_of(
+    config: Config, params: Any, *, family: str, total_steps: int, num_examples: int
+) -> dict[str, ParamGroup]:
+    """Returns how each parameter is trained, by its path with one name for each block.
+
+    Args:
+      config: see configs/common.py.
+      params: of the model, as arrays or shapes.
+      family: of the image model.
+      total_steps: updates of the run.
+      num_examples: of the training split.
+
+    Raises:
+      InputError: for a rule, preset or timetable that cannot work.
+    """
+    options = config.optimizer
+    timetable = []
+    for entry in options.unfreeze:
+        try:
+            epoch, what = entry
+            step = round(epoch * num_examples / config.batch_size)
+            re.compile(what)
+            good = 0 < step < total_steps
+        except (TypeError, ValueError, OverflowError, re.error):
+            good = False
+        if not good:
+            raise InputError(
+                "Each of --config.optimizer.unfreeze must be (epoch inside the run of "
+                f"{total_steps * config.batch_size / num_examples:.4g}, preset or regex of a "
+                f"parameter path), got {entry!r}."
+            )
+        timetable.append((step, what))
+    return assign_groups(
+        params,
+        family=family,
+        rules=options.rules,
+        preset=options.preset,
+        layer_decay=options.layer_decay,
+        part_multipliers=options.part_multipliers,
+        head_multiplier=options.head_multiplier,
+        unfreeze=tuple(timetable),
+    )
+
+
+def frozen_batch_norms(config: Config, groups: Groups) -> set[str]:
+    """Returns the paths of what uses running statistics in training too, if it is a BatchNorm."""
+    policy = config.model.freeze_batch_stats
+    check_choice("model.freeze_batch_stats", policy, ("frozen", "all", "none"))
+    return {
+        name.removesuffix("/scale")
+        for name, group in groups.items()
+        if name.endswith("/scale")
+        and (policy == "all" or (policy == "frozen" and group.start_step is None))
+    }
+
+
 def optimizer_of(
-    config: Config, params: Any, *, schedule: optax.Schedule
+    config: Config, params: Any, *, schedule: optax.Schedule, groups: Groups
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a run.
 
@@ -89,6 +148,7 @@ def optimizer_of(
       config: see configs/common.py.
       params: of the model, as arrays or shapes.
       schedule: of `schedule_of`.
+      groups: of `groups_of`.
 
     Raises:
       InputError: for a name or number that cannot work.
@@ -105,4 +165,6 @@ def optimizer_of(
         b2=options.b2,
         eps=options.eps,
         clip_norm=options.clip_norm,
+        clip_factor=options.clip_factor,
+        groups=groups,
     )

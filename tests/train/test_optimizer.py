@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import jax
@@ -8,7 +9,8 @@ import pytest
 
 import jaxvision
 from jaxvision.errors import InputError
-from jaxvision.train.optimizer import decay_mask, make_optimizer
+from jaxvision.train.optimizer import OPTIMIZERS, decay_mask, make_optimizer
+from jaxvision.train.param_groups import ParamGroup, param_names
 from jaxvision.train.schedule import make_schedule
 from jaxvision.train.state import abstract_model
 
@@ -108,6 +110,22 @@ def peer(name):
             lambda g: timm.optim.Lamb(g, lr=1e-2, eps=1e-8, max_grad_norm=None, **betas),
         ),
         "lion": (1e-3, {}, lambda g: timm.optim.Lion(g, lr=1e-3, **betas)),
+        "adam": (3e-3, {}, lambda g: torch.optim.Adam(g, lr=3e-3, eps=1e-8, **betas)),
+        "rmsprop": (
+            1e-3,
+            {},
+            lambda g: torch.optim.RMSprop(g, lr=1e-3, alpha=0.99, momentum=0.9),
+        ),
+        "rmsprop_plain": (
+            1e-3,
+            {"momentum": 0.0},
+            lambda g: torch.optim.RMSprop(g, lr=1e-3, alpha=0.99),
+        ),
+        "rmsprop_tf": (
+            1e-2,
+            {},
+            lambda g: timm.optim.RMSpropTF(g, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.9),
+        ),
     }[name]
 
 
@@ -125,6 +143,10 @@ def peer(name):
         ("lamb", 0.3),  # without decay timm does not rescale either, ours does
         ("lion", 0.0),
         ("lion", 0.3),
+        ("adam", 0.3),
+        ("rmsprop", 0.3),
+        ("rmsprop_plain", 0.3),
+        ("rmsprop_tf", 0.3),
     ],
 )
 def test_torch(name, weight_decay, clip_norm):
@@ -134,7 +156,7 @@ def test_torch(name, weight_decay, clip_norm):
     assert min(norms) > 2  # so that a norm of 1 clips every one
     tx = make_optimizer(
         params,
-        name=name.split("_")[0],
+        name=name if name in OPTIMIZERS else name.split("_")[0],
         schedule=constant(rate),
         weight_decay=weight_decay,
         b2=0.99,
@@ -179,6 +201,67 @@ def test_torch_with_a_schedule():
         blocks_apart(got),
         expected,
     )
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("factor", [0.01, 0.3])
+def test_adaptive_clipping_is_that_of_timm(factor):
+    import torch
+    from timm.utils.agc import adaptive_clip_grad
+
+    params, gradient = tree(0), tree(1)
+    # timm counts the units of an array that is no kernel along its first axis, we along its last.
+    for name in ("cls_token", "pos_embed", "embed"):
+        del params[name], gradient[name]
+    gradient["patch_embed"]["bias"] = gradient["patch_embed"]["bias"] * 1e-3
+    tx = make_optimizer(
+        params,
+        name="sgd",
+        schedule=constant(1.0),
+        weight_decay=0.0,
+        momentum=0.0,
+        clip_factor=factor,
+    )
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    got, apart = blocks_apart(updates), (blocks_apart(params), blocks_apart(gradient))
+
+    def theirs(param, grad):
+        leaf = torch.nn.Parameter(torch.tensor(np.moveaxis(np.asarray(param), -1, 0).copy()))
+        leaf.grad = torch.tensor(np.moveaxis(np.asarray(grad), -1, 0).copy())
+        adaptive_clip_grad(leaf, clip_factor=factor)
+        return -np.moveaxis(leaf.grad.numpy(), 0, -1)
+
+    expected = jax.tree.map(theirs, *apart)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), got, expected)
+    kept = got["patch_embed"]["bias"] + gradient["patch_embed"]["bias"]
+    assert np.abs(kept).max() == 0 and optax.tree.norm(updates) < optax.tree.norm(gradient)
+
+
+def test_adaptive_clipping_spares_the_head():
+    params = {"head": {"kernel": jnp.ones((3, 2))}, "stem": {"kernel": jnp.ones((3, 2))}}
+    gradient = jax.tree.map(lambda x: 9 * x, params)
+    options = {"name": "sgd", "schedule": constant(1.0), "weight_decay": 0.0, "momentum": 0.0}
+    tx = make_optimizer(params, **options, clip_factor=0.1)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_array_equal(updates["head"]["kernel"], -gradient["head"]["kernel"])
+    np.testing.assert_allclose(updates["stem"]["kernel"], -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_multipliers_of_groups(name):
+    """A group at half the rate and no decay moves as under half the rate and no decay."""
+    params, gradients = tree(0), [tree(seed) for seed in range(1, 4)]
+    names = param_names(params)
+    slow = ParamGroup("slow", learning_rate=0.5, weight_decay=0.0)
+    groups = {n: slow if n.startswith("blocks/1/") else ParamGroup() for n in names}
+    options = {"name": name, "b2": 0.9}
+    make = functools.partial(make_optimizer, params, **options)
+    mixed = ours(params, gradients, make(schedule=constant(0.01), weight_decay=0.1, groups=groups))
+    fast = ours(params, gradients, make(schedule=constant(0.01), weight_decay=0.1))
+    half = ours(params, gradients, make(schedule=constant(0.005), weight_decay=0.0))
+    mixed, fast, half = map(blocks_apart, (mixed, fast, half))
+    expected = fast | {"blocks": {0: fast["blocks"][0], 1: half["blocks"][1]}}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-7), mixed, expected)
 
 
 def first_update(**options):
@@ -291,7 +374,7 @@ def test_stacked_blocks_are_updated_as_a_list_of_blocks_is(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "adam"}, "did you mean 'adamw'"),
+        ({"name": "adamx"}, "did you mean 'adam'"),
         ({"name": "sgd", "weight_decay": -1.0}, "weight_decay must be 0"),
         ({"name": "sgd", "clip_norm": -1.0}, "clip_norm must be 0"),
         ({"name": "sgd", "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
