@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxvision.analysis.groups import group_table
 from jaxvision.analysis.memory import (
     Bytes,
     StepMemory,
@@ -52,6 +53,7 @@ def preflight(
     run = make_run(config)
     memory = StepMemory(run)
     _log_run(run, memory)
+    logger.info("Parameter groups:\n%s", group_table(run))
     run.initial_weights()  # refuses files that do not fit
     _draw(run, workdir)
 
