@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
+from jaxvision.analysis.cards import model_cards
 from jaxvision.interop.load import assign_weights, count_classes, extract_weights
 from jaxvision.models.captioner import CaptionerConfig
 
@@ -99,6 +100,17 @@ def test_rows():
         assert num_params(name) == spec.num_params
     with pytest.raises(ValueError, match="takes a model for classification, but captioner is for"):
         jv.get_spec("captioner", task="classification")
+
+
+def test_card():
+    """Of one vector of features, and 50 words."""
+    width, hidden, words, length = 256, 2048, 1004, 50
+    attention = 4 * width**2 * length + 2 * length**2 * width
+    look = 2 * width**2 * length + 2 * width**2 + 2 * length * width
+    layer = attention + look + 2 * width * hidden * length
+    (card,) = model_cards(["captioner_cs231n"])
+    assert card.task == "captioning" and card.parameters == 3_803_884
+    assert card.macs == 512 * width + 2 * layer + width * words * length
 
 
 def test_config_is_hashable_however_options_are_given():
@@ -224,6 +236,21 @@ def test_decoding_with_a_masked_memory():
 def test_decoding_with_a_cache_in_float64(norm_first):
     model = bold(dtype="float64", norm_first=norm_first)
     check_decoding(model, GRID.astype(jnp.float64), 1e-10)
+
+
+def test_caches_stay_on_the_devices_of_their_images():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, all_of_it = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in (("data",), ())
+    )
+    model = jax.device_put(build(**FEATURES), all_of_it)
+    memory = jax.device_put(jnp.zeros((8, 4, 16)), rows)
+    start = jax.jit(lambda model, memory: model.start(memory, num_beams=2, max_length=LENGTH))
+    compiled = start.lower(model, memory).compile()
+    assert "all-gather" not in compiled.as_text()
+    for array in jax.tree.leaves([layer["memory"] for layer in start(model, memory)["layers"]]):
+        assert array.sharding.is_equivalent_to(rows, array.ndim)
 
 
 def test_too_many_positions():
