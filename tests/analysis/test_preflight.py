@@ -307,7 +307,7 @@ def test_preflight_beside_a_run(tmp_path, caplog):
     assert before.items() <= after.items()
     assert {path.name for path in set(after) - set(before)} == {"samples.png", "schedule.png"}
 
-    assert "8 classes; mesh of data=8 x fsdp=1 on 8 cpu" in caplog.text
+    assert "8 outputs; mesh of data=8 x fsdp=1 on 8 cpu" in caplog.text
     assert "30 steps of 16 images: 1.2 epochs of 400 training images" in caplog.text
     assert re.search(r"total +\d+\.\d MiB +\d+\.\d MiB\n", caplog.text)
     (largest,) = map(int, re.findall(r"batch_size found to fit into .* is (\d+)", caplog.text))
