@@ -22,6 +22,11 @@ class Places:
     caption: Int[np.ndarray, " places"]
     gram: Int[np.ndarray, " places"]
 
+    def before(self, caption: int) -> "Places":
+        """Returns those of the captions before one."""
+        end = int(np.searchsorted(self.caption, caption))
+        return Places(self.caption[:end], self.gram[:end])
+
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
@@ -33,7 +38,7 @@ class Counts:
 
 
 class NgramIndex:
-    """Numbers for the n-grams of some captions, from 0 up for each order.
+    """Numbers for the n-grams of the captions that it has learned, from 0 up for each order.
 
     An n-gram's key is the number of its first n - 1 words, as an (n - 1)-gram, times the number of
     words, plus its last word; its own number is the place of that key among the sorted keys. So
@@ -41,14 +46,23 @@ class NgramIndex:
 
     Attributes:
       sizes: how many n-grams there are of each order, from 1 on.
-      places: of the captions themselves, for each order.
     """
 
-    def __init__(self, captions: Sequence[str], order: int):
+    def __init__(self):
         self._words: dict[str, int] = {}
         self._keys: list[np.ndarray] = []  # sorted, of the orders from 2 on
         self.sizes: list[int] = []
-        self.places = self._number(captions, order)
+
+    def learn(self, captions: Sequence[str], order: int) -> list[Places]:
+        """Gives numbers to the n-grams of captions, once, and returns these for each order.
+
+        Args:
+          captions: tokenized.
+          order: the longest n-gram.
+        """
+        if self.sizes:
+            raise ValueError("An index learns once.")
+        return self._number(captions, order)
 
     def encode(self, captions: Sequence[str]) -> list[Places]:
         """Returns the n-grams of other captions, for each order.
@@ -59,7 +73,7 @@ class NgramIndex:
         return self._number(captions, len(self.sizes))
 
     def _number(self, captions: Sequence[str], order: int) -> list[Places]:
-        """Numbers n-grams; the first call decides what the numbers mean."""
+        """Returns the numbers of n-grams; the first call decides what they mean."""
         first = not self.sizes
         lists = [caption.split() for caption in captions]
         stream = list(itertools.chain.from_iterable(lists))
@@ -119,7 +133,9 @@ class ReferenceTable:
         start = np.flatnonzero(np.diff(group, prepend=-1))
         self._groups = group[start]
         image, gram = np.divmod(group, max(size, 1))
-        self.counts = Counts(caption + first[image], gram, count)
+        small = np.int32 if max(size, first[-1]) < 1 << 31 else np.int64
+        columns = (caption + first[image], gram, count)
+        self.counts = Counts(*(column.astype(small) for column in columns))
         self.start = np.append(start, len(group))
         self.most = np.maximum.reduceat(count, start) if len(start) else count
         self.images_with = np.bincount(gram[start], minlength=size)
@@ -152,13 +168,9 @@ class ReferenceNgrams:
             raise InputError(f"Image {int(np.argmin(number))} (from 0) has no reference caption.")
         self.first = np.concatenate([[0], np.cumsum(number)])
         self.image = np.repeat(np.arange(len(references)), number)
-        self.index = NgramIndex([*itertools.chain.from_iterable(references), *other], order)
-        captions = len(self.image)
-        own = [int(np.searchsorted(place.caption, captions)) for place in self.index.places]
-        places = [
-            Places(place.caption[:end], place.gram[:end])
-            for place, end in zip(self.index.places, own, strict=True)
-        ]
+        self.index, captions = NgramIndex(), len(self.image)
+        places = self.index.learn([*itertools.chain.from_iterable(references), *other], order)
+        places = [place.before(captions) for place in places]
         self.lengths = lengths(places, captions)
         self.tables = [
             ReferenceTable(place, size, self.image, self.first)
