@@ -342,7 +342,7 @@ def test_command_line(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"samples.png", "schedule.png"}
     assert "32,488 parameters" in result.stderr and "The state alone needs" in result.stderr
 
-    wrong = launching.launch(*arguments, f"--workdir={tmp_path}/w", "--config.optimizer.name=adamax")
+    wrong = launching.launch(*arguments, f"--workdir={tmp_path}/w", "--config.optimizer.name=adan")
     assert wrong.returncode == 2 and "adamw" in wrong.stderr and "Traceback" not in wrong.stderr
     assert not (tmp_path / "w").exists()
 
