@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from jaxvision.command_line import fail, quiet_libraries, show_progress, use_huge_pages
-from jaxvision.commands import caption, convert, models, parity, predict, profile
+from jaxvision.commands import caption, convert, models, parity, predict, profile, score
 from jaxvision.errors import InputError
 
 # A new command is one import and one entry here.
@@ -21,6 +21,7 @@ _COMMANDS = {
     "convert": convert,
     "predict": predict,
     "caption": caption,
+    "score": score,
 }
 
 
