@@ -12,6 +12,7 @@ from jaxvision.decode.decoder import Decoded, Decoder, batch_size
 from jaxvision.decode.processors import process
 from jaxvision.decode.sampling import sample, sample_keys
 from jaxvision.decode.settings import DecodeSettings
+from jaxvision.decode.top_k import argmax
 from jaxvision.errors import InputError
 
 
@@ -43,7 +44,7 @@ def generate(
     if settings.num_beams > 1:
         return beam_search(model, memory, settings)
     if not settings.do_sample:
-        return _one_by_one(model, memory, settings, lambda logits, position: _argmax(logits))
+        return _one_by_one(model, memory, settings, lambda logits, _: argmax(logits))
     if key is None:
         raise InputError("do_sample=True draws tokens: pass key=jax.random.key(seed).")
     if image_ids is None:
@@ -117,7 +118,3 @@ def _one_by_one(
     state = jax.lax.while_loop(goes_on, step, state)
     norms = jnp.asarray(settings.norms(), state.log_probs.dtype)
     return Decoded(state.tokens, state.log_probs / norms[state.lengths - 1], state.lengths)
-
-
-def _argmax(logits: jax.Array) -> jax.Array:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

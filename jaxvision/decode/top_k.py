@@ -53,6 +53,17 @@ def _chunk_maxima(
     return jnp.concatenate([maxima, jnp.max(scores[..., end:], axis=-1, keepdims=True)], axis=-1)
 
 
+def argmax(scores: Float[Array, "*rows choices"]) -> Int32[Array, "*rows"]:
+    """Returns the index of the greatest score of each row; of equals the first.
+
+    Args:
+      scores: finite or -inf.
+    """
+    rows = scores.reshape(-1, 1, scores.shape[-1])
+    # jnp.argmax takes a CPU ten times as long.
+    return top_k(rows, jnp.zeros(rows.shape[:2], scores.dtype), 1)[1].reshape(scores.shape[:-1])
+
+
 def few_top_k(
     scores: Float[Array, "searches choices"], count: int
 ) -> tuple[Float[Array, "searches count"], Int32[Array, "searches count"]]:
@@ -62,6 +73,8 @@ def few_top_k(
       scores: of few choices.
       count: how many, at most all.
     """
-    # Without the barrier XLA merges a caller's slice into this one, and then sorts everything.
-    values, indices = jax.lax.optimization_barrier(jax.lax.top_k(scores, count))
-    return values, indices
+    values, indices = jax.lax.top_k(scores, count)
+    # Without barriers XLA merges a caller's slice into this one, and then sorts everything. One for
+    # each: around both, a program for several devices makes its compiler crash (jax 0.10).
+    barrier = jax.lax.optimization_barrier
+    return barrier(values), barrier(indices)

@@ -59,7 +59,8 @@ class TinyAttention:
         return {"memory": memory, "layers": [(jnp.zeros(shape), jnp.zeros(shape))] * 2}
 
     def step(self, cache, tokens, position, ancestry):
-        x = self.embedding[tokens] + self.positions[position] + cache["memory"][:, None]
+        x = self.embedding[tokens] + self.positions[position][None, None]
+        x += cache["memory"][:, None]
         layers = []
         for (query, key, value), (keys, values) in zip(self.layers, cache["layers"], strict=True):
             keys = keys.at[:, position].set(x @ key)
@@ -76,7 +77,7 @@ class TinyAttention:
 
         def of(tokens):
             tokens = np.array(tokens)
-            x = self.embedding[tokens] + self.positions[: len(tokens)] + memory
+            x = self.embedding[tokens] + self.positions[: len(tokens)] + memory[None]
             for query, key, value in self.layers:
                 scores = (x @ query) @ (x @ key).T
                 scores = jnp.where(jnp.tri(len(tokens), dtype=bool), scores, -jnp.inf)
