@@ -1,6 +1,7 @@
 """Beam search against plain Python, against all sequences, and against the source text's bugs."""
 
 import itertools
+import random
 
 import jax
 import numpy as np
@@ -42,19 +43,19 @@ def test_wide_enough_it_finds_the_best_of_all_sequences(normalization, penalty):
         toys.assert_same(toys.rows(decoded, image), best)
 
 
-SEARCHES = [
+GRID = [
     dict(zip(("beams", "norm", "stop", "groups"), values, strict=True))
     for values in itertools.product(
         (1, 2, 4), NORMALIZATIONS, (False, True, "never"), ((1, 0.0), (2, 0.8))
     )
-    if values[0] % values[3][0] == 0
 ]
+SEARCHES = random.Random(0).sample(GRID, 28)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
 def test_equals_a_search_in_plain_python(number):
     for seed, options in enumerate(SEARCHES):
-        if seed % 6 != number:
+        if seed % 4 != number:
             continue
         groups, penalty = options["groups"]
         settings = DecodeSettings(
