@@ -16,7 +16,9 @@ _LINE_ENDS = re.compile("[\r\n\u000b\u000c\u2028\u2029]")
 _UNKNOWN = re.compile("[\U00010000-\U0010ffff]")
 # A stretch between blanks whose tokens no other stretch has a say in. A period may belong to an
 # abbreviation, and then to whatever follows.
-_ALONE = re.compile(r"""[A-Za-z,;:!?'"&-]*|[A-Za-z'-]*[A-Za-z]{2}\.|\.+""")
+_ALONE = re.compile(
+    r"""[A-Za-z,;:!?'"&-]*|[A-Za-z'-]*[A-Za-z]{2}\.|[A-Za-z][A-Za-z0-9]*|\.+""", re.ASCII
+)
 _CACHED_STRETCHES = 1 << 16
 
 _rules = functools.cache(make_rules)
