@@ -89,7 +89,9 @@ class Cider:
         self._length = _compared_length(references.lengths, len(references.tables))
 
     def score(
-        self, candidates: Sequence[str], indices: Sequence[int] | None = None
+        self,
+        candidates: Sequence[str],
+        indices: Sequence[int] | Int[np.ndarray, " candidates"] | None = None,
     ) -> Float64[np.ndarray, " candidates"]:
         """Returns the score of each candidate; the corpus value is their mean.
 

@@ -6,6 +6,7 @@ import pytest
 from jaxvision.errors import InputError
 from jaxvision.metrics.caption import score_captions, score_each_caption
 from jaxvision.metrics.cider import Cider, compute_cider, document_frequency
+from jaxvision.metrics.ngram import NgramIndex
 
 REFERENCES = [
     [
@@ -126,6 +127,7 @@ def test_many_candidates_of_an_image():
     images = [4, 0, 4, 2, 4]
     each = [scorer.score([candidates[k]], [i])[0] for k, i in enumerate(images)]
     np.testing.assert_allclose(scorer.score(candidates[:5], images), each, rtol=1e-12)
+    np.testing.assert_array_equal(scorer.score(candidates[:5], np.array(images)), each)
     assert scorer.score([], []).shape == (0,)
 
 
@@ -183,6 +185,16 @@ def test_wrong_input(references, candidates, metrics, sentence):
     with pytest.raises(InputError) as error:
         score_captions(references, candidates, metrics)
     assert sentence in str(error.value)
+
+
+def test_an_index_learns_once():
+    index = NgramIndex()
+    index.learn(["a b c"], 2)
+    with pytest.raises(ValueError, match="once"):
+        index.learn(["a"], 2)
+    singles, pairs = index.encode(["b c d", "d d", "c d"])
+    assert index.sizes == [3, 2] and list(singles.gram) == [1, 2, 3, 3, 3, 2, 3]
+    assert list(pairs.caption) == [0, 0, 1, 2] and list(pairs.gram) == [1, 2, 3, 2]
 
 
 def test_wrong_indices():
