@@ -19,6 +19,7 @@ from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, whole_patches
 from jaxvision.layers.pool import global_pool
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     ModelSpec,
     Preprocess,
@@ -199,7 +200,7 @@ class ConvNeXtStage(nnx.Module):
         )[0]
 
 
-class ConvNeXt(nnx.Module):
+class ConvNeXt(ImageModel):
     """ConvNeXt.
 
     Initial values as timm and torchvision: all kernels trunc-normal 0.02, biases 0.
@@ -234,27 +235,16 @@ class ConvNeXt(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch rows columns features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the pooled and normalised features if the model has no head.
-
-        Args:
-          images: normalised, of any size from 32 x 32.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        config = self.config
-        pooled = self.norm(global_pool(self.features(images, train=train, rngs=rngs)))
-        pooled = pooled.astype(param_dtype(config.dtype))
-        pooled = dropout(pooled, config.dropout_rate, train=train, rngs=rngs)
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        pooled = self.norm(global_pool(features)).astype(param_dtype(self.config.dtype))
+        pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
         return pooled if self.head is None else self.head(pooled)
 
     def features(
@@ -272,6 +262,17 @@ class ConvNeXt(nnx.Module):
           rngs: needed only if `train` and the drop-path rate is > 0.
         """
         return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return list(maps.values())[-1], maps
 
     def pyramid(
         self,

@@ -63,9 +63,9 @@ class DeiT(ViT):
     def _prefix(self) -> list[nnx.Param]:
         return [*super()._prefix(), self.dist_token]
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch tokens features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -75,16 +75,13 @@ class DeiT(ViT):
         So it does in training, too, as timm does without a teacher; with one, train on `heads`.
 
         Args:
-          images: normalised; any size that is a whole number of patches (positions are resized).
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
+          features: of this model.
+          train: changes nothing here.
+          rngs: not needed.
         """
         if not self.config.distillation_head:
-            return super().__call__(images, train=train, rngs=rngs)
-        one, other = self._read_out(images, train=train, rngs=rngs)
+            return super().classify(features, train=train, rngs=rngs)
+        one, other = self._read_out(features)
         return (one + other) / 2
 
     def heads(
@@ -107,19 +104,26 @@ class DeiT(ViT):
         Raises:
           ValueError: if the model does not have both heads.
         """
+        return self.classify_by_head(self.features(images, train=train, rngs=rngs))
+
+    def classify_by_head(
+        self, features: Float[Array, "batch tokens features"]
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
+        """Returns the pair of `heads` from what `features` returned.
+
+        Raises:
+          ValueError: if the model does not have both heads.
+        """
         if self.head is None or self.head_dist is None:
             raise ValueError(
                 "heads() needs both heads: build the model with num_classes > 0 and "
                 "distillation_head=True."
             )
-        return self._read_out(images, train=train, rngs=rngs)
+        return self._read_out(features)
 
-    def _read_out(
-        self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, jax.Array]:
+    def _read_out(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns what the class token and the distillation token say, each through its head."""
-        tokens = self.features(images, train=train, rngs=rngs)[:, :2]
-        tokens = tokens.astype(param_dtype(self.config.dtype))
+        tokens = features[:, :2].astype(param_dtype(self.config.dtype))
         one = tokens[:, 0] if self.head is None else self.head(tokens[:, 0])
         other = tokens[:, 1] if self.head_dist is None else self.head_dist(tokens[:, 1])
         return one, other

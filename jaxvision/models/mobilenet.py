@@ -14,6 +14,7 @@ from jaxvision.layers.conv import PADDINGS, ConvNormAct, make_divisible
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.head import linear_head
 from jaxvision.layers.pool import global_pool
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import check_images, check_rate, layer_dtypes, param_dtype
 
 _HEAD_INIT = jax.nn.initializers.normal(0.01)
@@ -166,7 +167,7 @@ def _kind(row: BlockRow) -> tuple[int, bool, bool]:
     return row.channels, row.squeeze, row.expansion == 1
 
 
-class MobileNet(nnx.Module):
+class MobileNet(ImageModel):
     """A stem of stride 2, stages of blocks, a 1x1 convolution, a head.
 
     Initial values of convolutions as timm and TensorFlow: normal by fan-out, per channel in
@@ -228,25 +229,15 @@ class MobileNet(nnx.Module):
         """Returns what the head reads, in the dtype of the parameters."""
         return global_pool(features).astype(param_dtype(self.config.dtype))
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch rows columns features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read if the model has none.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        pooled = self.pool(self.features(images, train=train, rngs=rngs))
-        pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        pooled = dropout(self.pool(features), self.config.dropout_rate, train=train, rngs=rngs)
         return pooled if self.head is None else self.head(pooled)
 
     def features(
@@ -263,8 +254,19 @@ class MobileNet(nnx.Module):
           train: uses and moves batch statistics, and turns drop path on.
           rngs: needed only if `train` and the drop-path rate is > 0.
         """
-        last = list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
-        return last if self.last_conv is None else self.last_conv(last, train=train)
+        return self.trunk(images, train=train, rngs=rngs)[0]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        last = list(maps.values())[-1]
+        return last if self.last_conv is None else self.last_conv(last, train=train), maps
 
     def pyramid(
         self,

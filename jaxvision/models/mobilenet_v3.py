@@ -162,21 +162,16 @@ class MobileNetV3(MobileNet):
         """Returns the hidden layer of the pooled features."""
         return ACTIVATIONS[self.config.activation](self.hidden(super().pool(features)))
 
-    def features(
+    def trunk(
         self,
         images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the map of the last convolution.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
-        """
-        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return list(maps.values())[-1], maps
 
     def pyramid(
         self,

@@ -19,6 +19,7 @@ from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, check_divisible
 from jaxvision.layers.position import resize_position_embedding
 from jaxvision.layers.spatial_reduction import SpatialReduction
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     ModelSpec,
     Preprocess,
@@ -264,7 +265,7 @@ class PVTStage(nnx.Module):
         return tokens, (rows, columns)
 
 
-class PVT(nnx.Module):
+class PVT(ImageModel):
     """Pyramid Vision Transformer.
 
     Initial values: kernels, positions and class token trunc-normal 0.02, biases 0.
@@ -297,25 +298,16 @@ class PVT(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch tokens features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the class token if the model has no head.
-
-        Args:
-          images: normalised; both sides multiples of 32 (positions are resized).
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        pooled = self.features(images, train=train, rngs=rngs)[:, 0]
-        pooled = pooled.astype(param_dtype(self.config.dtype))
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        del train, rngs
+        pooled = features[:, 0].astype(param_dtype(self.config.dtype))
         return pooled if self.head is None else self.head(pooled)
 
     def features(
@@ -332,7 +324,29 @@ class PVT(nnx.Module):
           train: turns every kind of dropping on.
           rngs: needed only if `train` and some rate is > 0.
         """
-        return self._run(images, train=train, rngs=rngs)[0]
+        return self.trunk(images, train=train, rngs=rngs)[0]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch tokens features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        config = self.config
+        check_images(images, config.in_channels)
+        height, width = images.shape[1:3]
+        check_divisible(height, width, config.stride(config.num_stages - 1))
+        maps, outputs, tokens = {}, images, images
+        for i, stage in enumerate(self.stages):
+            tokens, grid = stage(outputs, train=train, rngs=rngs)
+            if i == config.num_stages - 1:
+                tokens = self.norm(tokens)
+            patches = tokens[:, stage.num_prefix_tokens :]
+            outputs = patches.reshape(len(images), *grid, patches.shape[-1])
+            maps[config.stride(i)] = outputs
+        return tokens, maps
 
     def pyramid(
         self,
@@ -351,25 +365,7 @@ class PVT(nnx.Module):
           train: turns every kind of dropping on.
           rngs: needed only if `train` and some rate is > 0.
         """
-        return self._run(images, train=train, rngs=rngs)[1]
-
-    def _run(
-        self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        """Returns the tokens of the last stage, and the maps of all."""
-        config = self.config
-        check_images(images, config.in_channels)
-        height, width = images.shape[1:3]
-        check_divisible(height, width, config.stride(config.num_stages - 1))
-        maps, outputs, tokens = {}, images, images
-        for i, stage in enumerate(self.stages):
-            tokens, grid = stage(outputs, train=train, rngs=rngs)
-            if i == config.num_stages - 1:
-                tokens = self.norm(tokens)
-            patches = tokens[:, stage.num_prefix_tokens :]
-            outputs = patches.reshape(len(images), *grid, patches.shape[-1])
-            maps[config.stride(i)] = outputs
-        return tokens, maps
+        return self.trunk(images, train=train, rngs=rngs)[1]
 
 
 def _spec(name: str, stage_depths: tuple[int, ...], num_params: int) -> ModelSpec:

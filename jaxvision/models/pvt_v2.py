@@ -22,6 +22,7 @@ from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import OverlapPatchEmbed
 from jaxvision.layers.pool import global_pool
 from jaxvision.layers.spatial_reduction import PooledReduction, SpatialReduction
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.pvt import check_stages
 from jaxvision.models.spec import (
     ModelSpec,
@@ -255,7 +256,7 @@ class PVTv2Stage(nnx.Module):
         return self.norm(outputs)
 
 
-class PVTv2(nnx.Module):
+class PVTv2(ImageModel):
     """Pyramid Vision Transformer v2.
 
     Initial values as timm: linear kernels trunc-normal 0.02, convolutions Kaiming normal by the
@@ -286,25 +287,16 @@ class PVTv2(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch rows columns features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the pooled features if the model has no head.
-
-        Args:
-          images: normalised; any size whose maps hold a patch of the reductions.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        pooled = global_pool(self.features(images, train=train, rngs=rngs))
-        pooled = pooled.astype(param_dtype(self.config.dtype))
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        del train, rngs
+        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
         return pooled if self.head is None else self.head(pooled)
 
     def features(
@@ -322,6 +314,17 @@ class PVTv2(nnx.Module):
           rngs: needed only if `train` and some rate is > 0.
         """
         return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return list(maps.values())[-1], maps
 
     def pyramid(
         self,

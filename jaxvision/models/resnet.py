@@ -13,6 +13,7 @@ from jaxvision.layers.dropout import dropout
 from jaxvision.layers.head import linear_head
 from jaxvision.layers.norm import BatchNorm
 from jaxvision.layers.pool import global_pool, max_pool
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     ModelSpec,
     Preprocess,
@@ -173,7 +174,7 @@ class ResNetBlock(nnx.Module):
         return nnx.relu(shortcut + branch)
 
 
-class ResNet(nnx.Module):
+class ResNet(ImageModel):
     """Residual network.
 
     Initial values as timm: convolutions Kaiming normal by fan-out, the last norm of each block 0
@@ -231,25 +232,15 @@ class ResNet(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch rows columns features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the pooled features if the model has no head.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        pooled = global_pool(self.features(images, train=train, rngs=rngs))
-        pooled = pooled.astype(param_dtype(self.config.dtype))
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
         pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
         return pooled if self.head is None else self.head(pooled)
 
@@ -268,6 +259,17 @@ class ResNet(nnx.Module):
           rngs: needed only if `train` and the drop-path rate is > 0.
         """
         return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return list(maps.values())[-1], maps
 
     def pyramid(
         self,

@@ -21,6 +21,7 @@ from jaxvision.layers.pool import global_pool
 from jaxvision.layers.position_bias import RelativePositionBias
 from jaxvision.layers.window import Sides
 from jaxvision.layers.window_block import WindowBlock
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     ModelSpec,
     Preprocess,
@@ -129,7 +130,7 @@ class SwinStage(nnx.Module):
         self.blocks = blocks
 
 
-class Swin(nnx.Module):
+class Swin(ImageModel):
     """Swin Transformer.
 
     Initial values as timm: linear kernels and position biases trunc-normal 0.02, biases 0. The
@@ -218,25 +219,16 @@ class Swin(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch rows columns features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the pooled features if the model has no head.
-
-        Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        pooled = global_pool(self.features(images, train=train, rngs=rngs))
-        pooled = pooled.astype(param_dtype(self.config.dtype))
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        del train, rngs
+        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
         return pooled if self.head is None else self.head(pooled)
 
     def features(
@@ -253,7 +245,18 @@ class Swin(nnx.Module):
           train: turns every kind of dropping on.
           rngs: needed only if `train` and some rate is > 0.
         """
-        return self.norm(list(self.pyramid(images, train=train, rngs=rngs).values())[-1])
+        return self.trunk(images, train=train, rngs=rngs)[0]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return self.norm(list(maps.values())[-1]), maps
 
     def pyramid(
         self,

@@ -20,6 +20,7 @@ from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
 from jaxvision.layers.window import local_mask
+from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     HALF,
     ModelSpec,
@@ -125,7 +126,7 @@ class ViTConfig:
         return self.num_prefix_tokens if self.class_token_position else 0
 
 
-class ViT(nnx.Module):
+class ViT(ImageModel):
     """Vision Transformer.
 
     Initial values as timm and DeiT: linear kernels and positions trunc-normal 0.02, biases 0, class
@@ -199,28 +200,19 @@ class ViT(nnx.Module):
         dtype = jnp.dtype(param_dtype(self.config.dtype))
         return nnx.Param(trunc_normal(stddev)(rngs.params(), shape, dtype))
 
-    def __call__(
+    def classify(
         self,
-        images: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch tokens features"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or the pooled features if the model has no head.
-
-        Args:
-          images: normalised; any size that is a whole number of patches (positions are resized).
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-
-        Raises:
-          ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
-        """
-        tokens = self.features(images, train=train, rngs=rngs)
+        """Returns the logits, or what the head would read, of what `features` returned."""
+        del train, rngs
         if self.config.pool == "token":
-            pooled = tokens[:, 0]
+            pooled = features[:, 0]
         else:
-            pooled = self.norm(jnp.mean(tokens[:, self.config.num_prefix_tokens :], axis=1))
+            pooled = self.norm(jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1))
         pooled = pooled.astype(param_dtype(self.config.dtype))
         return pooled if self.head is None else self.head(pooled)
 
@@ -251,6 +243,20 @@ class ViT(nnx.Module):
         )
         return self.norm(tokens) if self.config.pool == "token" else tokens
 
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch tokens features"], dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        tokens = self.features(images, train=train, rngs=rngs)
+        patches = tokens[:, self.config.num_prefix_tokens :]
+        size = self.config.patch_size
+        rows, columns = images.shape[1] // size, images.shape[2] // size
+        return tokens, {size: patches.reshape(len(images), rows, columns, self.config.width)}
+
     def pyramid(
         self,
         images: Float[Array, "batch height width channels"],
@@ -265,10 +271,7 @@ class ViT(nnx.Module):
           train: turns every kind of dropping on.
           rngs: needed only if `train` and some rate is > 0.
         """
-        tokens = self.features(images, train=train, rngs=rngs)[:, self.config.num_prefix_tokens :]
-        size = self.config.patch_size
-        rows, columns = images.shape[1] // size, images.shape[2] // size
-        return {size: tokens.reshape(len(images), rows, columns, self.config.width)}
+        return self.trunk(images, train=train, rngs=rngs)[1]
 
     def attention_maps(
         self, images: Float[Array, "batch height width channels"]
