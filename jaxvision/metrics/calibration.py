@@ -1,12 +1,11 @@
 """How far a classifier's probabilities can be believed, and the temperature that mends them."""
 
-import math
-
 import numpy as np
 from jaxtyping import Float, Int
 
 NUM_BINS = 15  # of Guo et al.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # where all, or no more than by chance, is right
+_ROWS = 256  # logits at once: what fits into a core's cache is several times as fast
 
 
 def probabilities(
@@ -36,8 +35,8 @@ def fit_temperature(
 ) -> float:
     """Returns the temperature with the least negative log-likelihood, in [0.01, 100].
 
-    In 1 / temperature the likelihood is concave: Newton's method finds its one maximum, and a step
-    that leaves the interval in which the slope changes its sign is replaced by a bisection.
+    In 1 / temperature the log-likelihood is concave: Newton's method finds its one maximum, and a
+    step that leaves the interval in which the slope changes its sign is replaced by a bisection.
 
     Args:
       logits: finite.
@@ -50,31 +49,38 @@ def fit_temperature(
     """
     if not len(labels) or not np.isfinite(logits).all():
         raise ValueError("fit_temperature needs finite logits of at least one example.")
-    logits = np.asarray(logits, np.float64)
-    margins = logits - logits[np.arange(len(labels)), labels][:, None]
-
-    def slope_and_curvature(inverse: float) -> tuple[float, float]:
-        shares = probabilities(logits, temperature=1 / inverse)
-        means = np.sum(shares * margins, axis=-1)
-        curvatures = np.sum(shares * (margins - means[:, None]) ** 2, axis=-1)
-        return float(np.mean(means)), float(np.mean(curvatures))
-
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    if slope_and_curvature(low)[0] >= 0:
+    low, high, inverse = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
+    if _slope_and_curvature(logits, labels, low)[0] >= 0:
         return MAX_TEMPERATURE
-    if slope_and_curvature(high)[0] <= 0:
+    if _slope_and_curvature(logits, labels, high)[0] <= 0:
         return MIN_TEMPERATURE
-    inverse = 1.0
     for _ in range(100):
-        slope, curvature = slope_and_curvature(inverse)  # of the negative log-likelihood
+        slope, curvature = _slope_and_curvature(logits, labels, inverse)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
-        following = inverse - slope / curvature if curvature > 0 else math.nan
-        if not low <= following <= high:
+        following = inverse - slope / curvature if curvature > 0 else low
+        if not low < following < high:
             following = (low + high) / 2
         if abs(following - inverse) <= 1e-12 * inverse:
             break
         inverse = following
     return 1 / inverse
+
+
+def _slope_and_curvature(
+    logits: np.ndarray, labels: np.ndarray, inverse: float
+) -> tuple[float, float]:
+    """Returns two derivatives of the summed negative log-likelihood by 1 / temperature."""
+    slope = curvature = 0.0
+    for first in range(0, len(labels), _ROWS):
+        part = np.asarray(logits[first : first + _ROWS], np.float64)
+        true = part[np.arange(len(part)), labels[first : first + _ROWS]]
+        margins = part - true[:, None]
+        shares = probabilities(part, temperature=1 / inverse)
+        means = np.einsum("ec,ec->e", shares, margins)
+        margins -= means[:, None]
+        slope += float(means.sum())
+        curvature += float(np.einsum("ec,ec,ec->", shares, margins, margins))
+    return slope, curvature
 
 
 def reliability(
