@@ -15,7 +15,7 @@ def get_config():
     config.model.name = "captioner"
     config.model.kwargs = dict(
         encoder="vit_ti16",
-        encoder_options=dict(width=128, depth=4, num_heads=4, patch_size=8, stem="conv"),
+        encoder_options=dict(width=128, depth=4, num_heads=4, patch_size=16, stem="conv"),
         width=128,
         depth=2,
         num_heads=4,
@@ -24,23 +24,23 @@ def get_config():
         attention_dropout_rate=0.0,
     )
     config.data.name = "shapes"
-    config.data.image_size = 48
+    config.data.image_size = 64
     config.data.eval_resize = 0
     config.data.shapes.num_train = 1_000_000
     config.data.shapes.difficulty = "easy"
     config.caption.min_count = 1
-    config.caption.max_length = 16
+    config.caption.max_length = 12
     config.augment.crop = "none"
     config.augment.horizontal_flip = 0.0
-    config.batch_size = 64
+    config.batch_size = 32
     config.eval_batch_size = 200
-    config.total_steps = 4_000
+    config.total_steps = 8_500
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.01
     config.optimizer.clip_norm = 1.0
     config.schedule.warmup_steps = 200
     config.checkpoint.best_metric = "eval/cider"
-    config.checkpoint.every_steps = 1_000
-    config.eval.every_steps = 1_000
-    config.log.every_steps = 50
+    config.checkpoint.every_steps = 1_700
+    config.eval.every_steps = 1_700
+    config.log.every_steps = 100
     return config.lock()
