@@ -17,11 +17,13 @@ torture: .venv/test  ## Runs that are killed, damaged and starved, in minutes; p
 	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/torture
 
 # ZIP: of JPEG images, for the input pipeline.
-bench: .venv/test  ## Speed beside PyTorch; needs a quiet machine and half an hour
+bench: .venv/test  ## Speed beside PyTorch; needs a quiet machine and an hour
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/caption_decode.py
+	$(BIN)/python benchmarks/caption_metrics.py
 	$(if $(ZIP),$(BIN)/python benchmarks/input_pipeline.py --zip=$(ZIP))
 
 check: .venv/dev  ## Format, lint, types
