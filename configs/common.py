@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = d()
     config.model.name = "vit_s16"  # `python -c "import jaxvision as jv; print(jv.list_models())"`
     config.model.num_classes = 0  # 0: as many as the training data has; unused by captions
-    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16; parameters stay float32
+    # Compute dtype: float32 | bfloat16 | float16 (with a dynamic loss scale); parameters: float32.
+    config.model.dtype = "float32"
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.encoder_from = ""  # the same for the encoder of a captioner
     # BatchNorms that evaluate in training too: frozen (those of frozen parts) | all | none
@@ -39,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = FieldReference(
         224, field_type=object
     )  # pixels: int or (height, width)
+    # Of the training images, ((epoch, pixels), ...): from then on; each size compiles once. (): as
+    # above. An evaluation, and what comes before the first epoch given, has the size above.
+    config.data.image_size_schedule = ()
     config.data.num_workers = 0  # processes that decode; 0: threads only, enough for most machines
     config.data.num_threads = 16  # threads that decode, in each process
     config.data.prefetch_examples = 512  # decoded examples held ready, in each process
@@ -86,6 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.blur = 0.0  # probability; 3 pixels wide
     config.augment.noise = 0.0  # probability; of a variance of 10 to 50 squared levels
     config.augment.erasing = 0.0  # probability that a box gets the mean colour
+    config.augment.on_device = False  # flips, crop=pad and erasing in the step, not on the host
+    config.augment.repeats = 1  # times that each record is in a batch, augmented anew each time
     config.augment.mixup_alpha = 0.0  # of the Beta distribution; 0: off
     config.augment.cutmix_alpha = 0.0  # of the Beta distribution; 0: off
     config.augment.mix_probability = 1.0  # that a batch is mixed at all
@@ -98,7 +104,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulate_steps = 1  # micro-batches that one update is computed in
 
     config.loss = d()
-    config.loss.label_smoothing = 0.0  # epsilon, spread over all K classes as torch does
+    config.loss.name = "softmax_cross_entropy"  # softmax_cross_entropy | bce
+    config.loss.label_smoothing = 0.0  # epsilon, probability mass that the true class does not get
+    config.loss.smoothing_over = "all"  # all K classes, as torch does | wrong: only those
+    config.loss.target_threshold = 0.0  # of bce: labels above it are 1, others 0; 0: as they are
+
+    config.distill = d()  # a teacher, whose classes are those of the data
+    config.distill.teacher_weights = ""  # a file, a run, hub:owner/name; "": no teacher
+    config.distill.teacher = ""  # its model; "": of a run, its own
+    config.distill.loss = "soft"  # its probabilities | hard: its first choice | none: features only
+    config.distill.alpha = 0.5  # its share of the loss; the labels have the rest
+    config.distill.temperature = 1.0  # of soft: above 1, more of how it ranks the wrong classes
+    config.distill.image_size = FieldReference(0, field_type=object)  # pixels; 0: the student's
+    config.distill.features = "none"  # compare maps of both, too: mse | cosine | none
+    config.distill.feature_stride = 0  # pixels between places of these maps; 0: the last of both
+    config.distill.feature_weight = 1.0  # of their loss, on top of the rest
 
     config.optimizer = d()
     config.optimizer.name = "adamw"  # adamw | adam | sgd | rmsprop | rmsprop_tf | lamb | lion
@@ -113,7 +133,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
     config.optimizer.clip_factor = 0.0  # adaptive: gradient / weight, of each output; 0: off
     # What is trained: ((regex of a parameter path, {"frozen": True}), (regex, {"learning_rate":
-    # multiplier, "weight_decay": multiplier}), ...); the first that matches decides.
+    # multiplier, "weight_decay": multiplier, "schedule": {"name": "constant", ...: options of
+    # config.schedule that are others here}}), ...); the first that matches decides.
     config.optimizer.rules = ()
     # Of what no rule matches: head | late | half | most | full_low_lr | full
     config.optimizer.preset = "full"
@@ -124,7 +145,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.schedule = d()
     # warmup_cosine | cosine_restarts | linear | polynomial | one_cycle | exponential | step
-    # multi_step | constant
+    # multi_step | plateau | constant
     config.schedule.name = "warmup_cosine"
     _add_length(config.schedule, "warmup")  # linear rise: warmup_steps, warmup_epochs, ...
     config.schedule.warmup_convention = "torch"  # torch: first rate is peak/warmup; optax: factor
@@ -142,6 +163,37 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.one_cycle_start_factor = 0.04  # one_cycle: start as a share of the peak
     config.schedule.one_cycle_end_factor = 1e-4  # one_cycle: end as a share of the start
 
+    # plateau: the rate drops when a metric of the evaluations no longer improves.
+    config.schedule.plateau_metric = "eval/loss"
+    config.schedule.plateau_mode = "auto"  # what is better: min | max | auto: min of losses
+    config.schedule.plateau_factor = 0.1  # of a drop
+    config.schedule.plateau_patience = 10  # evaluations without improvement that are waited for
+    config.schedule.plateau_threshold = 1e-4  # smaller improvements count for nothing
+    config.schedule.plateau_threshold_mode = "rel"  # rel: share of the best | abs: of the metric
+    config.schedule.plateau_cooldown = 0  # evaluations after a drop in which nothing counts
+    config.schedule.plateau_min_learning_rate = 0.0  # lowest peak that it drops to
+
+    config.early_stopping = d()  # ends the run when a metric no longer improves
+    config.early_stopping.patience = 0  # evaluations without improvement; 0: off
+    config.early_stopping.metric = "eval/loss"
+    config.early_stopping.mode = "auto"  # what is better: min | max | auto: min of losses
+    config.early_stopping.min_delta = 0.0  # of the metric; smaller improvements count for nothing
+
+    config.find_lr = d()  # --mode=find_lr: the rate rises exponentially from step to step
+    config.find_lr.start_rate = 1e-7  # learning rate of the first step
+    config.find_lr.end_rate = 10.0  # learning rate of the last step
+    config.find_lr.num_steps = 100  # updates
+    config.find_lr.smoothing = 0.98  # weight of the past in the average of the losses
+    config.find_lr.stop_factor = 4.0  # the test ends where the loss is this many times its best
+
+    config.swa = d()  # stochastic averaging: the mean of weights along the last part of the run
+    _add_length(config.swa, "start")  # before the first weights that count: start_percent=75, ...
+    _add_length(config.swa, "every")  # between two of them: every_steps, ...; none: an epoch
+    config.swa.learning_rate = 0.0  # constant, from the start on; 0: the schedule goes on
+    _add_length(config.swa, "anneal")  # in which the rate goes there: anneal_epochs, ...
+    config.swa.curve = "cosine"  # of that: cosine | linear
+    config.swa.batch_norm_batches = 50  # of training, that the average's BatchNorms are measured on
+
     config.ema_decay = 0.0  # of the averaged parameters; 0: off
     config.ema_warmup = True  # use min(decay, (1 + step) / (10 + step))
     config.max_skipped_steps = 10  # non-finite steps in a row before the run stops
@@ -156,10 +208,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = d()
     config.checkpoint.every_steps = 1_000  # updates; 0: only after an evaluation
     config.checkpoint.keep = 2  # latest kept, beside the best one; 2, as one may be damaged
-    config.checkpoint.best_metric = "eval/accuracy"  # the best is the largest; eval_ema/..., cider
+    config.checkpoint.best_metric = "eval/accuracy"  # most is best, of a loss least; eval_ema/...
 
     config.eval = d()
     config.eval.every_steps = 1_000  # updates; 0: only at the end
+    # --mode=eval: training batches that BatchNorms are measured on before; 0: as they are
+    config.eval.batch_norm_batches = 0
+    # Of the evaluation split: names (those of the training split) | indices (labels, as in
+    # ImageNet-V2, whose folders are 0 to 999).
+    config.eval.class_folders = "names"
+    # The rest is of --mode=eval alone, for classifiers.
+    config.eval.tta = "none"  # views whose logits are averaged: none | flip | five_crop | ten_crop
+    config.eval.ensemble = ()  # runs and files of weights to average probabilities with
+    config.eval.real_labels = ""  # real.json of ImageNet-ReaL; "": none
 
     config.log = d()
     config.log.every_steps = 50  # updates
@@ -169,6 +230,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.lock()  # a mistyped option fails in a config file too
     config.model.kwargs.unlock()
     return config
+
+
+def either(default: object) -> FieldReference:
+    """Returns a default that the command line may replace by a value of another type."""
+    return FieldReference(default, field_type=object)
 
 
 def _add_length(options: ml_collections.ConfigDict, name: str, *, several: bool = False) -> None:

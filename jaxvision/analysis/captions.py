@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxvision.analysis.caption_pictures import check_grid
 from jaxvision.analysis.predict import decoded_ahead
-from jaxvision.analysis.trained import Trained, open_trained
+from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.decode.generate import generate

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxvision.train.image_sizes import Size, sides
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import batch_sharding
@@ -31,36 +32,58 @@ class StepMemory:
         self._train_step: Any = run.train_step()
         self._eval_step: Any = run.eval_step()
 
+    @property
+    def image_sizes(self) -> list[Size]:
+        """The sizes of the training images, the largest last."""
+        sizes = dict.fromkeys(size for _, size in self.run.image_sizes)
+        return sorted(sizes, key=lambda size: math.prod(sides(size)))
+
     def state_parts(self) -> dict[str, Bytes]:
         """Returns the bytes of what stays on a device from the first step to the last."""
-        state = self._state
-        return {
+        state, constants = self._state, self.run.abstract_constants
+        parts: dict[str, Bytes] = {
             "parameters": _device_bytes(state.params),
             "optimizer state": _device_bytes(state.opt_state),
             "averaged weights": _device_bytes((state.ema_params, state.ema_batch_stats)),
             "BatchNorm statistics": _device_bytes(state.batch_stats),
         }
+        return parts if constants is None else parts | {"teacher": _device_bytes(constants)}
 
-    def train(self, batch_size: int) -> dict[str, Bytes]:
-        """Returns the bytes of each part during a training step; infinite if it cannot compile."""
-        batch = self._batch(batch_size)
-        lowered = self._train_step.lower(self._state, batch)
-        return self._parts(lowered, self._state, waiting=STEPS_IN_FLIGHT * _device_bytes(batch))
+    def train(self, batch_size: int, image_size: Size | None = None) -> dict[str, Bytes]:
+        """Returns the bytes of each part during a training step; infinite if it cannot compile.
+
+        Args:
+          batch_size: images.
+          image_size: of the training images; None: the largest of the run.
+        """
+        batch = self._batch(batch_size, image_size or self.image_sizes[-1])
+        constants = self.run.abstract_constants
+        lowered = self._train_step.lower(self._state, batch, constants)
+        waiting = STEPS_IN_FLIGHT * _device_bytes(batch)
+        return self._parts(lowered, (self._state, constants), waiting=waiting)
 
     def eval(self, batch_size: int) -> dict[str, Bytes]:
         """Returns the same of an evaluation step, during which the whole state stays in place."""
         weights = self._state.params, self._state.batch_stats
-        batch, train_batch = self._batch(batch_size), self._batch(self.run.config.batch_size)
+        batch, train_batch = (
+            self._batch(batch_size),
+            self._batch(self.run.config.batch_size, self.image_sizes[-1]),
+        )
         return self._parts(
             self._eval_step.lower(*weights, batch),
             weights,
             waiting=_device_bytes(batch) + STEPS_IN_FLIGHT * _device_bytes(train_batch),
         )
 
-    def _batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _batch(
+        self, batch_size: int, image_size: Size | None = None
+    ) -> dict[str, jax.ShapeDtypeStruct]:
         sharding = batch_sharding(self.run.mesh)
+        shapes = {key: x.shape[1:] for key, x in self.run.batch_shapes.items()}
+        if image_size is not None and "image" in shapes:
+            shapes["image"] = (*sides(image_size), 3)
         return {
-            key: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=sharding)
+            key: jax.ShapeDtypeStruct((batch_size, *shapes[key]), x.dtype, sharding=sharding)
             for key, x in self.run.batch_shapes.items()
         }
 
@@ -73,10 +96,8 @@ class StepMemory:
           waiting: bytes of the batches that are on the device without being in use.
         """
         parts = self.state_parts()
-        batches, rest = (
-            waiting,
-            _device_bytes(self._state) - sum(parts.values()),
-        )  # counters
+        counters = _device_bytes((self._state, self.run.abstract_constants)) - sum(parts.values())
+        batches, rest = waiting, counters
         start = time.perf_counter()
         try:
             sizes: Any = lowered.compile().memory_analysis()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.analysis.trained import Trained
+from jaxvision.interop.trained import Trained
 from jaxvision.data.decode import decode_image
 from jaxvision.data.image import Transform
 from jaxvision.data.image_files import ImageFile

@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file; returns the exit code."""
-    from jaxvision.analysis.trained import open_trained
     from jaxvision.command_line import say, show_progress
     from jaxvision.interop.formats import check_writable
     from jaxvision.interop.load import save_weights
+    from jaxvision.interop.trained import open_trained
 
     check_writable(arguments.output)
     show_progress(f"reading {arguments.input}")

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; returns 2 if an image could not be used."""
     from jaxvision.analysis.predict import predict, prediction_lines, read_classes
-    from jaxvision.analysis.trained import open_trained
     from jaxvision.command_line import fail, say, show_progress
     from jaxvision.data.image_files import find_images
+    from jaxvision.interop.trained import open_trained
     from jaxvision.models.registry import get_spec
 
     images = [image for path in arguments.images for image in find_images(path)]

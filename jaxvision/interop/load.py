@@ -43,6 +43,7 @@ from jaxvision.models.convnext import ConvNeXt
 from jaxvision.models.deit import DeiT
 from jaxvision.models.efficientnet import EfficientNet
 from jaxvision.models.hybrid_vit import HybridViT
+from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.mobilenet_v1 import MobileNetV1
 from jaxvision.models.mobilenet_v2 import MobileNetV2
 from jaxvision.models.mobilenet_v3 import MobileNetV3
@@ -263,9 +264,10 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
 
 
 def _trees(model: nnx.Module) -> tuple[Any, Any]:
-    """Returns (params, batch_stats) as nested dicts."""
+    """Returns (params, batch_stats) as nested dicts, without what is there for training only."""
     params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    params = {name: x for name, x in nnx.to_pure_dict(params).items() if name != PROJECTION}
+    return params, nnx.to_pure_dict(batch_stats)
 
 
 def _sources(model: nnx.Module) -> dict[str, Source]:
@@ -317,7 +319,8 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
 def _detect(model: nnx.Module, weights: Weights) -> str:
     """Returns the source whose table knows most of the names, the first if two know as many."""
     sources, config = _sources(model), getattr(model, "config", None)
-    counts = {name: count_known(weights, each.rules(config)) for name, each in sources.items()}
+    known = sources | {OWN: _own_source(model, sources)}
+    counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
         raise InputError(

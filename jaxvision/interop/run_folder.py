@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxvision.errors import InputError
 from jaxvision.interop.rules import Weights, flatten
+from jaxvision.models.image_model import PROJECTION
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool) -> tuple[Weights, s
     context.pytree.loading.partial_load = True  # leave the optimizer on the disk
     with context:
         state: Any = ocp.load_checkpointables(folder, {"state": wanted})["state"]
-    weights = {path: np.asarray(x) for name in names for path, x in flatten(state[name]).items()}
+    arrays = {path: x for name in names for path, x in flatten(state[name]).items()}
+    weights = {p: np.asarray(x) for p, x in arrays.items() if p.split("/")[0] != PROJECTION}
     kind = "averaged weights" if averaged else "weights"
     return weights, f"{kind} of step {folder.name}"

@@ -31,17 +31,11 @@ def softmax_cross_entropy(
     Note:
       This is the convention of torch and optax: epsilon / K for each class. Code that spreads
       epsilon over the K - 1 wrong classes only gets the same numbers with
-      `label_smoothing = epsilon * K / (K - 1)`.
+      `label_smoothing = smoothing_of_all(epsilon, K)`.
 
     Source: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise InputError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
-    if labels.ndim == 2 and labels.shape != logits.shape:
-        raise InputError(
-            f"Soft labels must have the shape of the logits {logits.shape}, got {labels.shape}; "
-            "build the model with as many classes as the labels have."
-        )
+    _check(logits, labels, label_smoothing)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     log_probs = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
     if labels.ndim == 1:
@@ -52,6 +46,76 @@ def softmax_cross_entropy(
     if label_smoothing == 0.0:
         return losses
     return (1.0 - label_smoothing) * losses - label_smoothing * jnp.mean(log_probs, axis=-1)
+
+
+def _check(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> None:
+    if not 0.0 <= label_smoothing < 1.0:
+        raise InputError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    if labels.ndim == 2 and labels.shape != logits.shape:
+        raise InputError(
+            f"Soft labels must have the shape of the logits {logits.shape}, got {labels.shape}; "
+            "build the model with as many classes as the labels have."
+        )
+
+
+def smoothing_of_all(epsilon: float, num_classes: int) -> float:
+    """Returns the smoothing over all K classes that equals `epsilon` over the K - 1 wrong ones.
+
+    Spread over the wrong classes alone, the true one keeps 1 - epsilon; over all, as torch and the
+    losses here do, it keeps 1 - epsilon + epsilon / K.
+
+    Args:
+      epsilon: probability mass of the wrong classes, below (K - 1) / K, where all are equal.
+      num_classes: K, at least 2.
+
+    Raises:
+      InputError: if `epsilon` leaves the true class no more than the others have.
+    """
+    greatest = (num_classes - 1) / num_classes
+    if not 0.0 <= epsilon < greatest:
+        raise InputError(
+            f"Spread over the wrong ones of {num_classes} classes, the label smoothing must be "
+            f"in [0, {greatest:.6g}), got {epsilon}."
+        )
+    return epsilon / greatest
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"],
+    *,
+    label_smoothing: float = 0.0,
+    target_threshold: float = 0.0,
+) -> Float[Array, " batch"]:
+    """Returns the binary cross-entropy of each example, the mean over all classes, in nats.
+
+    Each class is a question of its own, so that mixed images may be fully both. The dtype is that
+    of `softmax_cross_entropy`.
+
+    Args:
+      logits: of each class against all others.
+      labels: class indices, or probabilities as mixup and cutmix make them.
+      label_smoothing: epsilon, spread over all K classes, in [0, 1); comes before the threshold.
+      target_threshold: labels above it become 1, all others 0; 0: they stay as they are.
+
+    Raises:
+      InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
+        logits.
+
+    Note:
+      This is timm's `BinaryCrossEntropy`, whose soft labels are smoothed by its Mixup instead.
+
+    Source: Beyer et al. 2020, Are we done with ImageNet?, section 5; Wightman et al. 2021, ResNet
+      strikes back, section 3.1.
+    """
+    _check(logits, labels, label_smoothing)
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    logits, classes = logits.astype(dtype), logits.shape[-1]
+    targets = jax.nn.one_hot(labels, classes, dtype=dtype) if labels.ndim == 1 else labels
+    targets = targets.astype(dtype) * (1.0 - label_smoothing) + label_smoothing / classes
+    if target_threshold > 0.0:
+        targets = (targets > target_threshold).astype(dtype)
+    return jnp.mean(jax.nn.softplus(logits) - logits * targets, axis=-1)
 
 
 def token_cross_entropy(

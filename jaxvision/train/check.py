@@ -4,7 +4,11 @@ import functools
 import re
 from typing import Any
 
-from jaxvision.errors import InputError
+import jax
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.metrics.losses import smoothing_of_all
+from jaxvision.train.image_sizes import is_size
 from jaxvision.train.workdir import Config
 
 # Option: least and greatest value that makes sense.
@@ -15,6 +19,10 @@ _RANGES = {
     "total_epochs": (0.0, 1e6),
     "ema_decay": (0.0, 0.999999),
     "loss.label_smoothing": (0.0, 0.999),
+    "loss.target_threshold": (0.0, 1.0),
+    "distill.alpha": (0.0, 1.0),
+    "distill.temperature": (1e-3, 1e3),
+    "distill.feature_weight": (0.0, 1e9),
     "optimizer.learning_rate": (0.0, 1e6),
     "optimizer.weight_decay": (0.0, 1e6),
     "optimizer.eps": (0.0, 1.0),
@@ -33,8 +41,21 @@ _RANGES = {
     "schedule.one_cycle_rise": (0.0, 1.0),
     "schedule.one_cycle_start_factor": (0.0, 1.0),
     "schedule.one_cycle_end_factor": (0.0, 1.0),
+    "schedule.plateau_patience": (0, 1_000_000),
+    "schedule.plateau_threshold": (0.0, 1e9),
+    "schedule.plateau_cooldown": (0, 1_000_000),
+    "schedule.plateau_min_learning_rate": (0.0, 1e6),
+    "swa.learning_rate": (0.0, 1e6),
+    "swa.batch_norm_batches": (0, 1_000_000),
+    "eval.batch_norm_batches": (0, 1_000_000),
+    "early_stopping.patience": (0, 1_000_000),
+    "early_stopping.min_delta": (0.0, 1e9),
+    "find_lr.num_steps": (20, 1_000_000),
+    "find_lr.smoothing": (0.0, 0.999999),
+    "find_lr.stop_factor": (1.0, 1e9),
     "augment.crop_padding": (0, 10_000),
     "augment.rand_augment_layers": (0, 100),
+    "augment.repeats": (1, 1_000),
     "augment.mixup_alpha": (0.0, 100.0),
     "augment.cutmix_alpha": (0.0, 100.0),
     "augment.mix_probability": (0.0, 1.0),
@@ -60,7 +81,7 @@ def check_numbers(config: Config, *, metrics: tuple[str, ...]) -> None:
 
     Args:
       config: see configs/common.py.
-      metrics: of the task, which the best checkpoint may have most of; (): not known yet.
+      metrics: of the task, by which evaluations may be compared; (): not known yet.
 
     Raises:
       InputError: naming the option, what it may be and what it is.
@@ -69,13 +90,48 @@ def check_numbers(config: Config, *, metrics: tuple[str, ...]) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if not least <= value <= greatest:
             raise InputError(f"--config.{name} must be in {least}..{greatest}, got {value}.")
-    prefixes = ("eval", "eval_ema") if config.ema_decay else ("eval",)
+    swa = any(value for name, value in config.swa.items() if name.startswith("start_"))
+    prefixes = ["eval", *["eval_ema"] * (config.ema_decay > 0), *["eval_swa"] * swa]
     names = [f"{weights}/{metric}" for weights in prefixes for metric in metrics]
-    if names and config.checkpoint.best_metric not in names:
+    chosen = {"checkpoint.best_metric": config.checkpoint.best_metric}
+    if config.schedule.name == "plateau":
+        chosen["schedule.plateau_metric"] = config.schedule.plateau_metric
+    if config.early_stopping.patience:
+        chosen["early_stopping.metric"] = config.early_stopping.metric
+    for option, name in chosen.items():
+        if names and name not in names:
+            raise InputError(
+                f"--config.{option} must be one of {', '.join(names)} (eval_ema needs "
+                f"--config.ema_decay above 0, eval_swa --config.swa.start_*), got '{name}'."
+            )
+
+
+def check_loss(config: Config, num_outputs: int) -> float:
+    """Checks the loss of a task, and returns its label smoothing over all outputs.
+
+    Args:
+      config: see configs/common.py.
+      num_outputs: classes, or words of the vocabulary.
+
+    Raises:
+      InputError: naming the option, what it may be and what it is.
+    """
+    loss = config.loss
+    check_choice("--config.loss.name", loss.name, ("softmax_cross_entropy", "bce"))
+    check_choice("--config.loss.smoothing_over", loss.smoothing_over, ("all", "wrong"))
+    if config.task == "captioning" and (loss.name == "bce" or config.distill.teacher_weights):
         raise InputError(
-            f"--config.checkpoint.best_metric must be one of {', '.join(names)} (eval_ema needs "
-            f"--config.ema_decay above 0), got '{config.checkpoint.best_metric}'."
+            "Captions are learned by --config.loss.name=softmax_cross_entropy and without a "
+            "teacher: leave --config.loss.name and --config.distill.teacher_weights out."
         )
+    if loss.target_threshold and loss.name != "bce":
+        raise InputError(
+            "--config.loss.target_threshold is for --config.loss.name=bce: set it to 0, got "
+            f"{loss.target_threshold}."
+        )
+    if loss.smoothing_over == "all" or not loss.label_smoothing:
+        return loss.label_smoothing
+    return smoothing_of_all(loss.label_smoothing, num_outputs)
 
 
 def check_sizes(config: Config, num_devices: int) -> None:
@@ -85,8 +141,7 @@ def check_sizes(config: Config, num_devices: int) -> None:
       InputError: naming the option, what it may be and what it is.
     """
     image_size = config.data.image_size
-    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    if not is_size(image_size):
         raise InputError(
             "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
             f"{image_size!r}."
@@ -139,6 +194,25 @@ def check_classes(num_classes: int, class_names: tuple[str, ...]) -> None:
         raise InputError(
             f"The training split has one class, {class_names[0]!r}, but a classifier needs at least"
             " two: give each class its own folder or label."
+        )
+
+
+def check_remat(remat: Any) -> None:
+    """Checks config.model.kwargs.remat, and that the devices can do what it asks for.
+
+    Raises:
+      InputError: saying what it may be, or that the devices cannot keep arrays on the host.
+    """
+    if remat not in (False, True, "offload"):
+        raise InputError(
+            f"--config.model.kwargs.remat must be False, True or offload, got {remat!r}."
+        )
+    device = jax.local_devices()[0]
+    kinds = {memory.kind for memory in device.addressable_memories()}
+    if remat == "offload" and "pinned_host" not in kinds:
+        raise InputError(
+            f"--config.model.kwargs.remat=offload needs devices that reach the memory of the host, "
+            f"but a {device.device_kind} reaches only {', '.join(sorted(kinds))}: set it to True."
         )
 
 

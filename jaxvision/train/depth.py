@@ -7,7 +7,10 @@ Everything here reads parameter paths with one name for each block, such as
 import re
 from collections.abc import Iterable
 
-HEAD = re.compile(r"head(_dist)?/")  # what other classes replace
+from jaxvision.models.image_model import PROJECTION
+
+# What other classes, or another teacher's features, replace.
+HEAD = re.compile(rf"(head(_dist)?|{PROJECTION})/")
 _STEM = re.compile(r"(stem|stem_norm|patch_embed|patch_norm|cls_token|dist_token|pos_embed)(/|$)")
 _BLOCK = re.compile(r"(?:stages/(\d+)/(?:blocks/)?(\d+)|blocks/(\d+))/")
 _STAGE = re.compile(r"stages/(\d+)/")

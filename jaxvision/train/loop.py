@@ -1,9 +1,10 @@
 """The story of a run: open, resume, train, evaluate, save."""
 
 import collections
+import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -14,10 +15,13 @@ from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
+from jaxvision.train.progress import Progress, progress_of
+from jaxvision.train.rate_factor import set_rate_factor
 from jaxvision.train.run import Run
 from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
+from jaxvision.train.teacher import keep_teacher
 from jaxvision.train.workdir import (
     Config,
     compare_run,
@@ -50,20 +54,24 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     run.abstract_state  # noqa: B018 - refuses sharding rules that do not fit, before a folder is made
     initial = None
     vocabulary = run.data.captions.vocabulary if run.data.captions else None
-    if not has_checkpoint(workdir):
+    resumes = has_checkpoint(workdir)
+    if not resumes:
         if vocabulary is not None and config.model.init_from:
             same_vocabulary(pathlib.Path(config.model.init_from).expanduser(), vocabulary)
         initial = run.initial_weights()
     workdir = open_workdir(workdir, config, run.data.class_names, vocabulary)
+    if run.data.teacher is not None:
+        keep_teacher(workdir, run.data.teacher, resumes=resumes)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best_metric,
     )
     with StopSignal() as stop, checkpointer, closing(run.train_batches()) as data:
-        state, start = resume_or_create(run, checkpointer, data, initial)
-        if start >= run.total_steps:
-            logger.info("The run is finished: step %d of %d.", start, run.total_steps)
+        progress = progress_of(config)
+        state, start = resume_or_create(run, checkpointer, data, progress, initial)
+        if start >= run.total_steps or progress.ended:
+            logger.info("The run is finished: %s.", _end(run, start, progress))
             return state
         logger.info(
             "%s: %s parameters, %d outputs, %s training, %s evaluation examples; %d steps of %d.",
@@ -83,8 +91,8 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
             enabled=jax.process_index() == 0,
         )
         with writer:
-            state = _run_steps(run, state, start, data, checkpointer, writer, stop)
-    if checkpointer.latest_step != run.total_steps:
+            state, end = _run_steps(run, state, start, data, progress, checkpointer, writer, stop)
+    if checkpointer.latest_step != end:
         raise RunError(
             f"The last checkpoint could not be saved in {checkpointer.folder} (the newest there is "
             f"of step {checkpointer.latest_step}); make room there, and the same command goes on."
@@ -97,21 +105,33 @@ def _run_steps(
     state: TrainState,
     start: int,
     data: Any,
+    progress: Progress,
     checkpointer: Checkpointer,
     writer: MetricWriter,
     stop: StopSignal,
-) -> TrainState:
-    """Runs the steps from `start` to the end: train, log, evaluate, save."""
+) -> tuple[TrainState, int]:
+    """Runs the steps from `start` to the end: train, log, evaluate, save.
+
+    Returns:
+      (state, updates done), fewer than those of the run if the evaluations ended it.
+    """
     config = run.config
     train_step = run.train_step()
+    constants = run.constants()
     evaluate = run.evaluator()
+    recalibrate = _recalibrate_average(run)
     batches = _device_batches(run, data)
     guard = NonFiniteGuard(config.max_skipped_steps)
     log = TrainLog(writer, config.batch_size)
+    sizes = dict(run.image_sizes)
     for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
         last = done == run.total_steps
+        if done - 1 in sizes and len(sizes) > 1:
+            log.end_before_compiling()
+            size = sizes[done - 1]
+            logger.info("Training images of %s pixels from step %d on: it compiles.", size, done)
         batch, position, records = next(batches)
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, constants)
         guard.watch(done, metrics, records)
         log.add(done, metrics)
         if done <= start + 2 or last or _due(done, config.log, config.eval, config.checkpoint):
@@ -120,24 +140,45 @@ def _run_steps(
         results = None
         if _due(done, config.eval) or last:
             log.flush()
-            results = evaluate(_weights(state))
+            state = recalibrate(state, done)  # as it is evaluated, so it is saved
+            results = evaluate(evaluated_weights(state, run))
             writer.write(done, results)
+            if progress.update(done, results):
+                opt_state = set_rate_factor(state.opt_state, progress.rate_factor)
+                state = dataclasses.replace(state, opt_state=opt_state)
+            last |= progress.ended
             log.restart()
         signum = stop.requested(done)
         if results or signum or _due(done, config.checkpoint):
             log.schedule()
             log.flush()  # what is before the checkpoint is never computed again
-            checkpointer.save(done, state, position, results)
-        if signum and not last:
+            checkpointer.save(done, state, position | progress.saved(), results)
+        if last:
+            break
+        if signum:
             checkpointer.wait()
             raise Stopped(signum, done)
     guard.finish()
     log.flush()
-    return state
+    if progress.ended:
+        logger.info("The run is finished: %s.", _end(run, done, progress))
+    return state, done
 
 
 def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
     """Evaluates the newest checkpoint of a run; returns {"eval/accuracy": ..., ...}.
+
+    Raises:
+      InputError: if the folder holds no checkpoint, or that of another model.
+    """
+    run, state, step = restore_run(config, workdir)
+    results = run.evaluator()(evaluated_weights(state, run))
+    logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
+    return results
+
+
+def restore_run(config: Config, workdir: str | pathlib.Path) -> tuple[Run, TrainState, int]:
+    """Returns a run, the state of its newest checkpoint, and the updates done until then.
 
     Raises:
       InputError: if the folder holds no checkpoint, or that of another model.
@@ -153,18 +194,28 @@ def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
             differences = compare_run(folder.parent, config)
             other = f" The run there is another: {differences}." if differences else ""
             raise InputError(f"{error}{other}") from error
-    results = run.evaluator()(_weights(state))
-    logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
-    return results
+    if config.eval.batch_norm_batches:
+        recalibrated = run.recalibrator(config.eval.batch_norm_batches)
+        stats = {"batch_stats": recalibrated(state.params, state.batch_stats)}
+        if state.ema_params is not None:
+            stats["ema_batch_stats"] = recalibrated(state.ema_params, state.ema_batch_stats)
+        state = dataclasses.replace(state, **stats)
+    return run, state, step
+
+
+def _end(run: Run, step: int, progress: Progress) -> str:
+    """Returns where and why a run ended."""
+    reason = f", {progress.explain_end()}" if progress.ended else ""
+    return f"step {step} of {run.total_steps}{reason}"
 
 
 def resume_or_create(
-    run: Run, checkpointer: Checkpointer, data: Any, initial: Any = None
+    run: Run, checkpointer: Checkpointer, data: Any, progress: Progress, initial: Any = None
 ) -> tuple[TrainState, int]:
     """Returns (state, updates done) of the newest checkpoint, or of a new run.
 
-    The data iterator goes to the position of the checkpoint. A new run starts from the weights of
-    `load_initial`, if there are any.
+    Data iterator and progress go to the position of the checkpoint. A new run starts from the
+    weights of `load_initial`, if there are any.
     """
     if checkpointer.latest_step is None:
         seed = run.config.seed
@@ -172,6 +223,7 @@ def resume_or_create(
         return state if initial is None else start_from(state, initial), 0
     state, position, step = checkpointer.restore(run.abstract_state)
     data.set_state(position)
+    progress.restore(position)
     logger.info("Resumed from step %d.", step)
     return state, step
 
@@ -180,11 +232,34 @@ def _due(step: int, *cadences: Config) -> bool:
     return any(c.every_steps and step % c.every_steps == 0 for c in cadences)
 
 
-def _weights(state: TrainState) -> dict[str, tuple[Any, Any]]:
+def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:
+    """Returns the function (state, updates done) -> state.
+
+    The stochastic average of the weights gets running statistics of its own: the mean of those of
+    the weights along the way are not the ones that it sees.
+    """
+    swa = run.swa
+    if swa is None:
+        return lambda state, done: state
+    measured = run.recalibrator(run.config.swa.batch_norm_batches)
+
+    def recalibrate(state: TrainState, done: int) -> TrainState:
+        if done < swa.start:  # it is the newest weights, and has theirs
+            return state
+        stats = measured(state.ema_params, state.ema_batch_stats)
+        return dataclasses.replace(state, ema_batch_stats=stats)
+
+    return recalibrate
+
+
+def evaluated_weights(state: TrainState, run: Run) -> dict[str, tuple[Any, Any]]:
     """Returns the sets of weights to evaluate: the raw ones, and the averaged ones if kept."""
     weights = {"eval": (state.params, state.batch_stats)}
     if state.ema_params is not None:
-        weights["eval_ema"] = (state.ema_params, state.ema_batch_stats)
+        weights["eval_ema" if run.swa is None else "eval_swa"] = (
+            state.ema_params,
+            state.ema_batch_stats,
+        )
     return weights
 
 

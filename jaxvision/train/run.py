@@ -1,7 +1,9 @@
 """What a config describes, opened: the functions and batches of a run."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,13 +18,17 @@ from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.decode.decoder import Decoded
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.models.registry import ModelSpec
+from jaxvision.train.augmentation import device_augment
+from jaxvision.train.averaging import Swa
 from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.freeze import make_hold
+from jaxvision.train.image_sizes import Stages
 from jaxvision.train.init_from import load_initial
 from jaxvision.train.mix import mix
 from jaxvision.train.param_groups import Groups
-from jaxvision.train.sharding import put_batch
+from jaxvision.train.recalibrate import make_statistics_step, recalibrate
+from jaxvision.train.sharding import put_batch, state_shardings
 from jaxvision.train.state import TrainState, abstract_state
 from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
 from jaxvision.train.task_data import TaskData
@@ -43,9 +49,11 @@ class Run:
       graphdef: of the model.
       mesh: the devices.
       data: the records, and what the task needs beside them.
-      train_transform: augmentation of one training image.
+      image_sizes: of the training images, ((updates before, size from then on), ...).
+      train_transforms: what the host does with one training image, at each of these sizes.
       eval_transform: resize and crop of one evaluation image.
       schedule: learning rate of each update.
+      swa: stochastic averaging of the weights, or None.
       groups: how each parameter is trained.
       tx: the optimizer.
     """
@@ -57,9 +65,11 @@ class Run:
     graphdef: nnx.GraphDef
     mesh: jax.sharding.Mesh
     data: TaskData
-    train_transform: Transform
+    image_sizes: Stages
+    train_transforms: tuple[Transform, ...]
     eval_transform: Transform
     schedule: optax.Schedule
+    swa: Swa | None
     groups: Groups
     tx: optax.GradientTransformation
 
@@ -84,6 +94,11 @@ class Run:
         return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
 
     @property
+    def augment(self) -> Callable | None:
+        """(key, uint8 images) -> normalised images, or None where all is done on the host."""
+        return device_augment(self.config, self.preprocess)
+
+    @property
     def mix(self) -> Callable | None:
         """(key, images, labels) -> (images, soft labels), or None without mixup and cutmix."""
         augment = self.config.augment
@@ -106,8 +121,28 @@ class Run:
             self.tx,
             mesh=self.mesh,
             rules=self.config.sharding_rules,
-            ema=self.config.ema_decay > 0,
+            ema=self.config.ema_decay > 0 or self.swa is not None,
+            loss_scale=self.config.model.dtype == "float16",
         )
+
+    @functools.cached_property
+    def abstract_constants(self) -> Any:
+        """What a step is given beside state and batch, as shapes and shardings; None without."""
+        if self.data.teacher is None:
+            return None
+        weights = self.data.teacher.weights
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            weights,
+            state_shardings(weights, mesh=self.mesh),
+        )
+
+    def constants(self) -> Any:
+        """Returns what a step is given beside state and batch, on the devices; None without."""
+        if self.data.teacher is None:
+            return None
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_constants)
+        return jax.jit(lambda tree: tree, out_shardings=shardings)(self.data.teacher.weights)
 
     def initial_weights(self) -> Any:
         """Returns (params, batch_stats) of the files that the config names; None without any."""
@@ -135,9 +170,11 @@ class Run:
             schedule=self.schedule,
             hold=make_hold(self.groups),
             preprocess=self.preprocess,
+            augment=self.augment,
             mix=self.mix,
             ema_decay=self.config.ema_decay,
             ema_warmup=self.config.ema_warmup,
+            swa=self.swa,
             accumulate_steps=self.config.accumulate_steps,
             shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state),
         )
@@ -160,15 +197,45 @@ class Run:
         """Returns the jitted function (params, batch_stats, batch) -> captions."""
         return make_caption_step(self.graphdef, settings, preprocess=self.preprocess)
 
+    def recalibrator(self, num_batches: int) -> Callable[[Any, Any], Any]:
+        """Returns the function (params, batch_stats) -> statistics of the first training batches.
+
+        The images are augmented as in training, but not mixed.
+        """
+        step = make_statistics_step(
+            self.graphdef,
+            self.data.task,
+            preprocess=self.augment or (lambda _, images: self.preprocess(images)),
+            seed=self.config.seed,
+            shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state.batch_stats),
+        )
+
+        def recalibrated(params: Any, batch_stats: Any) -> Any:
+            with contextlib.closing(self.train_batches()) as batches:
+                first = itertools.islice(batches, num_batches)
+                on_devices = (self.put(batch) for batch in first)
+                return recalibrate(
+                    step, params, batch_stats, on_devices, constants=self.constants()
+                )
+
+        return recalibrated
+
     def train_batches(self) -> Any:
         """Returns the endless host iterator over this process's part of the training batches."""
         config, data = self.config, self.config.data
         return train_dataset(
             self.train_source,
-            transform=self.train_transform,
+            transform=self.train_transforms[0],
+            later_transforms=[
+                (steps * config.batch_size, transform)
+                for (steps, _), transform in zip(
+                    self.image_sizes[1:], self.train_transforms[1:], strict=True
+                )
+            ],
             target=self.data.target,
             batch_size=config.batch_size,
             seed=config.seed,
+            repeats=config.augment.repeats,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
@@ -177,16 +244,19 @@ class Run:
             process_count=jax.process_count(),
         )
 
-    def eval_batches(self, source: Any = None) -> Iterable[dict]:
+    def eval_batches(
+        self, source: Any = None, transform: Transform | None = None
+    ) -> Iterable[dict]:
         """Returns the finite host batches of this process's part of the evaluation split.
 
         Args:
           source: other records to see in the same way; None: the evaluation split.
+          transform: another resize and crop; None: that of the run.
         """
         config, data = self.config, self.config.data
         return eval_dataset(
             source or self.eval_source,
-            transform=self.eval_transform,
+            transform=transform or self.eval_transform,
             target=self.data.target,
             batch_size=config.eval_batch_size,
             num_threads=data.num_threads,

@@ -6,21 +6,34 @@ from typing import Any
 
 from flax import nnx
 
-from jaxvision.data.transforms import eval_transform, train_transform
+from jaxvision.data.transforms import eval_transform
 from jaxvision.errors import InputError
 from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models
+from jaxvision.train.augmentation import host_transform
 from jaxvision.train.check import (
     check_model_sizes,
     check_numbers,
+    check_remat,
     check_sharding_rules,
     check_sizes,
 )
+from jaxvision.train.check_evaluation import check_evaluation
 from jaxvision.train.freeze import build_with_frozen_stats
+from jaxvision.train.image_sizes import check_model_takes, image_size_stages
+from jaxvision.train.progress import progress_of
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import abstract_model
 from jaxvision.train.task_data import TaskData, open_task, task_metrics
-from jaxvision.train.update import frozen_batch_norms, groups_of, optimizer_of, schedule_of
+from jaxvision.train.teacher import with_projection
+from jaxvision.train.update import (
+    freeze_encoder,
+    frozen_batch_norms,
+    groups_of,
+    optimizer_of,
+    schedule_of,
+    swa_of,
+)
 from jaxvision.train.workdir import Config
 
 
@@ -46,18 +59,29 @@ def make_run(config: Config) -> Run:
     check_numbers(config, metrics=task_metrics(config.task))
     check_sizes(config, mesh.size)
     check_sharding_rules(config.sharding_rules)
-    data, augment = config.data, config.augment
+    check_evaluation(config)
+    progress_of(config)  # refuses what cannot work
+    data = config.data
     opened = open_task(config)
     try:
         spec, build = _describe_model(config, opened)
+        family = _image_family(spec, build)
+        frozen_encoder = _option(spec, build, "freeze_encoder")
+        if opened.teacher is not None and config.distill.features != "none":
+            build, task = with_projection(config, build, opened.task, opened.teacher)
+            opened = dataclasses.replace(opened, task=task)
         graphdef, params, _ = abstract_model(build)
     except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
     steps = total_steps(config, len(opened.train_source))
     lengths = {"total_steps": steps, "num_examples": len(opened.train_source)}
+    stages = image_size_stages(config, **lengths)
+    check_model_takes(build, stages, eval_size=data.image_size)
     schedule = schedule_of(config, **lengths)
-    groups = groups_of(config, params, family=_image_family(spec, build), **lengths)
+    groups = groups_of(config, params, family=family, **lengths)
+    if frozen_encoder:
+        groups = freeze_encoder(groups)
     frozen = frozen_batch_norms(config, groups)
     if frozen:
         build = functools.partial(build_with_frozen_stats, build=build, frozen=frozen)
@@ -71,33 +95,13 @@ def make_run(config: Config) -> Run:
         graphdef=graphdef,
         mesh=mesh,
         data=opened,
-        train_transform=train_transform(
-            data.image_size,
-            preset=augment.preset,
-            crop=augment.crop,
-            crop_scale=augment.crop_scale,
-            crop_ratio=augment.crop_ratio,
-            crop_antialias=augment.crop_antialias,
-            crop_padding=augment.crop_padding,
-            horizontal_flip=augment.horizontal_flip,
-            vertical_flip=augment.vertical_flip,
-            rotation=augment.rotation,
-            shift_scale_rotate=augment.shift_scale_rotate,
-            perspective=augment.perspective,
-            rand_augment_layers=augment.rand_augment_layers,
-            rand_augment_magnitude=augment.rand_augment_magnitude,
-            policy=augment.policy,
-            color_jitter=augment.color_jitter,
-            grayscale=augment.grayscale,
-            blur=augment.blur,
-            noise=augment.noise,
-            erasing=augment.erasing,
-            interpolation=data.interpolation,
-        ),
+        image_sizes=stages,
+        train_transforms=tuple(host_transform(config, size) for _, size in stages),
         eval_transform=eval_transform(
             data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
         ),
         schedule=schedule,
+        swa=swa_of(config, **lengths),
         groups=groups,
         tx=tx,
     )
@@ -115,6 +119,7 @@ def _describe_model(config: Config, opened: TaskData) -> tuple[ModelSpec, Any]:
         )
     kwargs = {name: _hashable(value) for name, value in model.kwargs.items()}
     check_model_sizes(kwargs, spec.config)
+    check_remat(kwargs.get("remat", False))
     options = opened.model_options | kwargs
     if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
         options.setdefault("image_size", config.data.image_size)
@@ -129,8 +134,13 @@ def _describe_model(config: Config, opened: TaskData) -> tuple[ModelSpec, Any]:
 
 def _image_family(spec: ModelSpec, build: Any) -> str:
     """Returns the family of the image model; of a captioner, of its encoder."""
-    encoder = build.keywords.get("encoder", getattr(spec.config, "encoder", None))
+    encoder = _option(spec, build, "encoder")
     return spec.family if encoder is None else get_spec(encoder).family
+
+
+def _option(spec: ModelSpec, build: Any, name: str) -> Any:
+    """Returns a field of the model's config; None where its family has none of that name."""
+    return build.keywords.get(name, getattr(spec.config, name, None))
 
 
 def _hashable(value: Any) -> Any:

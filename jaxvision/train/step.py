@@ -1,6 +1,7 @@
 """The two pure functions of the project: one training step, one evaluation step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxvision.train.state import TrainState, step_keys
+from jaxvision.train.averaging import Swa
+from jaxvision.train.loss_scale import LossScale
+from jaxvision.train.rate_factor import rate_factor
+from jaxvision.train.state import TrainState, augment_key, step_keys
 
 
 def make_preprocess(*, mean: tuple, std: tuple) -> Callable[[jax.Array], jax.Array]:
     """Returns the function from uint8 images [B,H,W,3] to normalised float32 images.
 
-    Batches cross to the device as uint8, a quarter of the bytes, and are normalised there.
+    Batches cross to the device as uint8, a quarter of the bytes, and are normalised there; under
+    JAX_ENABLE_X64 in float64.
 
     Args:
       mean: of each channel, in units of 0..1.
@@ -23,9 +28,10 @@ def make_preprocess(*, mean: tuple, std: tuple) -> Callable[[jax.Array], jax.Arr
     """
 
     def preprocess(images: jax.Array) -> jax.Array:
-        scale = jnp.asarray(1 / (255 * jnp.asarray(std)), jnp.float32)
-        shift = jnp.asarray(jnp.asarray(mean) / jnp.asarray(std), jnp.float32)
-        return images.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]
+        dtype = jnp.result_type(float)
+        scale = jnp.asarray(1 / (255 * jnp.asarray(std)), dtype)
+        shift = jnp.asarray(jnp.asarray(mean) / jnp.asarray(std), dtype)
+        return images.astype(dtype) * scale[None, None, None] - shift[None, None, None]
 
     return preprocess
 
@@ -52,82 +58,117 @@ def make_train_step(
     *,
     schedule: optax.Schedule,
     preprocess: Callable,
+    augment: Callable | None = None,
     hold: Callable | None = None,
     mix: Callable | None = None,
     ema_decay: float = 0.0,
     ema_warmup: bool = True,
+    swa: Swa | None = None,
     accumulate_steps: int = 1,
     shardings: Any = None,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Returns the jitted, donating function (state, batch) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, dict]]:
+    """Returns the jitted, donating function (state, batch, constants=None) -> (state, metrics).
+
+    Constants are an argument, because what a program closes over becomes part of it.
 
     A step whose loss or gradient is not finite changes nothing but `step` and the two counters of
-    skipped steps: parameters, statistics, optimizer and average keep every bit.
+    skipped steps: parameters, statistics, optimizer and average keep every bit. With a loss scale
+    in the state, a gradient that is not finite halves it as well.
 
     Args:
       graphdef: of the model.
-      task: `prepare(batch)` -> batch, and `loss(model, batch, rngs=)` -> (mean loss, metrics).
+      task: `prepare(batch)` -> batch, and `loss(model, batch, rngs=)` -> (mean loss, metrics); the
+        loss of a task with constants, such as the weights of a teacher, takes `constants=` too.
       tx: the optimizer.
       schedule: the one inside `tx`, to report the rate that a step used.
       preprocess: uint8 images -> float images, on the device.
+      augment: (key, uint8 images) -> float images in place of `preprocess`, or None.
       hold: (params, updates made) -> params without the gradient of frozen ones, see `make_hold`.
       mix: (key, images, labels) -> (images, soft labels), or None.
       ema_decay: of the averaged parameters; 0 keeps none.
       ema_warmup: start with the smaller decay (1 + step) / (10 + step).
+      swa: average in this way instead.
       accumulate_steps: micro-batches that one update is computed in; divides the batch.
       shardings: the shardings of the state, kept from step to step.
 
     Returns:
-      The step. Its metrics are float32 scalars that stay on the device: `loss`, `grad_norm`,
-      `learning_rate`, `skipped_steps`, `skipped_in_a_row` and those of the task.
+      The step. Its metrics are float32 scalars, under JAX_ENABLE_X64 float64 ones, that stay on the
+      device: `loss`, `grad_norm`, `learning_rate`, `skipped_steps`, `skipped_in_a_row`,
+      `loss_scale` of the next step where there is one, and those of the task.
     """
 
-    def gradients(params, updates, batch_stats, batch, key):
+    def gradients(params, updates, batch_stats, scale, batch, key, constants):
+        extra = {} if constants is None else {"constants": constants}
+
         def loss_function(params):
             params = params if hold is None else hold(params, updates)
             # copy: merging shares variables by default, which a gradient's trace must not mutate.
             model = nnx.merge(graphdef, params, batch_stats, copy=True)
-            loss, metrics = task.loss(model, batch, rngs=nnx.Rngs(dropout=key))
+            loss, metrics = task.loss(model, batch, rngs=nnx.Rngs(dropout=key), **extra)
             new_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-            return loss, (metrics | {"loss": loss}, new_stats)
+            scaled = loss if scale is None else loss * scale
+            return scaled, (metrics | {"loss": loss}, new_stats)
 
         grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(params)
+        if scale is not None:
+            grads = jax.tree.map(lambda x: x / scale, grads)
         return grads, metrics, batch_stats
 
-    def accumulated_gradients(params, updates, batch_stats, batch, key):
+    def accumulated_gradients(params, updates, batch_stats, scale, batch, key, constants):
         def add(carry, micro):
             batch_stats, totals = carry
-            grads, metrics, batch_stats = gradients(params, updates, batch_stats, *micro)
+            grads, metrics, batch_stats = gradients(
+                params, updates, batch_stats, scale, *micro, constants
+            )
             return (batch_stats, jax.tree.map(jnp.add, totals, (grads, metrics))), None
 
         micro = (_micro_batches(batch, accumulate_steps), jax.random.split(key, accumulate_steps))
         first = jax.tree.map(lambda x: x[0], micro)
-        grads, metrics, _ = jax.eval_shape(gradients, params, updates, batch_stats, *first)
+        grads, metrics, _ = jax.eval_shape(
+            gradients, params, updates, batch_stats, scale, *first, constants
+        )
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
         (batch_stats, totals), _ = jax.lax.scan(add, (batch_stats, zeros), micro)
         grads, metrics = jax.tree.map(lambda x: x / accumulate_steps, totals)
         return grads, metrics, batch_stats
 
-    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    def train_step(
+        state: TrainState, batch: dict, constants: Any = None
+    ) -> tuple[TrainState, dict]:
         mix_key, dropout_key = step_keys(state.key, state.step)
-        batch = task.prepare(_normalised(batch, preprocess))
+        look = preprocess
+        if augment is not None:
+            look = functools.partial(augment, augment_key(state.key, state.step))
+        batch = task.prepare(_normalised(batch, look))
         if mix is not None:
             batch["image"], batch["label"] = mix(mix_key, batch["image"], batch["label"])
         compute = gradients if accumulate_steps == 1 else accumulated_gradients
         # The optimizer counts the updates it made, not the steps it skipped.
         done = state.step - state.skipped_steps
+        loss_scale: LossScale | None = state.loss_scale
+        scale = None if loss_scale is None else loss_scale.scale
         grads, metrics, batch_stats = compute(
-            state.params, done, state.batch_stats, batch, dropout_key
+            state.params, done, state.batch_stats, scale, batch, dropout_key, constants
         )
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = (state.ema_params, state.ema_batch_stats)
-        if ema_decay:
-            step = state.step.astype(jnp.float32)
-            decay = jnp.minimum(ema_decay, (1 + step) / (10 + step)) if ema_warmup else ema_decay
+        if ema_decay or swa is not None:
+            # An array: 1 - decay must be taken after the rounding, or the two do not sum to 1 and
+            # the average shrinks, in float32 by 2e-4 where the decay is 0.9999.
+            decay = jnp.asarray(ema_decay, jnp.result_type(float))
+            if swa is not None:
+                decay = swa.decay(done + 1)
+            elif ema_warmup:
+                step = state.step.astype(decay.dtype)
+                decay = jnp.minimum(decay, (1 + step) / (10 + step))
             ema = jax.tree.map(
-                lambda old, new: old * decay + new * (1 - decay), ema, (params, batch_stats)
+                lambda old, new: (
+                    old * decay.astype(old.dtype) + new * (1 - decay).astype(old.dtype)
+                ),
+                ema,
+                (params, batch_stats),
             )
 
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
@@ -142,10 +183,17 @@ def make_train_step(
             ),
         )
         skipped_steps = state.skipped_steps + ~finite
-        skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        in_a_row = state.skipped_in_a_row + 1
+        if loss_scale is not None:
+            # A gradient too large for float16 is the scale's doing while that can still fall; a
+            # loss is never, as it is scaled afterwards.
+            in_a_row *= ~jnp.isfinite(metrics["loss"]) | loss_scale.is_least
+            loss_scale = loss_scale.after(jnp.isfinite(grad_norm))
+            metrics["loss_scale"] = loss_scale.scale
+        skipped_in_a_row = jnp.where(finite, 0, in_a_row)
         metrics |= {
             "grad_norm": grad_norm,
-            "learning_rate": schedule(done),
+            "learning_rate": schedule(done) * rate_factor(state.opt_state),
             "skipped_steps": skipped_steps,
             "skipped_in_a_row": skipped_in_a_row,
         }
@@ -159,8 +207,10 @@ def make_train_step(
             ema_batch_stats=ema[1],
             skipped_steps=skipped_steps,
             skipped_in_a_row=skipped_in_a_row,
+            loss_scale=loss_scale,
         )
-        return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+        dtype = jnp.result_type(float)
+        return state, {name: jnp.asarray(value, dtype) for name, value in metrics.items()}
 
     out_shardings = None if shardings is None else (shardings, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)

@@ -18,7 +18,8 @@ from jaxvision.errors import InputError, check_choice
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.self_critical import SelfCritical
-from jaxvision.train.check import check_classes
+from jaxvision.train.check import check_classes, check_loss
+from jaxvision.train.teacher import OpenTeacher, distillation, open_teacher
 from jaxvision.train.workdir import Config
 
 
@@ -48,6 +49,7 @@ class TaskData:
       target: what an example has beside its image; None: a label.
       class_names: by label.
       captions: of a captioning task.
+      teacher: of a student; its weights are the constants of the training step.
     """
 
     task: Any
@@ -58,6 +60,7 @@ class TaskData:
     target: Target | None = None
     class_names: tuple[str, ...] = ()
     captions: CaptionData | None = None
+    teacher: OpenTeacher | None = None
 
     @property
     def has_images(self) -> bool:
@@ -90,16 +93,27 @@ def _open_classification(config: Config) -> TaskData:
     open_split = functools.partial(open_source, data.name, path=data.path, shapes=data.shapes)
     train_source = open_split(data.train_split, image_size=data.image_size)
     eval_source = open_split(
-        data.eval_split, image_size=data.image_size, class_names=train_source.class_names
+        data.eval_split,
+        image_size=data.image_size,
+        class_names=train_source.class_names,
+        class_folders=config.eval.class_folders,
     )
     num_classes = config.model.num_classes or len(train_source.class_names)
     check_classes(num_classes, train_source.class_names)
+    smoothing = check_loss(config, num_classes)
+    task = Classification(
+        label_smoothing=smoothing,
+        loss_name=config.loss.name,
+        target_threshold=config.loss.target_threshold,
+    )
+    teacher = open_teacher(config, num_classes=num_classes, class_names=train_source.class_names)
     return TaskData(
-        task=Classification(label_smoothing=config.loss.label_smoothing),
+        task=task if teacher is None else distillation(config, task, teacher),
         train_source=train_source,
         eval_source=eval_source,
         num_outputs=num_classes,
         class_names=train_source.class_names,
+        teacher=teacher,
     )
 
 
@@ -131,7 +145,8 @@ def _open_captioning(config: Config) -> TaskData:
         no_repeat_ngram_size=caption.no_repeat_ngram_size,
         suppress_tokens=(vocabulary.pad, vocabulary.start, vocabulary.unk),
     )
-    task: Any = Captioning(pad=vocabulary.pad, label_smoothing=config.loss.label_smoothing)
+    smoothing = check_loss(config, len(vocabulary))
+    task: Any = Captioning(pad=vocabulary.pad, label_smoothing=smoothing)
     if caption.self_critical_samples:
         task = SelfCritical.of(
             train_source,
@@ -177,6 +192,6 @@ _TASKS: dict[str, Callable[[Config], TaskData]] = {
     "captioning": _open_captioning,
 }
 _METRICS = {
-    "classification": ("accuracy", "top5_accuracy"),
-    "captioning": ("cider", "bleu4", "rouge_l", "exact_match", "token_accuracy"),
+    "classification": ("accuracy", "top5_accuracy", "loss"),
+    "captioning": ("cider", "bleu4", "rouge_l", "exact_match", "token_accuracy", "loss"),
 }

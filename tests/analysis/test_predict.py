@@ -18,7 +18,7 @@ from jaxvision.analysis.predict import (
     prediction_lines,
     read_classes,
 )
-from jaxvision.analysis.trained import open_trained
+from jaxvision.interop.trained import open_trained
 from jaxvision.data.image_files import find_images
 from jaxvision.errors import InputError
 from jaxvision.interop.load import save_weights

@@ -36,7 +36,7 @@ class Trained:
     report: str
 
 
-def open_trained(weights: str, name: str | None = None) -> Trained:
+def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Trained:
     """Returns the model of a file of weights or of a run.
 
     The head gets as many outputs as the weights have. A run is evaluated with the preprocessing of
@@ -45,6 +45,7 @@ def open_trained(weights: str, name: str | None = None) -> Trained:
     Args:
       weights: a file, or the folder of a run or of one of its checkpoints; see `load_weights`.
       name: of the model; None: of a run, its own.
+      overrides: fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
@@ -58,6 +59,7 @@ def open_trained(weights: str, name: str | None = None) -> Trained:
             raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
     options = _run_options(run) if run else {}
     spec = get_spec(name or run.config["model"]["name"])  # pyright: ignore - one of them is given
+    options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     read, wrapper, source = read_file_or_run(weights)
     classes = count_classes(_abstract(spec, options), read, source=source)
     if classes is not None:
