@@ -24,9 +24,10 @@ from jaxvision.analysis.memory import (
     size_text,
 )
 from jaxvision.analysis.previews import caption_title, class_shares, plot_samples, plot_schedule
+from jaxvision.analysis.transfer_policy import transfer_advice
 from jaxvision.train.run import Run
 from jaxvision.train.setup import make_run
-from jaxvision.train.state import count_params, seed_keys, step_keys
+from jaxvision.train.state import augment_key, count_params, seed_keys, step_keys
 from jaxvision.train.workdir import Config, cannot_write
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ def preflight(
     memory = StepMemory(run)
     _log_run(run, memory)
     logger.info("Parameter groups:\n%s", group_table(run))
+    advice = transfer_advice(config, len(run.train_source))
+    if advice:
+        logger.info("%s", advice)
     run.initial_weights()  # refuses files that do not fit
     _draw(run, workdir)
 
@@ -66,10 +70,11 @@ def preflight(
         time.perf_counter() - start - memory.compile_seconds[0],
     )
     evaluation = memory.eval(config.eval_batch_size)
-    columns = {
-        f"training, {config.batch_size} images": train,
-        f"evaluation, {config.eval_batch_size} images": evaluation,
-    }
+    name = f"training, {config.batch_size} images"
+    *smaller, largest = memory.image_sizes
+    columns = {f"{name} of {size}": memory.train(config.batch_size, size) for size in smaller}
+    columns[f"{name} of {largest}" if smaller else name] = train
+    columns[f"evaluation, {config.eval_batch_size} images"] = evaluation
     logger.info("Memory of one device, as XLA plans it:\n%s", memory_table(columns))
     limit = device_memory() if memory_gib is None else memory_gib * 2**30
     logger.info("%s", _verdict(run, memory, train, evaluation, limit))
@@ -148,7 +153,7 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Returns images and their targets as the first steps of a run see them.
 
     Returns:
-      uint8 images [steps, examples, height, width, 3], before normalisation, and the shares of
+      uint8 images [steps, examples, height, width, 3], without normalisation, and the shares of
       their labels, float32 [steps, examples, classes], or their tokens, int32 [steps, examples,
       length].
     """
@@ -158,6 +163,10 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
         _, key = seed_keys(jax.random.key(run.config.seed))
         mix_key, _ = step_keys(key, step)
         images = batch["image"].astype(jnp.float32)
+        if run.augment is not None:
+            mean, std = (255 * jnp.asarray(x) for x in (preprocess.mean, preprocess.std))
+            images = run.augment(augment_key(key, step), batch["image"])
+            images = images * std[None, None, None] + mean[None, None, None]
         if run.data.captions is not None:
             targets = batch["tokens"]
         elif run.mix is not None:  # of pixels instead of normalised ones: a blend is the same
@@ -166,10 +175,13 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
             targets = jax.nn.one_hot(batch["label"], run.num_classes)
         return jnp.round(images[:SAMPLES_PER_STEP]).astype(np.uint8), targets[:SAMPLES_PER_STEP]
 
+    preprocess = run.spec.preprocess
     corrupt = run.corrupt_counter(run.train_source)
     samples = []
+    # Images of another size do not fit into the same picture.
+    steps = min(SAMPLE_STEPS, *(step for step, _ in run.image_sizes[1:]), run.total_steps)
     with contextlib.closing(run.train_batches()) as batches:
-        for step in range(min(SAMPLE_STEPS, run.total_steps)):
+        for step in range(steps):
             batch = next(batches)
             corrupt.update(batch)
             samples.append(jax.device_get(seen(np.int32(step), run.put(batch))))

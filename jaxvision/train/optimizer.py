@@ -12,6 +12,7 @@ import optax
 from jaxvision.errors import InputError, check_choice
 from jaxvision.train.freeze import is_stacked, nested, per_leaf, train_in_turn
 from jaxvision.train.param_groups import Groups, ParamGroup, param_names
+from jaxvision.train.rate_factor import scale_by_rate_factor
 from jaxvision.train.sharding import path_name
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion")
@@ -49,6 +50,7 @@ def make_optimizer(
     clip_norm: float = 0.0,
     clip_factor: float = 0.0,
     groups: Groups | None = None,
+    with_rate_factor: bool = False,
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation of a run.
 
@@ -74,14 +76,17 @@ def make_optimizer(
       clip_factor: greatest norm of a gradient's unit, the weights of one output, as a share of the
         norm of these weights (adaptive gradient clipping); the head is spared. 0: off.
       groups: of every parameter, see `assign_groups`; None: all are trained alike.
+      with_rate_factor: keep a factor of all rates in the state, see rate_factor.py.
 
     Raises:
       InputError: if the name is unknown, a number is out of range, or a parameter's name is in
         neither DECAYED nor NOT_DECAYED.
 
     Note:
-      torch's clip_grad_norm_ divides by norm + 1e-6, optax by the norm. lamb rescales the update of
-      each decayed array; of stacked blocks, that of each block, so that stacking changes nothing.
+      The global norm is clipped as torch's clip_grad_norm_ does, which divides by norm + 1e-6;
+      optax divides by the norm. lamb rescales the update of each decayed array; of stacked blocks,
+      that of each block, so that stacking changes nothing. Query, key and value are arrays of their
+      own here, where timm's `qkv` is one.
 
     Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion);
       Brock et al. 2021, NFNets, eq. 3 (adaptive clipping).
@@ -113,10 +118,9 @@ def make_optimizer(
         mask = decay_mask(params)
         decays = per_leaf(params, {n: weight_decay * g.weight_decay for n, g in groups.items()})
         decay = optax.masked(_add_decayed_weights(decays), mask)
-        rates = per_leaf(params, {n: g.learning_rate for n, g in groups.items()})
-        shifted = schedule if start == 0 else lambda count: schedule(count + start)
-        # The rule counts the updates of its own parameters, the schedule those of the run.
-        rate = [*_multiply(rates), optax.scale_by_learning_rate(shifted)]
+        rate = _learning_rates(params, groups, schedule, start)
+        if with_rate_factor:
+            rate.append(scale_by_rate_factor())
         if name == "lamb":
             # optax.lamb also rescales biases and norms, which the authors' and timm's code leave
             # alone.
@@ -137,7 +141,7 @@ def make_optimizer(
         steps = []
         if clip_factor:
             steps.append(_clip_units(params, clip_factor))
-        return [*steps, optax.clip_by_global_norm(clip_norm)] if clip_norm else steps
+        return [*steps, _clip_norm(clip_norm)] if clip_norm else steps
 
     starts = {n: group.start_step for n, group in groups.items()}
     if not any(start != 0 for start in starts.values()):
@@ -192,6 +196,38 @@ def _add_decayed_weights(decays: Mapping[str, Any]) -> optax.GradientTransformat
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
+def _learning_rates(
+    params: Any, groups: Groups, schedule: optax.Schedule, start: int
+) -> list[optax.GradientTransformation]:
+    """Returns the rules that multiply each update by minus its learning rate.
+
+    They count the updates of their own parameters from `start` on, a schedule those of the run.
+    """
+    factors = per_leaf(params, {n: g.learning_rate for n, g in groups.items()})
+    own = {n: groups[n].schedule or schedule for n in param_names(params)}
+    distinct = list(dict.fromkeys(own.values()))
+    shifted = [lambda count, s=s: s(count + start) for s in distinct] if start else distinct
+    if len(distinct) == 1:
+        return [*_multiply(factors), optax.scale_by_learning_rate(shifted[0])]
+    places = per_leaf(params, {n: distinct.index(s) for n, s in own.items()})
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        rates = jnp.stack([one(state.count) for one in shifted])
+
+        def scale(path: tuple, update: jax.Array) -> jax.Array:
+            return -rates[places[path_name(path)]].astype(update.dtype) * update
+
+        state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return [*_multiply(factors), optax.GradientTransformation(init, update)]
+
+
 def _multiply(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
     """Returns the rule that multiplies each update by its own factor, or none if all are 1."""
     if all(np.all(np.asarray(factor) == 1) for factor in factors.values()):
@@ -201,6 +237,16 @@ def _multiply(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
         return jnp.asarray(factors[path_name(path)], update.dtype) * update
 
     return [optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(one, updates))]
+
+
+def _clip_norm(greatest: float) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, as torch.nn.utils.clip_grad_norm_ does."""
+
+    def clip(updates: Any, _: Any) -> Any:
+        factor = jnp.minimum(greatest / (optax.tree.norm(updates) + 1e-6), 1.0)
+        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def _clip_units(params: Any, factor: float) -> optax.GradientTransformation:

@@ -4,10 +4,11 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import optax
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.layers.block_stack import unstack_blocks
@@ -18,7 +19,7 @@ from jaxvision.train.sharding import path_name
 _TRAINED = {"head": 0.0, "late": 1 / 4, "half": 1 / 2, "most": 3 / 4}
 PRESETS = (*_TRAINED, "full_low_lr", "full")
 LOW_LEARNING_RATE = 0.1  # of the trunk under full_low_lr, as a share of the head's
-_FIELDS = {"frozen": bool, "learning_rate": float, "weight_decay": float}
+_FIELDS = {"frozen": bool, "learning_rate": float, "weight_decay": float, "schedule": Callable}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +31,14 @@ class ParamGroup:
       learning_rate: multiplier.
       weight_decay: multiplier.
       start_step: updates before which they stay as they are; None: they stay for good.
+      schedule: their own learning rate of each update of the run; None: that of the run.
     """
 
     name: str = "all others"
     learning_rate: float = 1.0
     weight_decay: float = 1.0
     start_step: int | None = 0
+    schedule: optax.Schedule | None = None
 
 
 Groups = Mapping[str, ParamGroup]
@@ -67,8 +70,8 @@ def assign_groups(
     Args:
       params: nested dict of arrays or shapes.
       family: of the image model, `ModelSpec.family`.
-      rules: ((regex, dict(frozen=..., learning_rate=..., weight_decay=...)), ...), each field
-        optional: not frozen, 1 and 1.
+      rules: ((regex, dict(frozen=..., learning_rate=..., weight_decay=..., schedule=...)), ...),
+        each field optional: not frozen, 1, 1 and the schedule of the run.
       preset: `head` trains the head alone; `late`, `half` and `most` also the last quarter, half
         and three quarters of the stages (of the blocks where there are no stages) and all that
         follows them; `full` everything; `full_low_lr` the trunk at a tenth of the head's rate.
@@ -111,8 +114,8 @@ def _check_rule(rule: Any) -> None:
         re.compile(pattern)
         values = dict(fields.items())
         good = values.keys() <= _FIELDS.keys() and all(
-            isinstance(value, bool)
-            if _FIELDS[name] is bool
+            isinstance(value, _FIELDS[name])
+            if _FIELDS[name] is not float
             else isinstance(value, int | float) and 0 <= value < math.inf
             for name, value in values.items()
         )
@@ -121,7 +124,8 @@ def _check_rule(rule: Any) -> None:
     if not good:
         raise InputError(
             "Each of --config.optimizer.rules must be (regex of a parameter path, dict of frozen "
-            f"(True or False), learning_rate and weight_decay (multipliers)), got {rule!r}."
+            "(True or False), learning_rate and weight_decay (multipliers), and schedule (dict of "
+            f"options of config.schedule)), got {rule!r}."
         )
 
 
@@ -138,8 +142,11 @@ def _by_rules(names: tuple[str, ...], rules: tuple, preset: str) -> dict[str, Pa
             )
         values = dict(fields.items())
         start = None if values.pop("frozen", False) else 0
+        own = values.pop("schedule", None)
+        label = f"rule {pattern!r}" + ("" if own is None else ", own schedule")
         numbers = {field: float(value) for field, value in values.items()}
-        groups |= dict.fromkeys(mine, ParamGroup(f"rule {pattern!r}", **numbers, start_step=start))
+        group = ParamGroup(label, **numbers, start_step=start, schedule=own)
+        groups |= dict.fromkeys(mine, group)
     trained, slow = set(_preset_names(preset, names)), ParamGroup()
     if preset == "full_low_lr":
         slow = ParamGroup(f"preset {preset!r}", learning_rate=LOW_LEARNING_RATE)

@@ -2,36 +2,47 @@
 
 import functools
 import re
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import optax
 
 from jaxvision.errors import InputError, check_choice
+from jaxvision.train.averaging import Swa, make_swa, swa_schedule
 from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.param_groups import Groups, ParamGroup, assign_groups
 from jaxvision.train.schedule import length_in_steps, make_schedule
 from jaxvision.train.workdir import Config
 
 
-def schedule_of(config: Config, *, total_steps: int, num_examples: int) -> optax.Schedule:
+def schedule_of(
+    config: Config, *, total_steps: int, num_examples: int, own: Mapping[str, Any] | None = None
+) -> optax.Schedule:
     """Returns the learning rate of each update.
 
     Args:
       config: see configs/common.py.
       total_steps: updates of the run.
       num_examples: of the training split.
+      own: options of a rule in place of those of config.schedule.
 
     Raises:
       InputError: for a name, length or number that cannot work.
     """
-    rate = config.schedule
+    rate = _with_own(config.schedule, own or {})
+    if own and rate.name == "plateau":
+        raise InputError(
+            "The schedule 'plateau' is one for all parameters: set --config.schedule.name=plateau, "
+            "and give no rule of --config.optimizer.rules a schedule."
+        )
     length = functools.partial(
         length_in_steps,
         total_steps=total_steps,
         num_examples=num_examples,
         batch_size=config.batch_size,
     )
-    return make_schedule(
+    schedule = make_schedule(
         rate.name,
         learning_rate=config.optimizer.learning_rate,
         total_steps=total_steps,
@@ -81,6 +92,86 @@ def schedule_of(config: Config, *, total_steps: int, num_examples: int) -> optax
         one_cycle_start_factor=rate.one_cycle_start_factor,
         one_cycle_end_factor=rate.one_cycle_end_factor,
     )
+    swa = swa_of(config, total_steps=total_steps, num_examples=num_examples)
+    if swa is None or not config.swa.learning_rate:
+        return schedule
+    options = config.swa
+    return swa_schedule(
+        schedule,
+        start=swa.start,
+        learning_rate=options.learning_rate,
+        anneal_steps=length(
+            "anneal",
+            group="swa",
+            steps=options.anneal_steps,
+            epochs=options.anneal_epochs,
+            examples=options.anneal_examples,
+            percent=options.anneal_percent,
+        ),
+        curve=options.curve,
+    )
+
+
+def swa_of(config: Config, *, total_steps: int, num_examples: int) -> Swa | None:
+    """Returns how a run averages its weights stochastically; None: not.
+
+    Args:
+      config: see configs/common.py.
+      total_steps: updates of the run.
+      num_examples: of the training split.
+
+    Raises:
+      InputError: for a length that cannot work.
+    """
+    options = config.swa
+    length = functools.partial(
+        length_in_steps,
+        group="swa",
+        total_steps=total_steps,
+        num_examples=num_examples,
+        batch_size=config.batch_size,
+    )
+    start = length(
+        "start",
+        steps=options.start_steps,
+        epochs=options.start_epochs,
+        examples=options.start_examples,
+        percent=options.start_percent,
+    )
+    if not start:
+        return None
+    if config.ema_decay:
+        raise InputError(
+            "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."
+        )
+    every = length(
+        "every",
+        steps=options.every_steps,
+        epochs=options.every_epochs,
+        examples=options.every_examples,
+        percent=options.every_percent,
+    )
+    every = every or max(1, round(num_examples / config.batch_size))
+    return make_swa(start, every, total_steps=total_steps)
+
+
+def _with_own(options: Config, own: Mapping[str, Any]) -> Any:
+    """Returns the options of a schedule with some replaced; a length in its new unit only."""
+    values = dict(options.items())
+    for name, value in own.items():
+        given = values.get(name)
+        kind = int | float if isinstance(given, int | float) else type(given)
+        if given is None or not isinstance(value, kind):
+            raise InputError(
+                "The schedule of a rule of --config.optimizer.rules must be a dict of options of "
+                f"config.schedule with their values, got {name!r}: {value!r}."
+            )
+        length, _, unit = name.rpartition("_")
+        if unit in ("steps", "epochs", "examples", "percent"):
+            for other in ("steps", "epochs", "examples", "percent"):
+                values[f"{length}_{other}"] = type(values[f"{length}_{other}"])()
+        values[name] = value
+    return types.SimpleNamespace(**values)
 
 
 def groups_of(
@@ -115,16 +206,48 @@ def groups_of(
                 f"parameter path), got {entry!r}."
             )
         timetable.append((step, what))
+    lengths = {"total_steps": total_steps, "num_examples": num_examples}
     return assign_groups(
         params,
         family=family,
-        rules=options.rules,
+        rules=tuple(_with_schedule(rule, config, lengths) for rule in options.rules),
         preset=options.preset,
         layer_decay=options.layer_decay,
         part_multipliers=options.part_multipliers,
         head_multiplier=options.head_multiplier,
         unfreeze=tuple(timetable),
     )
+
+
+def _with_schedule(rule: Any, config: Config, lengths: dict[str, int]) -> Any:
+    """Returns a rule with its schedule as a function; a malformed rule as it is."""
+    try:
+        pattern, fields = rule
+        own = dict(fields["schedule"].items()) if "schedule" in fields else None
+    except (TypeError, ValueError, AttributeError):
+        return rule
+    if own is None:
+        return rule
+    return pattern, dict(fields.items()) | {"schedule": schedule_of(config, **lengths, own=own)}
+
+
+def freeze_encoder(groups: Groups) -> dict[str, ParamGroup]:
+    """Returns the groups with the encoder of a captioner frozen for good, whatever they say.
+
+    Its gradient is 0 by the model's own option, but weight decay would still move it.
+
+    Raises:
+      InputError: if a timetable would train it.
+    """
+    encoder = {name: group for name, group in groups.items() if name.startswith("encoder/")}
+    if any(group.start_step for group in encoder.values()):
+        raise InputError(
+            "--config.optimizer.unfreeze cannot train the encoder under --config.model.kwargs."
+            "freeze_encoder=True: leave freeze_encoder out, and freeze the encoder by "
+            "--config.optimizer.rules until then."
+        )
+    frozen = ParamGroup("encoder, by freeze_encoder", start_step=None)
+    return {**groups, **dict.fromkeys(encoder, frozen)}
 
 
 def frozen_batch_norms(config: Config, groups: Groups) -> set[str]:
@@ -167,4 +290,5 @@ def optimizer_of(
         clip_norm=options.clip_norm,
         clip_factor=options.clip_factor,
         groups=groups,
+        with_rate_factor=config.schedule.name == "plateau",
     )

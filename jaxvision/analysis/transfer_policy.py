@@ -1,0 +1,45 @@
+"""Which preset the number of images speaks for, where a run starts from given weights."""
+
+import math
+
+from jaxvision.train.workdir import Config
+
+# Images of the training split below which a row holds; preset if they look like those that the
+# weights were trained on, and if they do not.
+_POLICY = (
+    (1_000, "head", "late"),
+    (10_001, "half", "most"),
+    (math.inf, "full_low_lr", "full"),
+)
+
+
+def suggested_presets(num_images: int) -> tuple[str, str]:
+    """Returns the values of config.optimizer.preset for images like the old ones, and for others.
+
+    The fewer images, the fewer parameters they can train; the stranger they are, the earlier the
+    layers that must change.
+
+    Args:
+      num_images: of the training split.
+    """
+    return next((like, unlike) for below, like, unlike in _POLICY if num_images < below)
+
+
+def transfer_advice(config: Config, num_images: int) -> str | None:
+    """Returns what the number of images speaks for, and what a run does; None from scratch.
+
+    Args:
+      config: of the run.
+      num_images: of the training split.
+    """
+    if not config.model.init_from:
+        return None
+    like, unlike = suggested_presets(num_images)
+    options = config.optimizer
+    own = f"'{options.preset}'" + (" with rules" if options.rules else "")
+    own += " with a timetable" if options.unfreeze else ""
+    return (
+        f"For {num_images:,} training images, try --config.optimizer.preset={like} if "
+        f"they look like those that {config.model.init_from} was trained on, or {unlike} if "
+        f"they do not; this run has {own}."
+    )
