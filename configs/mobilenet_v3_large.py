@@ -7,9 +7,11 @@ Data behind the colon:
 Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Howard et al. 2019, Searching for MobileNetV3; 5,483,032 parameters, 0.22 GMACs. Recipe of
-`:imagenet2012`: GluonCV's, 360 epochs, batch 2048, SGD 2.6 with Nesterov momentum 0.9 down a
-cosine, weight decay 3e-5 of kernels only, 5 warm-up epochs, label smoothing 0.1, colour jitter 0.4.
-The paper's 75.2 % and torchvision's 74.0 % were trained by RMSprop, which the trainer has not.
+`:imagenet2012`: torchvision's (references/classification), 600 epochs, batch 1024, RMSprop 0.064
+times 0.973 every 2 epochs, weight decay 1e-5, AutoAugment, erasing 0.2; the mean of its last
+checkpoints gives 74.042 % there (IMAGENET1K_V1; the paper 75.2 %), here there is an average of the
+weights. Theirs decays every parameter; here normalisation and biases are not decayed. `:folder` is
+GluonCV's for this network, SGD with Nesterov momentum down a cosine, for a smaller batch.
 """
 
 from configs import common
@@ -23,14 +25,31 @@ def get_config(data: str = "shapes"):
         config.data.name = "tfds:imagenet2012" if data == "imagenet2012" else "folder"
         config.data.path = "" if data == "imagenet2012" else "data/images"
         config.data.eval_split = "validation" if data == "imagenet2012" else "test"
-        config.optimizer.name = "sgd"
         config.optimizer.momentum = 0.9
+    if data == "imagenet2012":
+        config.optimizer.name = "rmsprop"
+        config.optimizer.b2 = 0.9
+        config.optimizer.eps = 0.0316
+        config.optimizer.weight_decay = 1e-5
+        config.optimizer.learning_rate = 0.064
+        config.schedule.name = "step"
+        config.schedule.step_epochs = 2
+        config.schedule.step_factor = 0.973
+        config.augment.policy = "auto_augment_imagenet"
+        config.augment.erasing = 0.2
+        config.batch_size = 1024
+        config.eval_batch_size = 1024
+        config.total_epochs = 600
+        config.ema_decay = 0.9999
+        config.checkpoint.best_metric = "eval_ema/accuracy"
+    elif data == "folder":
+        config.optimizer.name = "sgd"
         config.optimizer.weight_decay = 3e-5
         config.augment.color_jitter = (0.4, 0.4, 0.4, 0.0)
         config.loss.label_smoothing = 0.1
-        config.batch_size = 2048 if data == "imagenet2012" else 128
+        config.batch_size = 128
         config.total_epochs = 360
-        config.optimizer.learning_rate = 2.6 if data == "imagenet2012" else 0.16
+        config.optimizer.learning_rate = 0.16
         config.schedule.warmup_epochs = 5
     elif data == "shapes":
         config.data.name = "shapes"

@@ -1,14 +1,18 @@
 """Every recipe card loads, is locked, and describes a run that can be built."""
 
 import importlib.util
+import inspect
 import pathlib
 
 import pytest
 
 from configs import common
+from jaxvision.data.policies import RandAugment
+from jaxvision.data.transforms import train_transform
 from jaxvision.train.setup import make_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+TRANSFORM_OPTIONS = set(inspect.signature(train_transform).parameters)
 CARDS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 NEEDS_NO_DATA = [
     "quickstart",
@@ -20,6 +24,27 @@ NEEDS_NO_DATA = [
     "resnet50",
     "mobilenet_v3_large",
     "efficientnet_b0",
+    "recommended",
+    "transfer_resnet50",
+    "resnet50_v2",
+    "distill_vit",
+]
+# Every other choice behind the colon whose data is there, or is not needed to describe the run.
+VARIANTS = [("distill_vit", "alone")]  # those of transfer_resnet50 have a test of their own
+# The rest must still load and lie inside the schema.
+LARGE = [
+    *((name, "imagenet2012") for name in ("vit_b16", "deit_s16", "swin_t", "pvt_v2_b2")),
+    *((name, "imagenet2012") for name in ("resnet50", "resnet50_v2", "mobilenet_v3_large")),
+    *((name, "imagenet2012") for name in ("efficientnet_b0", "distill_vit")),
+    *((name, "folder") for name in ("vit_b16", "deit_s16", "swin_t", "pvt_v2_b2", "resnet50")),
+    *((name, "folder") for name in ("mobilenet_v3_large", "efficientnet_b0", "resnet50_v2")),
+    ("recommended", "folder"),
+    ("vit_b16", "cifar10"),
+    ("swin_t", "cifar10"),
+    ("vit_cifar10", "transfer"),
+    ("caltech101", "mobilenet_v3_large"),
+    ("caltech101", "efficientnet_b0"),
+    ("distill_vit", "student"),
 ]
 
 
@@ -45,9 +70,27 @@ def test_card_is_locked_and_inside_the_schema(name):
     assert set(keys(config)) == set(keys(common.get_config()))
 
 
-@pytest.mark.parametrize("name", NEEDS_NO_DATA)
-def test_card_without_data_describes_a_run(name):
-    _, config = load(name)
+@pytest.mark.parametrize(("name", "argument"), LARGE)
+def test_every_choice_of_a_card_is_inside_the_schema(name, argument):
+    module, config = load(name, argument)
+    assert config.is_locked and argument in module.__doc__
+    assert set(keys(config)) == set(keys(common.get_config()))
+    augment = config.augment
+    options = {key: value for key, value in augment.items() if key in TRANSFORM_OPTIONS}
+    train_transform(config.data.image_size, interpolation=config.data.interpolation, **options)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_an_unknown_choice_is_refused(name):
+    module, _ = load(name)
+    if inspect.signature(module.get_config).parameters:
+        with pytest.raises(ValueError, match="Unknown .*choose"):
+            module.get_config("none")
+
+
+@pytest.mark.parametrize(("name", "argument"), [*((n, None) for n in NEEDS_NO_DATA), *VARIANTS])
+def test_card_without_data_describes_a_run(name, argument):
+    _, config = load(name, *filter(None, [argument]))
     config.batch_size = config.eval_batch_size = 64
     run = make_run(config)
     assert run.total_steps > 0 and run.num_classes == 8
@@ -71,6 +114,64 @@ def test_imagenet_recipe_is_deits():
     assert (config.schedule.warmup_epochs, config.loss.label_smoothing) == (5, 0.1)
     assert (augment.mixup_alpha, augment.cutmix_alpha) == (0.8, 1.0)
     assert config.model.kwargs.drop_path_rate == 0.1
+    assert (augment.preset, augment.repeats) == ("deit", 3)
+
+
+def test_recommended_recipe_is_the_courses():
+    """AdamW .001, wd .01, cosine + 5 warmup, RandAugment, ls .1, dropout .3, AMP, mixup .2."""
+    for data in ("shapes", "folder"):
+        _, config = load("recommended", data)
+        optimizer, schedule = config.optimizer, config.schedule
+        assert (optimizer.name, optimizer.learning_rate) == ("adamw", 0.001)
+        assert optimizer.weight_decay == 0.01
+        assert (schedule.name, schedule.warmup_epochs) == ("warmup_cosine", 5)
+        transforms = train_transform(64, preset=config.augment.preset).operations
+        assert [(t.layers, t.magnitude) for t in transforms if isinstance(t, RandAugment)] == [
+            (2, 9)
+        ]
+        assert config.loss.label_smoothing == 0.1
+        assert config.model.kwargs.dropout_rate == 0.3
+        assert config.model.dtype == "bfloat16"
+        assert config.augment.mixup_alpha == 0.2
+        assert (config.total_epochs, config.batch_size) == (100, 32)
+
+
+def test_imagenet_recipe_is_torchvisions_new_one():
+    _, config = load("resnet50_v2", "imagenet2012")
+    optimizer, schedule, augment = config.optimizer, config.schedule, config.augment
+    assert (config.total_epochs, config.batch_size) == (600, 1024)
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.5, 0.9)
+    assert (optimizer.weight_decay, optimizer.nesterov) == (2e-5, False)
+    assert (schedule.warmup_epochs, schedule.warmup_factor) == (5, 0.01)
+    assert (augment.preset, augment.repeats) == ("torchvision_v2", 4)
+    assert (augment.mixup_alpha, augment.cutmix_alpha) == (0.2, 1.0)
+    assert (config.loss.label_smoothing, config.data.image_size) == (0.1, 176)
+    # torchvision's model_ema_decay 0.99998 and model_ema_steps 32, adjusted to batch and epochs.
+    every_32 = 1 - 2e-5 * 1024 * 32 / 600
+    assert config.ema_decay == pytest.approx(every_32 ** (1 / 32), abs=1e-6)
+
+
+def test_transfer_recipes_are_the_courses():
+    rates = {}
+    for what in ("full", "head", "gradual", "discriminative"):
+        _, config = load("transfer_resnet50", what)
+        with config.unlocked():
+            config.data.image_size = 32
+        groups = make_run(config).groups
+        rates[what] = {
+            round(g.learning_rate * config.optimizer.learning_rate, 12)
+            for g in groups.values()
+            if g.start_step is not None
+        }
+        epoch = 2_000 / 32
+        if what == "head":
+            assert {g.start_step for n, g in groups.items() if "head" not in n} == {None}
+        if what == "gradual":
+            starts = {g.start_step for g in groups.values()}
+            assert starts == {0, *(round(epoch * n) for n in (5, 10, 15))}
+        assert groups["head/kernel"].start_step == 0
+    assert rates["full"] == {1e-4, 1e-3} and rates["head"] == {1e-3}
+    assert rates["discriminative"] == {1e-4, 3e-4, 6e-4, 1e-3, 1e-2}
 
 
 @pytest.mark.parametrize("name", ["caption_coco", "caption_flickr8k"])
