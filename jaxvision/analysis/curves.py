@@ -22,6 +22,7 @@ PANELS = (
             ("train/loss", "train", TRAIN),
             ("eval/loss", "eval", EVAL),
             ("eval_ema/loss", "eval, averaged weights", EVAL_EMA),
+            ("eval_swa/loss", "eval, averaged weights", EVAL_EMA),
         ),
     ),
     (
@@ -32,6 +33,7 @@ PANELS = (
             ("train/accuracy", "train", TRAIN),
             ("eval/accuracy", "eval", EVAL),
             ("eval_ema/accuracy", "eval, averaged weights", EVAL_EMA),
+            ("eval_swa/accuracy", "eval, averaged weights", EVAL_EMA),
         ),
     ),
     ("Learning rate", "rate", "{x:g}", (("train/learning_rate", "rate", TRAIN),)),

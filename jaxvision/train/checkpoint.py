@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxvision.errors import InputError, RunError
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+from jaxvision.train.progress import higher_is_better
 from jaxvision.train.sharding import state_shardings
 from jaxvision.train.stop import Stopped
 
@@ -45,7 +46,7 @@ class Checkpointer:
         Args:
           folder: of the checkpoints.
           keep: latest checkpoints kept.
-          best_metric: of the metrics given to `save`; the largest is the best.
+          best_metric: of the metrics given to `save`; the largest is the best, of a loss the least.
           read_only: touch nothing: what looks like the remains of a broken save may be the save in
             flight of the run that this folder belongs to.
         """
@@ -72,7 +73,7 @@ class Checkpointer:
                 [
                     policies.LatestN(self.keep),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[self.best_metric],
+                        get_metric_fn=self._score,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -92,13 +93,15 @@ class Checkpointer:
         """The newest complete step, or None."""
         return max(self.steps, default=None)
 
+    def _score(self, metrics: Any) -> float:
+        value = float(metrics[self.best_metric])
+        return value if higher_is_better(self.best_metric) else -value
+
     @property
     def best_step(self) -> int | None:
-        """The step with the largest best metric, or None if none was evaluated."""
+        """The step with the best metric, or None if none was evaluated."""
         scored = {
-            c.step: float(c.metrics[self.best_metric])  # pyright: ignore
-            for c in self._checkpointer.checkpoints
-            if c.metrics
+            c.step: self._score(c.metrics) for c in self._checkpointer.checkpoints if c.metrics
         }
         return max(scored, key=scored.__getitem__, default=None)
 
@@ -110,7 +113,7 @@ class Checkpointer:
         Args:
           step: updates done.
           state: the train state.
-          data: the position of the data iterator.
+          data: the position of the data iterator, and what else the host must know to go on; JSON.
           metrics: of the evaluation at this step, if there was one; must hold the best metric.
         """
         self.wait()

@@ -12,7 +12,9 @@ from jaxvision.errors import InputError, check_choice
 
 # Those that run from the end of the warmup to the cooldown and arrive at `end_learning_rate`.
 _ARRIVING = ("warmup_cosine", "cosine_restarts", "linear", "polynomial")
-SCHEDULES = (*_ARRIVING, "one_cycle", "exponential", "step", "multi_step", "constant")
+_DROPPING = ("exponential", "step", "multi_step")
+# Of a plateau the host lowers the rate, see progress.py; without that it is constant.
+SCHEDULES = (*_ARRIVING, "one_cycle", *_DROPPING, "plateau", "constant")
 # Where the warmup counts from: torch trainers end step s at (s + 1) / warmup, optax at s / warmup.
 WARMUP_OFFSETS = {"torch": 1, "optax": 0}
 
@@ -46,7 +48,8 @@ def make_schedule(
     Args:
       name: `warmup_cosine` (a half cosine), `cosine_restarts` (SGDR), `linear` or `polynomial`,
         which all begin where the warmup ends; `step`, `multi_step` and `exponential`, which count
-        from step 0, as timm and Goyal et al. do; `one_cycle`; or `constant`.
+        from step 0, as timm and Goyal et al. do; `one_cycle`; `constant`; or `plateau`, which is
+        the same and multiplied by what `progress.ReduceOnPlateau` decides.
       learning_rate: the peak.
       total_steps: updates of the whole run, warmup and cooldown included; the rate of that step,
         which no update uses, is `end_learning_rate` where the schedule arrives anywhere.
@@ -132,6 +135,7 @@ def length_in_steps(
     total_steps: int,
     num_examples: int,
     batch_size: int,
+    group: str = "schedule",
 ) -> Any:
     """Returns a length of the run in updates, at least 1 if it is given at all.
 
@@ -146,6 +150,7 @@ def length_in_steps(
       total_steps: updates of the run.
       num_examples: of the training split.
       batch_size: examples of one update.
+      group: of the options, for messages.
 
     Returns:
       The length as updates: a whole number or a tuple of them; 0 or () if it is not given.
@@ -163,13 +168,13 @@ def length_in_steps(
     given = {unit: value for unit, value in values.items() if value}
     if len(given) > 1:
         listing = " and ".join(f"{name}_{unit}={value}" for unit, value in given.items())
-        raise InputError(f"Give schedule.{name}_* in one unit, got {listing}; set the others to 0.")
+        raise InputError(f"Give {group}.{name}_* in one unit, got {listing}; set the others to 0.")
     if not given:
         return steps
     ((unit, value),) = given.items()
     numbers = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(x, int | float) and 0 < x < math.inf for x in numbers):
-        raise InputError(f"schedule.{name}_{unit} must be 0 (off) or above, got {value}.")
+        raise InputError(f"{group}.{name}_{unit} must be 0 (off) or above, got {value}.")
     updates = tuple(max(1, round(x * steps_of[unit])) for x in numbers)
     return updates if isinstance(value, tuple) else updates[0]
 

@@ -48,6 +48,7 @@ class Run:
                 f"--workdir={workdir}",
                 launching.CACHE,
                 *OFTEN,
+                *getattr(module, "OPTIONS", []),
                 *arguments,
                 environment=dict([self.token.split("=", 1)]) | (environment or {}),
                 stdout=log,
@@ -111,7 +112,7 @@ def state_hash(module, workdir):
     config.total_steps = STEPS
     with Checkpointer(pathlib.Path(workdir) / "checkpoints", read_only=True) as checkpointer:
         state, _, step = checkpointer.restore(make_run(config).abstract_state)
-    assert step == STEPS
+    assert step == getattr(module, "END", STEPS)  # of a run that ends early
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
