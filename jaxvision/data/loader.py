@@ -33,9 +33,16 @@ _CACHE_BYTES = 2**30
 class Loader:
     """Makes the example of one record, in whatever thread or process grain calls it."""
 
-    def __init__(self, source: Records, transform: Transform, target: Target, max_pixels: int):
+    def __init__(
+        self,
+        source: Records,
+        transform: Transform,
+        target: Target,
+        max_pixels: int,
+        later_transforms: Sequence[Transform] = (),
+    ):
         self._source = source
-        self._transform = transform
+        self._transforms = (transform, *later_transforms)
         self._target = target
         self._max_pixels = max_pixels
         self._cache: dict[int, Any] = {}
@@ -44,14 +51,21 @@ class Loader:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}  # not sent to workers
 
-    def for_training(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Returns the augmented example; all of another record where this one is corrupt."""
+    def for_training(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
+        """Returns the augmented example; all of another record where this one is corrupt.
+
+        Args:
+          element: index of the record, and the stage of the run, which says the transform.
+          rng: of this example.
+        """
+        index, stage = element
         for candidate in _candidates(index, len(self._source)):
             try:
                 record = self._read(candidate)
             except CorruptImageError:
                 continue
-            return self._example(candidate, record, rng) | _marks(index, corrupt=candidate != index)
+            example = self._example(candidate, record, rng, self._transforms[stage])
+            return example | _marks(index, corrupt=candidate != index)
         raise DataError(
             f"{self._source.describe(index)} is corrupt, and so are all {_REPLACEMENT_TRIES}"
             " records tried in its place; check the whole data set."
@@ -65,7 +79,7 @@ class Loader:
             record = self._read(position)
         except CorruptImageError:
             return self._blank | _marks(position, mask=False, corrupt=True)
-        return self._example(position, record, None) | _marks(position)
+        return self._example(position, record, None, self._transforms[0]) | _marks(position)
 
     @functools.cached_property
     def _blank(self) -> dict[str, Any]:
@@ -75,21 +89,18 @@ class Loader:
                 record = self._read(candidate)
             except CorruptImageError:
                 continue
-            key, array = self._input(record, None)
+            key, array = _input(record, None, self._transforms[0])
             return {key: np.zeros_like(array)} | self._target.blank()
         raise DataError(
             f"{self._source.describe(0)} is corrupt, and so are {_REPLACEMENT_TRIES} other records;"
             " check the whole data set."
         )
 
-    def _example(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
-        key, array = self._input(record, rng)  # draws before the target does
+    def _example(
+        self, index: int, record: Any, rng: np.random.Generator | None, transform: Transform
+    ) -> dict[str, Any]:
+        key, array = _input(record, rng, transform)  # draws before the target does
         return {key: array} | self._target(index, record, rng)
-
-    def _input(self, record: Any, rng: np.random.Generator | None) -> tuple[str, np.ndarray]:
-        if "features" in record:
-            return "features", record["features"]
-        return "image", self._transform(record["image"], rng)
 
     def _read(self, index: int) -> Any:
         """Returns the record, its image decoded."""
@@ -106,6 +117,14 @@ class Loader:
             self._cache[index] = record
             self._cached_bytes += image.nbytes
         return record
+
+
+def _input(
+    record: Any, rng: np.random.Generator | None, transform: Transform
+) -> tuple[str, np.ndarray]:
+    if "features" in record:
+        return "features", record["features"]
+    return "image", transform(record["image"], rng)
 
 
 def _candidates(index: int, num_records: int) -> Iterator[int]:
