@@ -1,4 +1,4 @@
-"""Flip, crop and erasing of a batch, on the device: each example under a key of its own.
+"""Flips, crop and erasing of a batch, on the device: each example under a key of its own.
 
 An example's key is the batch's key folded with the example's place in the whole batch. So the
 result does not depend on how the batch is split over devices, processes or calls: a part of it
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray, UInt8
 
 _ATTEMPTS = 10  # to find a box that fits, as torchvision
 
@@ -29,11 +29,50 @@ def example_keys(
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
+def augment(
+    key: PRNGKeyArray,
+    images: UInt8[Array, "batch height width channels"],
+    *,
+    preprocess: Callable[[jax.Array], jax.Array],
+    padding: int = 0,
+    horizontal_flip: float = 0.0,
+    vertical_flip: float = 0.0,
+    erasing: float = 0.0,
+    first: int | Int[Array, ""] = 0,
+) -> Float[Array, "batch height width channels"]:
+    """Returns normalised images after padded crop, flips and erasing, in the order of the host.
+
+    Args:
+      key: of the whole batch.
+      images: before normalisation, so that the border is black, as the host's.
+      preprocess: uint8 images to normalised images, whose mean colour covers what is erased.
+      padding: see `crop`; 0: none.
+      horizontal_flip: probability.
+      vertical_flip: probability.
+      erasing: probability, see `erase`.
+      first: see `example_keys`.
+    """
+    crop_key, horizontal_key, vertical_key, erase_key = jax.random.split(key, 4)
+    if padding:
+        images = crop(crop_key, images, padding=padding, first=first)
+    if horizontal_flip:
+        images = flip(horizontal_key, images, probability=horizontal_flip, first=first)
+    if vertical_flip:
+        images = flip(
+            vertical_key, images, probability=vertical_flip, upside_down=True, first=first
+        )
+    images = preprocess(images)
+    if erasing:
+        images = erase(erase_key, images, probability=erasing, first=first)
+    return images
+
+
 def flip(
     key: PRNGKeyArray,
     images: Num[Array, "batch height width channels"],
     *,
     probability: float = 0.5,
+    upside_down: bool = False,
     first: int | Int[Array, ""] = 0,
 ) -> Num[Array, "batch height width channels"]:
     """Swaps left and right of each image with the given probability.
@@ -42,11 +81,13 @@ def flip(
       key: of the whole batch.
       images: any dtype, which is kept.
       probability: of each image.
+      upside_down: swap top and bottom instead.
       first: see `example_keys`.
     """
+    axis = 0 if upside_down else 1
 
     def flip_one(key: PRNGKeyArray, image: jax.Array) -> jax.Array:
-        return jnp.where(jax.random.uniform(key) < probability, image[:, ::-1], image)
+        return jnp.where(jax.random.uniform(key) < probability, jnp.flip(image, axis), image)
 
     return _for_each(flip_one, key, images, first)
 

@@ -79,6 +79,12 @@ class TrainLog:
         if self.window:
             self.scheduled, self.window = (self.step, self.window), []
 
+    def end_before_compiling(self) -> None:
+        """Writes what there is; the next window holds a compilation and tells no speed."""
+        self.schedule()
+        self.flush()
+        self.compiling = True
+
     def flush(self) -> None:
         """Writes the window that was scheduled, if there is one."""
         if self.scheduled is None:
@@ -99,7 +105,7 @@ def _means(window: list[dict]) -> dict[str, float]:
     values = {}
     for name in window[0]:
         steps = np.asarray([metrics[name] for metrics in window])
-        if name in ("learning_rate", "skipped_steps"):
+        if name in ("learning_rate", "skipped_steps", "loss_scale"):
             values[name] = float(steps[-1])
         elif name != "skipped_in_a_row":
             finite = steps[np.isfinite(steps)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from jaxvision.train.loss_scale import LossScale
 from jaxvision.train.sharding import state_shardings
 
 
@@ -26,7 +27,9 @@ class TrainState:
       ema_batch_stats: averaged statistics that belong to them, or None.
       key: typed PRNG key; step t uses `fold_in(key, t)`, so nothing random needs to be counted.
       skipped_steps: int32 scalar, non-finite steps so far.
-      skipped_in_a_row: int32 scalar, how many of them were the latest steps.
+      skipped_in_a_row: int32 scalar, how many of them were the latest steps; those that a smaller
+        loss scale may mend do not count.
+      loss_scale: of float16, or None.
     """
 
     step: Any  # arrays, or shapes and shardings of an abstract state
@@ -38,6 +41,7 @@ class TrainState:
     key: Any
     skipped_steps: Any
     skipped_in_a_row: Any
+    loss_scale: Any = None
 
 
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Any, Any]:
@@ -59,11 +63,18 @@ def step_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mix_key, dropout_key
 
 
+def augment_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the key of the augmentation on the device in one update, from `TrainState.key`."""
+    # jax derives the two of `step_keys` as it would fold in 0 and 1.
+    return jax.random.fold_in(jax.random.fold_in(key, step), 2)
+
+
 def _init(
     key: jax.Array,
     build: Callable[[nnx.Rngs], nnx.Module],
     tx: optax.GradientTransformation,
     ema: bool,
+    loss_scale: bool,
 ) -> TrainState:
     """Returns the state before the first step; pure."""
     params_key, step_key = seed_keys(key)
@@ -80,6 +91,7 @@ def _init(
         key=step_key,
         skipped_steps=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
+        loss_scale=LossScale.initial() if loss_scale else None,
     )
 
 
@@ -90,6 +102,7 @@ def abstract_state(
     mesh: jax.sharding.Mesh,
     rules: tuple = (),
     ema: bool = False,
+    loss_scale: bool = False,
 ) -> TrainState:
     """Returns the state as shapes, dtypes and shardings; allocates nothing.
 
@@ -99,8 +112,9 @@ def abstract_state(
       mesh: the devices, see `make_mesh`.
       rules: sharding rules by parameter path, see `state_shardings`.
       ema: keep averaged parameters.
+      loss_scale: keep a dynamic loss scale, for a model that computes in float16.
     """
-    state = jax.eval_shape(lambda key: _init(key, build, tx, ema), jax.random.key(0))
+    state = jax.eval_shape(lambda key: _init(key, build, tx, ema, loss_scale), jax.random.key(0))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -118,8 +132,9 @@ def create_state(
     """Initialises the state straight into the shardings of `abstract`, from `abstract_state`."""
     # It runs once, so a CPU need not optimise it: ResNet-18 compiled in 3 s instead of 13 s.
     on_cpu = jax.default_backend() == "cpu"
+    ema, loss_scale = abstract.ema_params is not None, abstract.loss_scale is not None
     init = jax.jit(
-        lambda key: _init(key, build, tx, abstract.ema_params is not None),
+        lambda key: _init(key, build, tx, ema, loss_scale),
         out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )

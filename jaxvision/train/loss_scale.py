@@ -1,0 +1,58 @@
+"""The dynamic loss scale of float16, whose smallest gradients would otherwise be 0."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+INITIAL_SCALE = 2.0**16
+GROWTH_FACTOR = 2.0
+BACKOFF_FACTOR = 0.5
+GROWTH_INTERVAL = 2_000  # good steps
+# Below it a gradient would be made smaller, so that what still overflows is no matter of the scale.
+LEAST_SCALE = 1.0
+
+
+@struct.dataclass
+class LossScale:
+    """What a loss is multiplied by before its gradient is taken, and what that is divided by.
+
+    Attributes:
+      scale: float32 scalar, always a power of 2, so that it rounds nothing.
+      good_steps: int32 scalar, steps with a finite gradient since the scale last changed.
+
+    Note:
+      The defaults and the sequence of scales are those of torch.amp.GradScaler, down to LEAST_SCALE
+      where torch would go on to 0.
+
+    Source: Micikevicius et al. 2018, Mixed precision training, section 3.2,
+      https://arxiv.org/abs/1710.03740.
+    """
+
+    scale: Any
+    good_steps: Any
+
+    @classmethod
+    def initial(cls) -> "LossScale":
+        """Returns the scale of the first step."""
+        return cls(jnp.float32(INITIAL_SCALE), jnp.int32(0))
+
+    @property
+    def is_least(self) -> jax.Array:
+        """Whether the scale cannot fall any further."""
+        return self.scale <= LEAST_SCALE
+
+    def after(self, finite: jax.Array) -> "LossScale":
+        """Returns the scale of the next step.
+
+        Args:
+          finite: whether this step's gradient was.
+        """
+        good_steps = jnp.where(finite, self.good_steps + 1, 0)
+        grow = good_steps == GROWTH_INTERVAL
+        larger = self.scale * GROWTH_FACTOR
+        larger = jnp.where(jnp.isfinite(larger), larger, self.scale)
+        smaller = jnp.maximum(self.scale * BACKOFF_FACTOR, LEAST_SCALE)
+        scale = jnp.where(finite, jnp.where(grow, larger, self.scale), smaller)
+        return LossScale(scale, jnp.where(grow, 0, good_steps))
