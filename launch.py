@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", ["auto", "on", "off"], "Join the other processes of a cluster."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "preflight"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "preflight", "find_lr"], "What to do.")
 _MEMORY = flags.DEFINE_float(
     "memory_gib", None, "Of one device, for preflight; what it has by default.", lower_bound=0
 )
@@ -66,19 +66,23 @@ def main(argv: list[str]) -> int:
         cache = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
 
+    from jaxvision.analysis.evaluation import evaluate_fully
+    from jaxvision.analysis.find_lr import find_lr
     from jaxvision.analysis.preflight import preflight
     from jaxvision.analysis.report import write_report
     from jaxvision.errors import InputError, RunError
     from jaxvision.train.distributed import initialize, leave_others
-    from jaxvision.train.loop import evaluate_run, train
+    from jaxvision.train.loop import train
     from jaxvision.train.stop import Stopped
 
     try:
         initialize(_DISTRIBUTED.value)
         if _MODE.value == "eval":
-            evaluate_run(config, workdir)
+            evaluate_fully(config, workdir)
         elif _MODE.value == "preflight":
             preflight(config, workdir, memory_gib=_MEMORY.value)
+        elif _MODE.value == "find_lr":
+            find_lr(config, workdir)
         else:
             state = train(config, workdir)
             write_report(config, state, workdir)

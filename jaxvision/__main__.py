@@ -10,7 +10,18 @@ import sys
 from typing import NoReturn
 
 from jaxvision.command_line import fail, quiet_libraries, show_progress, use_huge_pages
-from jaxvision.commands import caption, convert, models, parity, predict, profile, score
+from jaxvision.commands import (
+    average,
+    caption,
+    convert,
+    models,
+    parity,
+    predict,
+    probe,
+    profile,
+    score,
+    soup,
+)
 from jaxvision.errors import InputError
 
 # A new command is one import and one entry here.
@@ -19,6 +30,9 @@ _COMMANDS = {
     "profile": profile,
     "parity": parity,
     "convert": convert,
+    "average": average,
+    "soup": soup,
+    "probe": probe,
     "predict": predict,
     "caption": caption,
     "score": score,

@@ -164,6 +164,10 @@ NAMES = [
     Row("difficulty", "--config.data.shapes.difficulty=x", ["easy, medium, hard", "'x'"]),
     Row("model", "--config.model.name=resnet5", ["'resnet5'", "resnet50"]),
     Row("model-far", "--config.model.name=zzzz", ["'zzzz'", "list_models()"]),
+    Row("tta", "--config.eval.tta=flp", ["none, flip, five_crop", "'flp'", "mean 'flip'"]),
+    Row("class-folders", "--config.eval.class_folders=index", ["names, indices", "'index'"]),
+    Row("class-folders-data", "--config.eval.class_folders=indices", ["data.name=folder, got 'sh"]),
+    Row("ensemble", "--config.eval.ensemble=(1,)", ["must be paths", "got (1,)"]),
     Row("dtype", "--config.model.dtype=float99", ["'bfloat16'", "'float99'"]),
 ]
 
@@ -245,6 +249,10 @@ NUMBERS = [
     Row("micro-batches", "--config.accumulate_steps=3", ["multiple of 6 (2 devices x 3", "16"]),
     Row("rule-rank", "--config.sharding_rules=(('kernel',('data',)),)", ["'kernel' has 1 dim"]),
     Row("rule-size", "--config.sharding_rules=(('cls',('data',None,None)),)", ["does not divide"]),
+    Row("five-crop", "--config.eval.tta=five_crop --config.data.eval_resize=32",
+        ["crops of 32 pixels", "eval_resize=32: give more, e.g. 37"]),
+    Row("tta-of-captions", "--config=configs/caption_shapes.py --config.eval.tta=flip",
+        ["task=classification, got 'captioning'", "leave them out"]),
     Row("magnitude", "--config.augment.rand_augment_layers=1 "
         "--config.augment.rand_augment_magnitude=99", ["magnitude of 0..30", "magnitude=99"]),
 ]  # fmt: skip

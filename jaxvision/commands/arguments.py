@@ -24,3 +24,21 @@ def image_size(text: str) -> tuple[int, int]:
         )
     height, _, width = text.partition("x")
     return int(height), int(width or height)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say where labelled images are."""
+    parser.add_argument("--data", help="as config.data.name; a run knows its own")
+    parser.add_argument("--path", help="as config.data.path")
+    parser.add_argument("--train-split", help="as config.data.train_split")
+    parser.add_argument("--eval-split", help="as config.data.eval_split")
+
+
+def data_arguments(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Returns what the arguments of `add_data_arguments` say, as `DataOptions` takes it."""
+    return {
+        "name": arguments.data,
+        "path": arguments.path,
+        "train_split": arguments.train_split,
+        "eval_split": arguments.eval_split,
+    }

@@ -21,6 +21,8 @@ _PREPARE = (
     " (<path>/<split>.zip, or a split such as 'train_*.zip')"
 )
 
+CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
+
 
 class FolderSource(Source):
     """Images in one folder per class, in any of these places.
@@ -35,13 +37,22 @@ class FolderSource(Source):
       path: folder or zip that holds the split.
       split: see above; "" means `path` itself.
       class_names: classes of the training split, when this is another split.
+      class_folders: of another split: "names", or "indices": folders are called by the label, as
+        those of ImageNet-V2, 0 to 999, where the sorted place of "10" is 2.
 
     Raises:
       DataError: if there is nothing, if an image lies in no class folder, if a class folder is
         empty, or if a class is not in `class_names`.
     """
 
-    def __init__(self, path: str, split: str, *, class_names: tuple[str, ...] | None = None):
+    def __init__(
+        self,
+        path: str,
+        split: str,
+        *,
+        class_names: tuple[str, ...] | None = None,
+        class_folders: str = "names",
+    ):
         self._readers = _open_readers(path, split)
         members = []  # (class, file name, reader, index in that reader)
         for number, (reader, prefix) in enumerate(self._readers):
@@ -57,9 +68,14 @@ class FolderSource(Source):
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()
         found = sorted({member[0] for member in members})
-        check_class_names(found, class_names, where=f"The split {split!r} in {path}")
-        self.class_names = tuple(found) if class_names is None else tuple(class_names)
-        label_of = {name: label for label, name in enumerate(self.class_names)}
+        where = f"The split {split!r} in {path}"
+        if class_names is not None and class_folders == "indices":
+            self.class_names = tuple(class_names)
+            label_of = _indices(found, len(class_names), where=where)
+        else:
+            check_class_names(found, class_names, where=where)
+            self.class_names = tuple(found) if class_names is None else tuple(class_names)
+            label_of = {name: label for label, name in enumerate(self.class_names)}
         self._labels = np.array([label_of[m[0]] for m in members], np.int32)
         self._reader_numbers = np.array([m[2] for m in members], np.int32)
         self._member_indices = np.array([m[3] for m in members], np.int64)
@@ -76,6 +92,18 @@ class FolderSource(Source):
         """Returns the path of the file, behind that of its zip if it is in one."""
         reader = self._readers[self._reader_numbers[index]][0]
         return reader.describe(int(self._member_indices[index]))
+
+
+def _indices(names: list[str], num_classes: int, *, where: str) -> dict[str, int]:
+    """Returns the labels that folders are called by."""
+    for name in names:
+        if not (name.isascii() and name.isdigit() and int(name) < num_classes):
+            raise DataError(
+                f"{where} has the class folder {name!r}, but with config.eval.class_folders=indices"
+                f" a folder is called by its label, 0 to {num_classes - 1}; rename it, or set the"
+                " option to names."
+            )
+    return {name: int(name) for name in names}
 
 
 class _DirectoryReader:

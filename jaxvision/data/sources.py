@@ -19,6 +19,7 @@ def open_source(
     *,
     path: str = "",
     class_names: tuple[str, ...] | None = None,
+    class_folders: str = "names",
     image_size: int | tuple[int, int] = 224,
     shapes: Any = None,
 ) -> Source:
@@ -30,6 +31,7 @@ def open_source(
       path: the folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
       class_names: the classes of the training split, given when an evaluation split is opened, so
         that a label means the same in both.
+      class_folders: of `folder`, see FolderSource.
       image_size: pixels, one side or (height, width); only `shapes` is drawn at a given size.
       shapes: mapping with further options of `shapes`: num_train, num_eval, difficulty.
 
@@ -39,7 +41,7 @@ def open_source(
     if name == "shapes":
         source = ShapesSource(split, image_size=image_size, **(shapes or {}))
     elif name == "folder":
-        source = FolderSource(path, split, class_names=class_names)
+        source = FolderSource(path, split, class_names=class_names, class_folders=class_folders)
     elif name == "list":
         source = ListSource(path, split, class_names=class_names)
     elif name in ("cifar10", "cifar100"):

@@ -1,0 +1,135 @@
+"""Model soups: one model whose weights are the mean of those of several fine-tuned ones."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxvision.errors import InputError
+from jaxvision.interop.fill import fill_weights
+from jaxvision.interop.load import extract_weights
+from jaxvision.interop.rules import Weights
+from jaxvision.interop.trained import Trained, open_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredient:
+    """One model.
+
+    Attributes:
+      path: it was read from.
+      weights: by our paths.
+    """
+
+    path: str
+    weights: Weights
+
+
+def open_ingredients(
+    paths: Sequence[str], name: str | None = None
+) -> tuple[Trained, list[Ingredient]]:
+    """Returns the first model, and the weights of all.
+
+    Args:
+      paths: files of weights, or folders of runs. After a run, a file is of its model.
+      name: of the model; a run knows its own.
+
+    Raises:
+      InputError: if one cannot be read, or has another architecture or other classes than the
+        first.
+    """
+    first: Trained | None = None
+    ingredients: list[Ingredient] = []
+    for path in paths:
+        if first is not None and not pathlib.Path(path).expanduser().is_dir():
+            trained = dataclasses.replace(first, model=_filled(first.model, path))
+        else:
+            trained = open_trained(path, name)
+        weights = extract_weights(trained.model, format="jaxvision")
+        if first is None:
+            first = trained
+        else:
+            _check_same(ingredients[0], Ingredient(path, weights))
+            if trained.class_names and first.class_names not in ((), trained.class_names):
+                raise InputError(
+                    f"{path} has other classes than {paths[0]}: average models of one data set."
+                )
+        ingredients.append(Ingredient(path, weights))
+    assert first is not None
+    return first, ingredients
+
+
+def _filled(like: Any, path: str) -> Any:
+    graphdef, state = nnx.split(like)
+    model = nnx.merge(graphdef, jax.eval_shape(lambda: state))
+    fill_weights(model, path)
+    return model
+
+
+def _check_same(first: Ingredient, other: Ingredient) -> None:
+    for name in sorted(first.weights.keys() | other.weights.keys()):
+        shapes = [
+            each.weights[name].shape if name in each.weights else None for each in (first, other)
+        ]
+        if shapes[0] != shapes[1]:
+            texts = ["missing" if shape is None else f"of shape {shape}" for shape in shapes]
+            raise InputError(
+                f"{other.path} is another model than {first.path}: {name} is {texts[1]} there and "
+                f"{texts[0]} here; average models of one architecture."
+            )
+
+
+def mean_weights(models: Sequence[Weights]) -> Weights:
+    """Returns the mean of each array, in its own dtype."""
+    means = {}
+    for name, array in models[0].items():
+        total = sum(np.asarray(weights[name], np.float64) for weights in models)
+        means[name] = np.asarray(total / len(models), array.dtype)
+    return means
+
+
+@dataclasses.dataclass(frozen=True)
+class GreedySoup:
+    """What the greedy recipe made.
+
+    Attributes:
+      weights: the mean of the chosen models.
+      chosen: their paths, in the order in which they were added.
+      scores: of each model alone, by its path.
+      score: of the soup.
+    """
+
+    weights: Weights
+    chosen: list[str]
+    scores: dict[str, float]
+    score: float
+
+
+def greedy_soup(
+    ingredients: Sequence[Ingredient],
+    score: Callable[[Weights], float],
+    mix: Callable[[Sequence[Weights]], Weights] = mean_weights,
+) -> GreedySoup:
+    """Adds the models one by one, the best first, and keeps those that do not make the soup worse.
+
+    Args:
+      ingredients: models of one architecture.
+      score: of weights on held-out images; more is better.
+      mix: makes the soup of several models.
+
+    Source: Wortsman et al. 2022, Model soups, recipe 1.
+    """
+    scores = {each.path: score(each.weights) for each in ingredients}
+    ranked = sorted(ingredients, key=lambda each: -scores[each.path])  # stable: ties as given
+    soup, best = [ranked[0]], scores[ranked[0].path]
+    weights = ranked[0].weights
+    for each in ranked[1:]:
+        candidate = mix([other.weights for other in [*soup, each]])
+        value = score(candidate)
+        if value >= best:
+            soup, best, weights = [*soup, each], value, candidate
+    return GreedySoup(weights, [each.path for each in soup], scores, best)

@@ -1,0 +1,32 @@
+"""Weights into a model of shapes: all of them, or an error."""
+
+import jax
+from flax import nnx
+
+from jaxvision.errors import InputError
+from jaxvision.interop.load import LoadReport, assign_weights, read_file_or_run
+from jaxvision.interop.rules import Weights
+
+
+def fill_weights(model: nnx.Module, path: str) -> LoadReport:
+    """Puts the weights of a file into a model of `nnx.eval_shape`, in place.
+
+    Args:
+      model: whose arrays are shapes only.
+      path: see `load_weights`.
+
+    Raises:
+      InputError: if the file cannot be read, belongs to another model, or leaves out a part, such
+        as a head for other classes.
+    """
+    weights, _, source = read_file_or_run(path)
+    return assign_all(model, weights, source=source, path=path)
+
+
+def assign_all(model: nnx.Module, weights: Weights, *, source: str | None, path: str) -> LoadReport:
+    """Puts weights that were read from `path` into a model of shapes; see `fill_weights`."""
+    report = assign_weights(model, weights, source=source)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.adapted.items())
+        raise InputError(f"{path} does not fill a {type(model).__name__} ({reasons}).")
+    return report

@@ -1,0 +1,42 @@
+"""Checks of config.eval before anything is opened or built."""
+
+from jaxvision.data.folder import CLASS_FOLDERS
+from jaxvision.data.views import VIEWS
+from jaxvision.errors import InputError, check_choice
+from jaxvision.train.workdir import Config
+
+
+def check_evaluation(config: Config) -> None:
+    """Checks what an evaluation is told beside its data.
+
+    Raises:
+      InputError: naming the option, what it may be and what it is.
+    """
+    options, data = config.eval, config.data
+    check_choice("--config.eval.tta", options.tta, VIEWS)
+    check_choice("--config.eval.class_folders", options.class_folders, CLASS_FOLDERS)
+    if options.class_folders == "indices" and data.name != "folder":
+        raise InputError(
+            "--config.eval.class_folders=indices is for --config.data.name=folder, got "
+            f"'{data.name}': set it to names."
+        )
+    if not all(isinstance(path, str) and path for path in options.ensemble):
+        raise InputError(
+            "--config.eval.ensemble must be paths, \"('runs/a','weights.safetensors')\", got "
+            f"{options.ensemble!r}."
+        )
+    if config.task != "classification" and (
+        options.tta != "none" or options.ensemble or options.real_labels
+    ):
+        raise InputError(
+            "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
+            f"got '{config.task}': leave them out."
+        )
+    size = data.image_size
+    side = max(size) if isinstance(size, tuple) else size
+    if options.tta in ("five_crop", "ten_crop") and 0 < data.eval_resize <= side:
+        raise InputError(
+            f"--config.eval.tta={options.tta} cuts crops of {side} pixels out of images whose short"
+            f" side has --config.data.eval_resize={data.eval_resize}: give more, e.g. "
+            f"{round(side * 256 / 224)}."
+        )
