@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 def mix(
@@ -15,7 +15,7 @@ def mix(
     cutmix_alpha: float | Float[Array, ""],
     mix_probability: float | Float[Array, ""],
     cutmix_probability: float | Float[Array, ""],
-) -> tuple[Float[Array, "batch height width channels"], Float32[Array, "batch classes"]]:
+) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch classes"]]:
     """Blends every image with another of its batch, and their labels in the same proportion.
 
     One proportion and one box serve the batch, as in timm's batch mode. An image's partner is
@@ -34,8 +34,8 @@ def mix(
       cutmix_probability: that a mixed batch gets cutmix, where both are on.
 
     Returns:
-      The images, in their dtype, and labels that sum to 1. A batch that is not mixed comes back
-      unchanged, with one-hot labels.
+      The images, in their dtype, and labels that sum to 1, in at least float32. A batch that is not
+      mixed comes back unchanged, with one-hot labels.
 
     Note:
       Cutmix rounds its box to pixels and cuts it at the border; the labels follow the area that is
@@ -56,6 +56,7 @@ def mix(
     alpha = jnp.where(apply, alpha, 1.0)  # Beta(0, 0) is NaN
     share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     share = jnp.where(apply, share, 1.0)  # of the image itself
+    share = share.astype(jnp.promote_types(images.dtype, jnp.float32))
 
     box = _box(box_key, share, height=height, width=width)
     box_share = 1.0 - jnp.sum(box) / (height * width)
@@ -65,14 +66,14 @@ def mix(
 
     # Weights of exactly 0 and 1 keep the pixels of cutmix and of unmixed batches bit for bit.
     mixed = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=share.dtype)
     soft_labels = label_share * one_hot + (1.0 - label_share) * jnp.roll(one_hot, 1, axis=0)
     return mixed.astype(images.dtype), soft_labels
 
 
 def _box(
-    key: PRNGKeyArray, share: Float32[Array, ""], *, height: int, width: int
-) -> Float32[Array, "height width"]:
+    key: PRNGKeyArray, share: Float[Array, ""], *, height: int, width: int
+) -> Float[Array, "height width"]:
     """Returns 1 inside a box of about (1 - share) of the area, centred anywhere, else 0."""
     side = jnp.sqrt(1.0 - share)
     y_key, x_key = jax.random.split(key)
@@ -84,4 +85,4 @@ def _box(
         return (position >= start) & (position < start + length)  # the border cuts it
 
     inside = interval(y_key, height)[:, None] & interval(x_key, width)[None, :]
-    return inside.astype(jnp.float32)
+    return inside.astype(share.dtype)

@@ -167,14 +167,12 @@ def test_torch(name, weight_decay, clip_norm):
     )
     got = ours(params, gradients, tx)
     expected = theirs(params, gradients, make, weight_decay=weight_decay, clip_norm=clip_norm)
-    # torch divides by norm + 1e-6, which shows in float64: 7e-8.
-    bar = 1e-6 if clip_norm else BAR
     moved = max(
         jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got, params))
     )
     assert moved > 1e-2
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=bar),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=BAR),
         blocks_apart(got),
         expected,
     )
