@@ -1,10 +1,13 @@
 """`--mode=eval`: everything about the newest checkpoint of a run, as numbers and as pictures."""
 
+import dataclasses
 import logging
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxvision.analysis.confusion_picture import plot_confusion
@@ -48,12 +51,11 @@ def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any
         path, classes = config.eval.real_labels, run.num_classes
         real = read_real_labels(path, run.eval_source, num_classes=classes)
     members = [open_member(path, run) for path in config.eval.ensemble]
-    outputs = {
-        name: _outputs(run, run.graphdef, weights, run.preprocess, run.eval_transform)
-        for name, weights in evaluated_weights(state, run).items()
-    }
-    others = [_outputs(run, m.graphdef, m.weights, m.preprocess, m.transform) for m in members]
-    best = list(outputs.values())[-1]  # of the averaged weights where there are any
+    sets = evaluated_weights(state, run)
+    found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess, run.eval_transform)
+    outputs = dict(zip(sets, found, strict=True))
+    others = [_outputs(run, m.graphdef, [m.weights], m.preprocess, m.transform)[0] for m in members]
+    best = found[-1]  # of the averaged weights where there are any
     logits = {name: each.values for name, each in outputs.items()}
     if members:
         logits["ensemble"] = mean_logits([best.values, *(each.values for each in others)])
@@ -81,20 +83,29 @@ def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any
 
 
 def _outputs(
-    run: Run, graphdef: Any, weights: Any, preprocess: Any, transform: Transform
-) -> Outputs:
+    run: Run,
+    graphdef: Any,
+    weights: Sequence[tuple[Any, Any]],
+    preprocess: Callable,
+    transform: Transform,
+) -> list[Outputs]:
+    """Returns the logits of each set of weights, in one pass over the images."""
     views = run.config.eval.tta
     step = make_views_step(graphdef, preprocess=preprocess, views=views)
-    params, batch_stats = weights
     corrupt = run.corrupt_counter(run.eval_source)
 
-    def batches():
+    def batches() -> Iterator[dict]:
         for batch in run.eval_batches(transform=with_views(transform, views)):
             check_batch(batch, num_classes=run.num_classes)
             corrupt.update(batch)
             yield batch
 
-    return collect_outputs(lambda images: step(params, batch_stats, images), batches(), run.mesh)
+    def side_by_side(images: jax.Array) -> jax.Array:
+        return jnp.concatenate([step(*tree, images) for tree in weights], axis=-1)
+
+    joined = collect_outputs(side_by_side, batches(), run.mesh)
+    parts = np.split(joined.values, len(weights), axis=-1)
+    return [dataclasses.replace(joined, values=values) for values in parts]
 
 
 def _real_scores(
