@@ -14,13 +14,13 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxvision.analysis.caption_pictures import check_grid
 from jaxvision.analysis.predict import decoded_ahead
-from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError
 from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
+from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.train.step import make_preprocess
 
 

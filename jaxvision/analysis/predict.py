@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.interop.trained import Trained
 from jaxvision.data.decode import decode_image
 from jaxvision.data.image import Transform
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.source import DataError
 from jaxvision.errors import InputError
 from jaxvision.interop.run_folder import read_class_names
+from jaxvision.interop.trained import Trained
 from jaxvision.train.step import make_preprocess
 
 
