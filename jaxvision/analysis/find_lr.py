@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -211,7 +211,7 @@ def plot_range_test(result: RangeTest, path: str | pathlib.Path) -> None:
     figure.savefig(path)
 
 
-def _steps(run: Run, num_steps: int) -> Iterator[tuple[float, float]]:
+def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, None]:
     """Yields (rate, loss) of the steps of a new run; each is fetched when others are on their way.
 
     Steps whose loss is not finite leave the state alone, so the losses before them are sound.

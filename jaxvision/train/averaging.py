@@ -87,6 +87,7 @@ def swa_schedule(
             share = (since >= 0).astype(since.dtype)
         if curve == "cosine":
             share = jnp.sin(np.pi / 2 * share) ** 2
-        return schedule(jnp.minimum(step, start)) * (1 - share) + learning_rate * share
+        before = jnp.asarray(schedule(jnp.minimum(step, start)))
+        return before * (1 - share) + learning_rate * share
 
     return annealed

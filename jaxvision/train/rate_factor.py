@@ -27,7 +27,7 @@ def scale_by_rate_factor() -> optax.GradientTransformation:
     def init(params: Any) -> RateFactorState:
         return RateFactorState(jnp.ones((), jnp.result_type(float)))
 
-    def update(updates: Any, state: RateFactorState, params: Any = None):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RateFactorState]:
         factor = state.rate_factor
         return jax.tree.map(lambda x: factor.astype(x.dtype) * x, updates), state
 

@@ -34,7 +34,8 @@ def make_statistics_step(
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         for _, module in nnx.iter_modules(model):
             if isinstance(module, BatchNorm):
-                module.momentum = 1.0 / (seen + 1.0)
+                batch_norm: Any = module  # its momentum is a plain number otherwise
+                batch_norm.momentum = 1.0 / (seen + 1.0)
         extra = {} if constants is None else {"constants": constants}
         task.loss(model, task.prepare(batch), rngs=nnx.Rngs(dropout=key), **extra)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

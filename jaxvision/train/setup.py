@@ -75,7 +75,7 @@ def make_run(config: Config) -> Run:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
     steps = total_steps(config, len(opened.train_source))
-    lengths = {"total_steps": steps, "num_examples": len(opened.train_source)}
+    lengths: Any = {"total_steps": steps, "num_examples": len(opened.train_source)}
     stages = image_size_stages(config, **lengths)
     check_model_takes(build, stages, eval_size=data.image_size)
     schedule = schedule_of(config, **lengths)

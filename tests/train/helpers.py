@@ -35,14 +35,14 @@ def batch(seed, size=16, image_size=16):
     }
 
 
-def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, **options):
+def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=False, **options):
     """Returns (state, step, mesh, graphdef)."""
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     schedule = optax.constant_schedule(1e-2)
     tx = tx or optax.adamw(schedule)
     graphdef, _, _ = abstract_model(build)
-    ema = options.get("ema_decay", 0) > 0
-    abstract = abstract_state(build, tx, mesh=mesh, rules=rules, ema=ema)
+    ema = options.get("ema_decay", 0) > 0 or "swa" in options
+    abstract = abstract_state(build, tx, mesh=mesh, rules=rules, ema=ema, loss_scale=loss_scale)
     state = create_state(build, tx, seed=seed, abstract=abstract)
     step = make_train_step(
         graphdef,
