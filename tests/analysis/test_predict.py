@@ -18,10 +18,10 @@ from jaxvision.analysis.predict import (
     prediction_lines,
     read_classes,
 )
-from jaxvision.interop.trained import open_trained
 from jaxvision.data.image_files import find_images
 from jaxvision.errors import InputError
 from jaxvision.interop.load import save_weights
+from jaxvision.interop.trained import open_trained
 from jaxvision.models.registry import create_model
 
 
