@@ -8,11 +8,16 @@ translate.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+# Of the backward pass: False, True or "offload", see `run_blocks`.
+Remat = bool | Literal["offload"]
+_CARRY = "carry of a block"
 
 Step = Callable[[Any, Any, jax.Array | float, nnx.Rngs | None], tuple[Any, Any]]
 
@@ -39,7 +44,7 @@ def run_blocks(
     *,
     rates: Sequence[float],
     key: jax.Array | None = None,
-    remat: bool = False,
+    remat: Remat = False,
 ) -> tuple[Any, Any]:
     """Runs the blocks one after the other.
 
@@ -52,7 +57,8 @@ def run_blocks(
       rates: drop-path rate of each block.
       key: randomness of all blocks together.
       remat: keep only the carry of each block for the backward pass and compute the rest again;
-        False keeps the matrix products too.
+        "offload" keeps it in the memory of the host, from where it comes back block by block; False
+        keeps the matrix products too.
 
     Returns:
       The last carry, and the outputs of all blocks stacked on a leading axis.
@@ -62,7 +68,9 @@ def run_blocks(
     rate_array = jnp.asarray(rates, jnp.float32) if any(rates) else None
 
     steps = step if isinstance(step, tuple) else (step,)
-    policy = None if remat else _keep_products
+    policy = _offload_carry if remat == "offload" else None if remat else _keep_products
+    if remat == "offload":
+        steps = tuple(_named_carry(each) for each in steps)
 
     def bodies(*, in_loop: bool) -> list[Callable]:
         # A loop cannot be merged with its recomputation; unrolled blocks could be.
@@ -120,6 +128,24 @@ def _scan_in_turns(
 
 def _at(stacked: Any, i: int) -> Any:
     return jax.tree.map(lambda values: values[i], stacked)
+
+
+def _named_carry(step: Step) -> Step:
+    """Returns the step that reads its carry by a name, for the policy to know it by."""
+
+    def named(block: Any, carry: Any, rate: Any, rngs: nnx.Rngs | None) -> tuple[Any, Any]:
+        carry = jax.tree.map(lambda x: checkpoint_name(x, _CARRY), carry)
+        return step(block, carry, rate, rngs)
+
+    return named
+
+
+_offload_carry = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[_CARRY],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
 
 
 def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:

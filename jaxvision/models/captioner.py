@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxvision.errors import InputError, check_choice
 from jaxvision.layers.activation import Activation
 from jaxvision.layers.attention import check_implementation
+from jaxvision.layers.block_stack import Remat
 from jaxvision.layers.linear import linear
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.token_embed import POSITIONS
@@ -51,7 +52,8 @@ class CaptionerConfig:
       attention_dropout_rate: of the decoder's attention weights.
       norm_eps: of the decoder's LayerNorms.
       attention: the decoder's, "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute the decoder's blocks again in the backward pass.
+      remat: compute the decoder's blocks again in the backward pass; "offload": and keep what goes
+        into each in the memory of the host.
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
@@ -77,7 +79,7 @@ class CaptionerConfig:
     attention_dropout_rate: float = 0.1
     norm_eps: float = 1e-5
     attention: str = "fused"
-    remat: bool = False
+    remat: Remat = False
     dtype: str = "float32"
 
     def __post_init__(self):

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.conv import Conv
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.dropout import draw_key, dropout
@@ -46,7 +46,8 @@ class ConvNeXtConfig:
       drop_path_rate: of the last block's branch; rises linearly from 0 over all stages.
       norm_eps: of every LayerNorm but the one before the head.
       head_norm_eps: of that one: 1e-6 in timm and torchvision, 1e-12 in Hugging Face.
-      remat: compute each block again in the backward pass instead of keeping its activations.
+      remat: compute each block again in the backward pass instead of keeping its activations;
+        "offload": and keep what goes into each in the memory of the host.
       scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
@@ -60,7 +61,7 @@ class ConvNeXtConfig:
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-6
     head_norm_eps: float = 1e-6
-    remat: bool = False
+    remat: Remat = False
     scan: bool = True
     dtype: str = "float32"
 

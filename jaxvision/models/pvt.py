@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.layers.attention import MultiHeadAttention, check_implementation
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.dropout import draw_key, dropout
 from jaxvision.layers.head import linear_head
@@ -51,7 +51,8 @@ class PVTConfig:
       drop_path_rate: of the last block's branches; rises linearly from 0 over all stages.
       norm_eps: of every LayerNorm.
       attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations.
+      remat: compute each block again in the backward pass instead of keeping its activations;
+        "offload": and keep what goes into each in the memory of the host.
       scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
@@ -69,7 +70,7 @@ class PVTConfig:
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "fused"
-    remat: bool = False
+    remat: Remat = False
     scan: bool = True
     dtype: str = "float32"
 

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxvision.layers.attention import MultiHeadAttention, check_implementation
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.conv import Conv, kaiming_depthwise
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.dropout import draw_key, dropout
@@ -55,7 +55,8 @@ class PVTv2Config:
       projection_norm_eps: of those behind patch embeddings and reductions: 1e-5 in the authors'
         code and timm, 1e-6 in Hugging Face.
       attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations.
+      remat: compute each block again in the backward pass instead of keeping its activations;
+        "offload": and keep what goes into each in the memory of the host.
       scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
@@ -74,7 +75,7 @@ class PVTv2Config:
     norm_eps: float = 1e-6
     projection_norm_eps: float = 1e-5
     attention: str = "fused"
-    remat: bool = False
+    remat: Remat = False
     scan: bool = True
     dtype: str = "float32"
 

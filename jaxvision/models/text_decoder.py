@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.decoder_block import DecoderBlock
 from jaxvision.layers.dropout import draw_key
 from jaxvision.layers.head import linear_head
@@ -40,7 +40,8 @@ class TransformerDecoder(nnx.Module):
       attention_dropout_rate: of attention weights.
       norm_eps: of every LayerNorm.
       attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations.
+      remat: compute each block again in the backward pass instead of keeping its activations;
+        "offload": and keep what goes into each in the memory of the host.
       dtype: compute dtype; logits have the dtype of the parameters.
       param_dtype: dtype of the parameters.
       rngs: source of the initial values.
@@ -66,7 +67,7 @@ class TransformerDecoder(nnx.Module):
         attention_dropout_rate: float = 0.0,
         norm_eps: float = 1e-5,
         attention: str = "fused",
-        remat: bool = False,
+        remat: Remat = False,
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,

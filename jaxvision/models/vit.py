@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
 from jaxvision.layers.attention import check_implementation
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
 from jaxvision.layers.dropout import draw_key, dropout
 from jaxvision.layers.encoder_block import EncoderBlock
@@ -59,7 +59,8 @@ class ViTConfig:
       norm_eps: of every LayerNorm.
       zero_init_head: start with logits of 0.
       attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations.
+      remat: compute each block again in the backward pass instead of keeping its activations;
+        "offload": and keep what goes into each in the memory of the host.
       scan: keep the blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
@@ -85,7 +86,7 @@ class ViTConfig:
     norm_eps: float = 1e-6
     zero_init_head: bool = False
     attention: str = "fused"
-    remat: bool = False
+    remat: Remat = False
     scan: bool = True
     dtype: str = "float32"
 

@@ -208,3 +208,33 @@ def test_messages():
         stack_blocks({"blocks": {1: jnp.ones(2), 2: jnp.ones(2)}})
     with pytest.raises(ValueError, match="equal depth"):
         unstack_blocks({"blocks": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}})
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_offload_computes_the_same_and_keeps_its_tokens_on_the_host(scan):
+    tokens, blocks = jax.random.normal(jax.random.key(1), (8, 5, 8)), build(scan)
+
+    def step(block, tokens, rate, rngs):
+        return block(tokens, drop_path_rate=rate, train=True, rngs=rngs), None
+
+    def gradient(tokens, remat):
+        def loss(blocks, tokens):
+            key, rates = jax.random.key(2), (0.0, 0.3, 0.6)
+            return (
+                run_blocks(blocks, tokens, step, rates=rates, key=key, remat=remat)[0] ** 2
+            ).sum()
+
+        graph, params = nnx.split(blocks)
+        return jax.grad(lambda p, x: loss(nnx.merge(graph, p), x), argnums=(0, 1))(params, tokens)
+
+    expected = jax.jit(gradient, static_argnums=1)(tokens, True)
+    # Also where the batch is split over devices.
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(tokens, jax.NamedSharding(mesh, jax.P("data")))
+    for inputs in (tokens, split):
+        found = jax.jit(gradient, static_argnums=1)(inputs, "offload")
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    jaxpr = str(jax.make_jaxpr(gradient, static_argnums=1)(tokens, "offload"))
+    assert "MemorySpace.Host" in jaxpr
+    assert "MemorySpace.Host" not in str(jax.make_jaxpr(gradient, static_argnums=1)(tokens, True))
