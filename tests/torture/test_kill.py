@@ -6,7 +6,7 @@ import time
 
 import launching
 import pytest
-from torture import resnet, runs
+from torture import averaging, growing, half, plateau, resnet, runs, unfreezing
 
 from configs import smoke
 
@@ -57,8 +57,12 @@ def during_a_save(run, rng, seconds):
 
 @pytest.mark.parametrize(
     ("module", "workers"),
-    [(smoke, [0]), (smoke, [2]), (resnet, [2]), (smoke, [0, 2, 1, 2])],
-    ids=["vit workers=0", "vit workers=2", "resnet workers=2", "vit workers=0-2-1-2"],
+    [(smoke, [0]), (smoke, [2]), (resnet, [2]), (smoke, [0, 2, 1, 2])]
+    + [(half, [0]), (growing, [0, 2])]
+    + [(unfreezing, [0]), (plateau, [0]), (averaging, [0])],
+    ids=["vit workers=0", "vit workers=2", "resnet workers=2", "vit workers=0-2-1-2"]
+    + ["float16 workers=0", "repeats and growing images workers=0-2"]
+    + ["unfreezing workers=0", "plateau workers=0", "averaging workers=0"],
 )
 def test_three_kills_leave_no_trace(tmp_path, request, module, workers):
     name = request.node.callspec.id
