@@ -165,14 +165,14 @@ def draw_mixings(run: Any, key: jax.Array) -> list[Mixing]:
         return [Mixing("none", np.arange(size))] * steps
     mix = functools.partial(run.mix, num_classes=size)
 
+    @jax.jit  # one step at a time, as in training: a vector of logarithms may round differently
     def probe(step: jax.Array) -> tuple[jax.Array, jax.Array]:
         mix_key, _ = step_keys(key, step)
         images = jnp.zeros((size, IMAGE_SIZE, IMAGE_SIZE, 1)).at[0].set(1.0)
         images, labels = mix(mix_key, images, jnp.arange(size))
         return images[0, :, :, 0], labels
 
-    drawn = jax.device_get(jax.jit(jax.vmap(probe))(jnp.arange(steps)))
-    return [_read_mixing(own, labels) for own, labels in zip(*drawn, strict=True)]
+    return [_read_mixing(*jax.device_get(probe(jnp.int32(step)))) for step in range(steps)]
 
 
 def _read_mixing(own: np.ndarray, labels: np.ndarray) -> Mixing:
