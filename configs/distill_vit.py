@@ -1,6 +1,6 @@
 """A ResNet teaches a ViT: what a convolution is built with, the ViT learns from few images.
 
-Two commands, on shapes, rendered on the fly; minutes on 2 CPU cores each:
+Two commands, on shapes, rendered on the fly; 10 and 15 minutes on 2 CPU cores:
   python launch.py --config=configs/distill_vit.py --workdir=runs/teacher
   python launch.py --config=configs/distill_vit.py:student --workdir=runs/student
 Behind the colon:

@@ -97,10 +97,8 @@ def test_the_teacher_is_an_argument_of_the_program():
 
 
 def test_micro_batches_and_devices_give_the_same_update():
-    whole = single()[0]
-    assert helpers.max_difference(whole.params, run(accumulate_steps=4)[0].params) < 1e-6
-    sharded = run(mesh=make_mesh(data=2, fsdp=4))[0]
-    assert helpers.max_difference(whole.params, sharded.params) < 1e-6
+    parts = run(accumulate_steps=2, mesh=make_mesh(data=2, fsdp=4))[0]
+    assert helpers.max_difference(single()[0].params, parts.params) < 1e-6
 
 
 def test_the_teacher_sees_its_own_normalisation_and_size():
