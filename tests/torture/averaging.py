@@ -1,14 +1,15 @@
-"""The resnet run whose weights are averaged stochastically from step 10 on."""
+"""A small ResNet whose weights are averaged stochastically from step 10 on."""
 
-import launching
-from torture import resnet
+from configs import smoke
 
-OPTIONS = launching.options(eval__every_steps=8)
+OPTIONS = ["--config.eval.every_steps=8"]
 
 
 def get_config():
-    config = resnet.get_config()
+    config = smoke.get_config()
     with config.unlocked():
+        config.model.name = "resnet18"
+        config.model.kwargs = dict(stage_widths=(8, 16), stage_depths=(1, 1), stem="cifar")
         config.ema_decay = 0.0
         config.swa.start_steps = 10
         config.swa.every_steps = 3

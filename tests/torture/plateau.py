@@ -3,11 +3,9 @@
 The first evaluation is the best for good, and ten more of them end the run.
 """
 
-import launching
-
 from configs import smoke
 
-OPTIONS = launching.options(eval__every_steps=4)
+OPTIONS = ["--config.eval.every_steps=4"]
 END = 44
 
 
