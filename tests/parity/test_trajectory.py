@@ -176,7 +176,5 @@ def test_a_script_in_a_trap_does_not_pass():
 
 
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason="float64 has whole recipes")
-@pytest.mark.parametrize("model", ["resnet", "vit"])
-def test_first_steps_in_float32(model):
-    recipe = {"resnet": "sgd, everything", "vit": "adamw, everything"}[model]
-    check(begin(model, steps=5, **RECIPES[recipe]), bar=1e-3)
+def test_first_steps_in_float32():
+    check(begin("resnet", steps=5, **RECIPES["sgd, everything"]), bar=1e-5)  # measured: 6e-7
