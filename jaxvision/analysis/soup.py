@@ -53,7 +53,7 @@ def open_ingredients(
         if first is None:
             first = trained
         else:
-            _check_same(ingredients[0], Ingredient(path, weights))
+            check_same(ingredients[0], Ingredient(path, weights))
             if trained.class_names and first.class_names not in ((), trained.class_names):
                 raise InputError(
                     f"{path} has other classes than {paths[0]}: average models of one data set."
@@ -70,7 +70,8 @@ def _filled(like: Any, path: str) -> Any:
     return model
 
 
-def _check_same(first: Ingredient, other: Ingredient) -> None:
+def check_same(first: Ingredient, other: Ingredient) -> None:
+    """Raises an InputError that names the first array which only one has, or of another shape."""
     for name in sorted(first.weights.keys() | other.weights.keys()):
         shapes = [
             each.weights[name].shape if name in each.weights else None for each in (first, other)

@@ -20,13 +20,23 @@ def fill_weights(model: nnx.Module, path: str) -> LoadReport:
         as a head for other classes.
     """
     weights, _, source = read_file_or_run(path)
-    return assign_all(model, weights, source=source, path=path)
+    return assign_all(model, weights, source=source, path=path, name=type(model).__name__)
 
 
-def assign_all(model: nnx.Module, weights: Weights, *, source: str | None, path: str) -> LoadReport:
-    """Puts weights that were read from `path` into a model of shapes; see `fill_weights`."""
+def assign_all(
+    model: nnx.Module, weights: Weights, *, source: str | None, path: str, name: str
+) -> LoadReport:
+    """Puts weights that are in memory into a model of shapes; see `fill_weights`.
+
+    Args:
+      model: whose arrays are shapes only.
+      weights: see `assign_weights`.
+      source: see `assign_weights`.
+      path: they were read from, for the text of an error.
+      name: of the model, for the same.
+    """
     report = assign_weights(model, weights, source=source)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.adapted.items())
-        raise InputError(f"{path} does not fill a {type(model).__name__} ({reasons}).")
+        reasons = "; ".join(f"{part}: {reason}" for part, reason in report.adapted.items())
+        raise InputError(f"{path} does not fill a {name} ({reasons}).")
     return report

@@ -5,13 +5,13 @@ import math
 import pathlib
 from typing import Any
 
-import jax
 from flax import nnx
 
 from jaxvision.data.image import Transform
 from jaxvision.data.transforms import eval_transform
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights, count_classes, read_file_or_run
+from jaxvision.interop.fill import assign_all
+from jaxvision.interop.load import count_classes, read_file_or_run
 from jaxvision.interop.run_folder import RunFolder, open_run
 from jaxvision.models.registry import create_model, get_spec
 from jaxvision.models.spec import ModelSpec
@@ -65,10 +65,8 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     if classes is not None:
         options["num_classes"] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
-    report = dataclasses.replace(assign_weights(model, read, source=source), wrapper=wrapper)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in report.adapted.items())
-        raise InputError(f"{weights} does not fill a {spec.name} ({reasons}).")
+    report = assign_all(model, read, source=source, path=weights, name=spec.name)
+    report = dataclasses.replace(report, wrapper=wrapper)
     class_names = run.class_names if run else ()
     return Trained(model, spec, _transform(spec, run), class_names, str(report))
 

@@ -1,12 +1,20 @@
 """Soups of models, by hand and from the command line."""
 
+import shutil
+
 import finished_run
 import numpy as np
 import pytest
 from flax import nnx
 
 from jaxvision.__main__ import main
-from jaxvision.analysis.soup import Ingredient, greedy_soup, mean_weights, open_ingredients
+from jaxvision.analysis.soup import (
+    Ingredient,
+    check_same,
+    greedy_soup,
+    mean_weights,
+    open_ingredients,
+)
 from jaxvision.errors import InputError
 from jaxvision.interop.formats import read_weights
 from jaxvision.interop.load import load_weights, save_weights
@@ -121,17 +129,19 @@ def test_wrong_input(models, tmp_path, capsys, arguments, expected):
 
 
 def test_other_models_are_refused(models, tmp_path):
-    folder, _ = models
-    options = {**finished_run.VIT, "depth": 1}
-    finished_run.write(tmp_path / "shallow", options=options)
+    one, two = np.zeros((2, 3)), np.zeros((2, 4))
+    first = Ingredient("A", {"block/kernel": one, "head/bias": one})
+    check_same(first, first)
     with pytest.raises(InputError) as error:
-        open_ingredients([str(folder / "a"), str(tmp_path / "shallow")])
-    assert "shallow is another model than" in str(error.value)
-    assert "is missing there and of shape" in str(error.value)
-    finished_run.write(tmp_path / "narrow", options={**finished_run.VIT, "mlp_ratio": 2.0})
-    with pytest.raises(InputError, match=r"is of shape \(.*\) there and of shape \(.*\) here"):
-        open_ingredients([str(folder / "a"), str(tmp_path / "narrow")])
-    finished_run.write(tmp_path / "other")
+        check_same(first, Ingredient("B", {"block/kernel": two, "head/bias": one}))
+    assert str(error.value) == (
+        "B is another model than A: block/kernel is of shape (2, 4) there and of shape (2, 3) here;"
+        " average models of one architecture."
+    )
+    with pytest.raises(InputError, match="head/bias is missing there and of shape"):
+        check_same(first, Ingredient("B", {"block/kernel": one}))
+    folder, _ = models
+    shutil.copytree(folder / "a", tmp_path / "other")
     (tmp_path / "other/classes.txt").write_text("x\n" * 8)
     with pytest.raises(InputError, match="has other classes than"):
         open_ingredients([str(folder / "a"), str(tmp_path / "other")])
