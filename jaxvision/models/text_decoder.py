@@ -113,7 +113,7 @@ class TransformerDecoder(nnx.Module):
             )
         )
         self.drops = max(dropout_rate, attention_dropout_rate) > 0.0
-        self.remat = remat
+        self.remat: Remat = remat
 
     def __call__(
         self,

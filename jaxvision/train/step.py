@@ -116,16 +116,16 @@ def make_train_step(
 
     def accumulated_gradients(params, updates, batch_stats, scale, batch, key, constants):
         def add(carry, micro):
-            batch_stats, totals = carry
+            (batch_stats, totals), (part, key) = carry, micro
             grads, metrics, batch_stats = gradients(
-                params, updates, batch_stats, scale, *micro, constants
+                params, updates, batch_stats, scale, part, key, constants
             )
             return (batch_stats, jax.tree.map(jnp.add, totals, (grads, metrics))), None
 
         micro = (_micro_batches(batch, accumulate_steps), jax.random.split(key, accumulate_steps))
-        first = jax.tree.map(lambda x: x[0], micro)
+        part, key = jax.tree.map(lambda x: x[0], micro)
         grads, metrics, _ = jax.eval_shape(
-            gradients, params, updates, batch_stats, scale, *first, constants
+            gradients, params, updates, batch_stats, scale, part, key, constants
         )
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
         (batch_stats, totals), _ = jax.lax.scan(add, (batch_stats, zeros), micro)
