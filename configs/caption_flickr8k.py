@@ -71,6 +71,7 @@ def get_config(rung: str = "full"):
             dropout_rate=0.2,
         )
         config.data.image_size = 96
+        config.data.eval_resize = 96  # captions tell of the borders, too
         config.augment.horizontal_flip = 0.5  # few of these captions name a side
         config.caption.max_length = 24  # 1.3 % of the captions are longer
         config.total_epochs = 15

@@ -249,6 +249,8 @@ NUMBERS = [
     Row("micro-batches", "--config.accumulate_steps=3", ["multiple of 6 (2 devices x 3", "16"]),
     Row("rule-rank", "--config.sharding_rules=(('kernel',('data',)),)", ["'kernel' has 1 dim"]),
     Row("rule-size", "--config.sharding_rules=(('cls',('data',None,None)),)", ["does not divide"]),
+    Row("only-the-middle", "--config.data.image_size=32 --config.data.eval_resize=256",
+        ["only the middle 32 of --config.data.eval_resize=256", "give about 37, or 0"]),
     Row("five-crop", "--config.eval.tta=five_crop --config.data.eval_resize=32",
         ["crops of 32 pixels", "eval_resize=32: give more, e.g. 37"]),
     Row("tta-of-captions", "--config=configs/caption_shapes.py --config.eval.tta=flip",

@@ -13,7 +13,7 @@ from jaxvision.errors import InputError
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run
 from jaxvision.interop.run_folder import RunFolder, open_run
-from jaxvision.models.registry import create_model, get_spec
+from jaxvision.models.registry import create_model, get_spec, spec_with
 from jaxvision.models.spec import ModelSpec
 
 
@@ -58,7 +58,7 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
         if get_spec(name) is not get_spec(own):
             raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
     options = _run_options(run) if run else {}
-    spec = get_spec(name or run.config["model"]["name"])  # pyright: ignore - one of them is given
+    spec = spec_with(name or run.config["model"]["name"], options)  # pyright: ignore
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     read, wrapper, source = read_file_or_run(weights)
     classes = count_classes(_abstract(spec, options), read, source=source)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -84,6 +85,25 @@ def get_spec(name_or_alias: str, *, task: str | None = None) -> ModelSpec:
             "`python -m jaxvision models`."
         )
     return spec
+
+
+def spec_with(name_or_alias: str, options: Mapping[str, Any]) -> ModelSpec:
+    """Returns the table row of a model that is built with options.
+
+    A captioner's pixels are what the published weights of its encoder want.
+
+    Args:
+      name_or_alias: see `get_spec`.
+      options: fields of the family's config.
+
+    Raises:
+      InputError: if there is no such model or encoder.
+    """
+    spec = get_spec(name_or_alias)
+    encoder = options.get("encoder", getattr(spec.config, "encoder", None))
+    if encoder is None:
+        return spec
+    return dataclasses.replace(spec, preprocess=get_spec(encoder).preprocess)
 
 
 def create_model(

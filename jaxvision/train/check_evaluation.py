@@ -5,6 +5,8 @@ from jaxvision.data.views import VIEWS
 from jaxvision.errors import InputError, check_choice
 from jaxvision.train.workdir import Config
 
+_LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
+
 
 def check_evaluation(config: Config) -> None:
     """Checks what an evaluation is told beside its data.
@@ -34,6 +36,12 @@ def check_evaluation(config: Config) -> None:
         )
     size = data.image_size
     side = max(size) if isinstance(size, tuple) else size
+    if side < _LEAST_SEEN * data.eval_resize:
+        raise InputError(
+            f"An evaluation would see only the middle {side} of --config.data.eval_resize="
+            f"{data.eval_resize} pixels: give about {round(side * 256 / 224)}, or 0 for images that"
+            " need no resize."
+        )
     if options.tta in ("five_crop", "ten_crop") and 0 < data.eval_resize <= side:
         raise InputError(
             f"--config.eval.tta={options.tta} cuts crops of {side} pixels out of images whose short"

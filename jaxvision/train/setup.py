@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxvision.data.transforms import eval_transform
 from jaxvision.errors import InputError
-from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models
+from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models, spec_with
 from jaxvision.train.augmentation import host_transform
 from jaxvision.train.check import (
     check_model_sizes,
@@ -123,13 +123,10 @@ def _describe_model(config: Config, opened: TaskData) -> tuple[ModelSpec, Any]:
     options = opened.model_options | kwargs
     if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
         options.setdefault("image_size", config.data.image_size)
-    encoder = options.get("encoder", getattr(spec.config, "encoder", None))
-    if encoder is not None:  # the pixels are what its published weights want
-        spec = dataclasses.replace(spec, preprocess=get_spec(encoder).preprocess)
     build = functools.partial(
         _build, name=spec.name, num_classes=opened.num_outputs, dtype=model.dtype, **options
     )
-    return spec, build
+    return spec_with(spec.name, options), build
 
 
 def _image_family(spec: ModelSpec, build: Any) -> str:
