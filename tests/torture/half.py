@@ -3,10 +3,10 @@
 from configs import smoke
 from jaxvision.train import loss_scale
 
-loss_scale.INITIAL_SCALE = 2.0**28
-
 
 def get_config():
+    # Here and not at the top, which the tests' own process runs too.
+    loss_scale.INITIAL_SCALE = 2.0**28
     config = smoke.get_config()
     with config.unlocked():
         config.model.dtype = "float16"

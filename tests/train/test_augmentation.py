@@ -60,7 +60,8 @@ def test_the_border_is_black_and_what_is_erased_has_the_mean_colour():
     white = jnp.full((64, 16, 16, 3), 255, jnp.uint8)
     options = dict(preprocess=helpers.preprocess, padding=3, erasing=0.5)
     found = np.asarray(augment(jax.random.key(0), white, **options))
-    black, full = (float(helpers.preprocess(np.full((1, 1, 1, 3), x)).max()) for x in (0, 255))
+    pixels = (jnp.full((1, 1, 1, 3), x, jnp.uint8) for x in (0, 255))
+    black, full = (float(helpers.preprocess(x).max()) for x in pixels)
     np.testing.assert_array_equal(np.unique(found), np.float32([black, 0.0, full]))
 
 
