@@ -1,6 +1,7 @@
 """Self-critical training: captions that the model samples, weighted by how well they score."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxvision.errors import InputError
 from jaxvision.metrics.cider import Cider
 from jaxvision.metrics.losses import token_cross_entropy
 from jaxvision.tasks.captioning import Captioning, model_inputs, shift
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,8 @@ class SelfCritical(Captioning):
                 "Self-critical training scores its samples in one process: start it on one machine."
             )
         images = range(len(source))
+        # Minutes for a million images, before the first step.
+        logger.info("Indexing the captions of %s training images for CIDEr.", f"{len(images):,}")
         return cls(
             pad=vocabulary.pad,
             vocabulary=vocabulary,
