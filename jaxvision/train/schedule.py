@@ -17,6 +17,8 @@ _DROPPING = ("exponential", "step", "multi_step")
 SCHEDULES = (*_ARRIVING, "one_cycle", *_DROPPING, "plateau", "constant")
 # Where the warmup counts from: torch trainers end step s at (s + 1) / warmup, optax at s / warmup.
 WARMUP_OFFSETS = {"torch": 1, "optax": 0}
+# An option of a length is <name>_<unit>; see `length_in_steps`.
+LENGTH_UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def make_schedule(

@@ -1,9 +1,8 @@
 """From a config to how a run updates its parameters: schedule, groups of them, optimizer."""
 
-import functools
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
@@ -12,7 +11,7 @@ from jaxvision.errors import InputError, check_choice
 from jaxvision.train.averaging import Swa, make_swa, swa_schedule
 from jaxvision.train.optimizer import make_optimizer
 from jaxvision.train.param_groups import Groups, ParamGroup, assign_groups
-from jaxvision.train.schedule import length_in_steps, make_schedule
+from jaxvision.train.schedule import LENGTH_UNITS, length_in_steps, make_schedule
 from jaxvision.train.workdir import Config
 
 
@@ -36,63 +35,29 @@ def schedule_of(
             "The schedule 'plateau' is one for all parameters: set --config.schedule.name=plateau, "
             "and give no rule of --config.optimizer.rules a schedule."
         )
-    length = functools.partial(
-        length_in_steps,
-        total_steps=total_steps,
-        num_examples=num_examples,
-        batch_size=config.batch_size,
-    )
+    run = {"total_steps": total_steps, "num_examples": num_examples}
+    length = _length_of("schedule", rate, config, **run)
     schedule = make_schedule(
         rate.name,
         learning_rate=config.optimizer.learning_rate,
         total_steps=total_steps,
-        warmup_steps=length(
-            "warmup",
-            steps=rate.warmup_steps,
-            epochs=rate.warmup_epochs,
-            examples=rate.warmup_examples,
-            percent=rate.warmup_percent,
-        ),
+        warmup_steps=length("warmup"),
         warmup_convention=rate.warmup_convention,
         warmup_factor=rate.warmup_factor,
-        cooldown_steps=length(
-            "cooldown",
-            steps=rate.cooldown_steps,
-            epochs=rate.cooldown_epochs,
-            examples=rate.cooldown_examples,
-            percent=rate.cooldown_percent,
-        ),
+        cooldown_steps=length("cooldown"),
         end_learning_rate=rate.end_learning_rate,
-        step_steps=length(
-            "step",
-            steps=rate.step_steps,
-            epochs=rate.step_epochs,
-            examples=rate.step_examples,
-            percent=rate.step_percent,
-        ),
+        step_steps=length("step"),
         step_factor=rate.step_factor,
-        milestone_steps=length(
-            "milestone",
-            steps=rate.milestone_steps,
-            epochs=rate.milestone_epochs,
-            examples=rate.milestone_examples,
-            percent=rate.milestone_percent,
-        ),
+        milestone_steps=length("milestone"),
         power=rate.power,
-        restart_steps=length(
-            "restart",
-            steps=rate.restart_steps,
-            epochs=rate.restart_epochs,
-            examples=rate.restart_examples,
-            percent=rate.restart_percent,
-        ),
+        restart_steps=length("restart"),
         restart_factor=rate.restart_factor,
         one_cycle_rise=rate.one_cycle_rise,
         one_cycle_anneal=rate.one_cycle_anneal,
         one_cycle_start_factor=rate.one_cycle_start_factor,
         one_cycle_end_factor=rate.one_cycle_end_factor,
     )
-    swa = swa_of(config, total_steps=total_steps, num_examples=num_examples)
+    swa = swa_of(config, **run)
     if swa is None or not config.swa.learning_rate:
         return schedule
     options = config.swa
@@ -100,14 +65,7 @@ def schedule_of(
         schedule,
         start=swa.start,
         learning_rate=options.learning_rate,
-        anneal_steps=length(
-            "anneal",
-            group="swa",
-            steps=options.anneal_steps,
-            epochs=options.anneal_epochs,
-            examples=options.anneal_examples,
-            percent=options.anneal_percent,
-        ),
+        anneal_steps=_length_of("swa", options, config, **run)("anneal"),
         curve=options.curve,
     )
 
@@ -124,35 +82,36 @@ def swa_of(config: Config, *, total_steps: int, num_examples: int) -> Swa | None
       InputError: for a length that cannot work.
     """
     options = config.swa
-    length = functools.partial(
-        length_in_steps,
-        group="swa",
-        total_steps=total_steps,
-        num_examples=num_examples,
-        batch_size=config.batch_size,
-    )
-    start = length(
-        "start",
-        steps=options.start_steps,
-        epochs=options.start_epochs,
-        examples=options.start_examples,
-        percent=options.start_percent,
-    )
+    length = _length_of("swa", options, config, total_steps=total_steps, num_examples=num_examples)
+    start = length("start")
     if not start:
         return None
     if config.ema_decay:
         raise InputError(
             "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."
         )
-    every = length(
-        "every",
-        steps=options.every_steps,
-        epochs=options.every_epochs,
-        examples=options.every_examples,
-        percent=options.every_percent,
-    )
+    every = length("every")
     every = every or max(1, round(num_examples / config.batch_size))
     return make_swa(start, every, total_steps=total_steps)
+
+
+def _length_of(
+    group: str, options: Any, config: Config, *, total_steps: int, num_examples: int
+) -> Callable[[str], Any]:
+    """Returns the function from the name of a length to its updates, see `length_in_steps`."""
+
+    def length(name: str) -> Any:
+        given = {unit: getattr(options, f"{name}_{unit}") for unit in LENGTH_UNITS}
+        return length_in_steps(
+            name,
+            **given,
+            group=group,
+            total_steps=total_steps,
+            num_examples=num_examples,
+            batch_size=config.batch_size,
+        )
+
+    return length
 
 
 def _with_own(options: Config, own: Mapping[str, Any]) -> Any:
@@ -167,8 +126,8 @@ def _with_own(options: Config, own: Mapping[str, Any]) -> Any:
                 f"config.schedule with their values, got {name!r}: {value!r}."
             )
         length, _, unit = name.rpartition("_")
-        if unit in ("steps", "epochs", "examples", "percent"):
-            for other in ("steps", "epochs", "examples", "percent"):
+        if unit in LENGTH_UNITS:
+            for other in LENGTH_UNITS:
                 values[f"{length}_{other}"] = type(values[f"{length}_{other}"])()
         values[name] = value
     return types.SimpleNamespace(**values)
