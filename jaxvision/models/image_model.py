@@ -41,7 +41,17 @@ class ImageModel(nnx.Module):
     def trunk(
         self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass."""
+        """Returns what `features` and what `pyramid` return, of one pass.
+
+        The features are the coarsest map here; a family whose features are others says so.
+        """
+        maps = self.pyramid(images, train=train, rngs=rngs)
+        return list(maps.values())[-1], maps
+
+    def pyramid(
+        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> dict[int, jax.Array]:
+        """Returns the maps of all stages by their stride in pixels, the finest first."""
         raise NotImplementedError
 
     def classify(

@@ -260,17 +260,6 @@ class ResNet(ImageModel):
         """
         return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
 
-    def trunk(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
-        maps = self.pyramid(images, train=train, rngs=rngs)
-        return list(maps.values())[-1], maps
-
     def pyramid(
         self,
         images: Float[Array, "batch height width channels"],
