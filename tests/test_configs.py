@@ -9,6 +9,7 @@ import pytest
 from configs import common
 from jaxvision.data.policies import RandAugment
 from jaxvision.data.transforms import train_transform
+from jaxvision.train.schedule import LENGTH_UNITS
 from jaxvision.train.setup import make_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -201,6 +202,12 @@ def test_every_option_of_the_schema_is_read_somewhere():
     code = "\n".join(
         p.read_text() for p in [*(package / "jaxvision").rglob("*.py"), package / "launch.py"]
     )
-    options = {key.split(".")[-1] for key in keys(common.get_config())}
-    unread = {o for o in options if f".{o}" not in code and f"{o}:" not in code}
+
+    def is_read(option):
+        length, _, unit = option.rpartition("_")
+        if unit in LENGTH_UNITS and f'("{length}")' in code:  # all its units at once
+            return True
+        return f".{option}" in code or f"{option}:" in code
+
+    unread = {o for o in (k.split(".")[-1] for k in keys(common.get_config())) if not is_read(o)}
     assert not unread, f"nobody reads {sorted(unread)}: delete the option"

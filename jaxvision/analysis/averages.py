@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxvision.analysis.soup import mean_weights
 from jaxvision.errors import InputError
 from jaxvision.interop.load import assign_weights
 from jaxvision.interop.rules import Weights, flatten
@@ -38,14 +39,8 @@ def average_checkpoints(path: str | pathlib.Path, *, last: int) -> tuple[Weights
             f"{max(len(run.steps), 1)}, or train with --config.checkpoint.keep={last}."
         )
     steps = run.steps[:last]
-    sums: dict[str, np.ndarray] = {}
-    dtypes = {}
-    for step in steps:
-        weights, _ = read_run(run.folder / "checkpoints" / str(step))
-        for name, array in weights.items():
-            sums[name] = sums.get(name, 0) + array.astype(np.float64)
-            dtypes[name] = array.dtype
-    mean = {name: (total / len(steps)).astype(dtypes[name]) for name, total in sums.items()}
+    folders = (run.folder / "checkpoints" / str(step) for step in steps)
+    mean = mean_weights(read_run(folder)[0] for folder in folders)
     return mean, tuple(sorted(steps))
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -84,13 +84,17 @@ def check_same(first: Ingredient, other: Ingredient) -> None:
             )
 
 
-def mean_weights(models: Sequence[Weights]) -> Weights:
-    """Returns the mean of each array, in its own dtype."""
-    means = {}
-    for name, array in models[0].items():
-        total = sum(np.asarray(weights[name], np.float64) for weights in models)
-        means[name] = np.asarray(total / len(models), array.dtype)
-    return means
+def mean_weights(models: Iterable[Weights]) -> Weights:
+    """Returns the mean of each array, in its own dtype; one model after the other is looked at."""
+    sums: dict[str, np.ndarray] = {}
+    dtypes: dict[str, np.dtype] = {}
+    number = 0
+    for weights in models:
+        number += 1
+        for name, array in weights.items():
+            sums[name] = sums.get(name, 0) + np.asarray(array, np.float64)
+            dtypes.setdefault(name, array.dtype)
+    return {name: np.asarray(total / number, dtypes[name]) for name, total in sums.items()}
 
 
 @dataclasses.dataclass(frozen=True)
