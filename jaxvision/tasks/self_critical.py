@@ -19,6 +19,9 @@ from jaxvision.tasks.captioning import Captioning, model_inputs, shift
 
 logger = logging.getLogger(__name__)
 
+# The n-grams of all captions are held in memory; COCO's training split has 118,287 images.
+_MOST_IMAGES = 200_000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfCritical(Captioning):
@@ -55,7 +58,8 @@ class SelfCritical(Captioning):
           settings: of the sampling; at least two samples an image.
 
         Raises:
-          InputError: for fewer than two samples, or in a run of several processes.
+          InputError: for fewer than two samples, in a run of several processes, or for more images
+            than the captions of which fit into memory.
         """
         if settings.num_return_sequences < 2:
             raise InputError(
@@ -67,7 +71,12 @@ class SelfCritical(Captioning):
                 "Self-critical training scores its samples in one process: start it on one machine."
             )
         images = range(len(source))
-        # Minutes for a million images, before the first step.
+        if len(images) > _MOST_IMAGES:
+            raise InputError(
+                f"Self-critical training holds the captions of at most {_MOST_IMAGES:,} training "
+                f"images, there are {len(images):,}: train on a part of them (of the shapes with "
+                "--config.data.shapes.num_train=100000)."
+            )
         logger.info("Indexing the captions of %s training images for CIDEr.", f"{len(images):,}")
         return cls(
             pad=vocabulary.pad,

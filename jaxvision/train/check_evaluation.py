@@ -3,6 +3,7 @@
 from jaxvision.data.folder import CLASS_FOLDERS
 from jaxvision.data.views import VIEWS
 from jaxvision.errors import InputError, check_choice
+from jaxvision.train.image_sizes import sides
 from jaxvision.train.workdir import Config
 
 _LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
@@ -34,8 +35,7 @@ def check_evaluation(config: Config) -> None:
             "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
             f"got '{config.task}': leave them out."
         )
-    size = data.image_size
-    side = max(size) if isinstance(size, tuple) else size
+    side = max(sides(data.image_size))
     if side < _LEAST_SEEN * data.eval_resize:
         raise InputError(
             f"An evaluation would see only the middle {side} of --config.data.eval_resize="

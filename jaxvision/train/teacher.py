@@ -26,7 +26,7 @@ from jaxvision.tasks.distillation import (
     Teacher,
     build_with_projection,
 )
-from jaxvision.train.image_sizes import is_size
+from jaxvision.train.image_sizes import is_size, sides
 from jaxvision.train.workdir import Config, cannot_write, write_json
 
 TEACHER_FILE = "teacher.json"
@@ -75,8 +75,7 @@ def open_teacher(
             "--config.distill.image_size must be pixels, a whole number or '(height, width)', or "
             f"0, got {options.image_size!r}."
         )
-    size = options.image_size or config.data.image_size
-    size = size if isinstance(size, tuple) else (size, size)
+    size = sides(options.image_size or config.data.image_size)
     try:
         trained = open_trained(
             options.teacher_weights,
@@ -149,8 +148,7 @@ def with_projection(
     Raises:
       InputError: if one of the two has no map of that stride.
     """
-    size = config.data.image_size
-    size = size if isinstance(size, tuple) else (size, size)
+    size = sides(config.data.image_size)
     student: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graphdef, *states = nnx.split(student, nnx.Param, nnx.BatchStat)
     plain = Teacher(graphdef=graphdef, scale=(1.0,) * 3, shift=(0.0,) * 3, image_size=size)

@@ -242,6 +242,10 @@ def test_the_encoder_starts_from_weights_of_its_own(tmp_path):
         (dict(caption__max_length=6, caption__strict_length=True), "longer than 6 tokens"),
         (dict(caption__num_beams=0), "num_beams must be at least 1"),
         (dict(caption__self_critical_samples=1), "at least 2"),
+        (
+            dict(caption__self_critical_samples=2, data__shapes__num_train=1_000_000),
+            "at most 200,000 training images, there are 1,000,000",
+        ),
         (dict(caption__tokens="letters"), "--config.caption.tokens must be one of"),
         (dict(caption__vocabulary="nowhere.json"), "nowhere.json"),
         (dict(checkpoint__best_metric="eval/accuracy"), "best_metric must be one of eval/cider"),
