@@ -1,5 +1,6 @@
 """A captioner from the config to the command that uses it."""
 
+import itertools
 import json
 
 import jax
@@ -14,6 +15,7 @@ from jaxvision.analysis.preflight import preflight
 from jaxvision.analysis.report import write_report
 from jaxvision.data.captions import open_caption_source
 from jaxvision.data.features import write_features
+from jaxvision.data.shape_captions import ShapeCaptionSource
 from jaxvision.data.vocabulary import Vocabulary
 from jaxvision.errors import InputError
 from jaxvision.interop.trained import open_trained
@@ -48,23 +50,26 @@ def config(**options):
     return config
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
+@pytest.fixture(autouse=True, scope="module")
+def one_device_and_fewer_captions():
+    """Of the 92,160 captions of shapes every 101st, which have all words."""
+    make_mesh, all_captions = setup.make_mesh, ShapeCaptionSource.all_captions
+    with pytest.MonkeyPatch.context() as patch:
+        one = jax.devices()[:1]
+        patch.setattr(setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=one))
+        patch.setattr(
+            ShapeCaptionSource,
+            "all_captions",
+            lambda self: itertools.islice(all_captions(self), 0, None, 101),
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, one_device_and_fewer_captions):
     folder = tmp_path_factory.mktemp("captions") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        make_mesh = setup.make_mesh
-        one = jax.devices()[:1]
-        patch.setattr(setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=one))
-        state = train(config(ema_decay=0.9), folder)
-        write_report(config(ema_decay=0.9), state, folder)
+    state = train(config(ema_decay=0.9), folder)
+    write_report(config(ema_decay=0.9), state, folder)
     return folder, state
 
 
