@@ -27,8 +27,12 @@ def use_deterministic_kernels() -> None:
     Without it two runs differ in the last bits, and a resumed run from the uninterrupted one. A CPU
     is deterministic anyway.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    add_xla_flag("--xla_gpu_deterministic_ops=true")
+
+
+def add_xla_flag(flag: str) -> None:
+    """Gives XLA one more flag; JAX must not have started yet, and XLA aborts on unknown ones."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def quiet_libraries() -> None:

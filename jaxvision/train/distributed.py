@@ -1,10 +1,12 @@
 """Joins the processes of a run on several machines, or does nothing on one."""
 
+import importlib.metadata
 import logging
 import os
 
 import jax
 
+from jaxvision.command_line import add_xla_flag
 from jaxvision.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,11 @@ def initialize(mode: str, *, heartbeat_seconds: int = 100) -> None:
             "num_processes": int(number),
             "process_id": int(index),
         }
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if jax.config.jax_platforms == "cpu" or not (jax.config.jax_platforms or plugins):
+        # By default XLA's CPU runtime starts independent sums in any order. Two processes that
+        # differ in it, as they soon do with BatchNorms, send each other the wrong ones and die.
+        add_xla_flag("--xla_cpu_enable_concurrency_optimized_scheduler=false")
     jax.distributed.initialize(**by_hand, heartbeat_timeout_seconds=heartbeat_seconds)
     logger.info("Process %d of %d.", jax.process_index(), jax.process_count())
 
