@@ -7,6 +7,10 @@ import warnings
 import jax
 import pytest
 
+# Tests compile more than they compute, and a third faster where LLVM optimises nothing.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+).strip()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,7 +17,7 @@ CACHE = f"--config.compilation_cache={jax.config.jax_compilation_cache_dir}"
 
 def start(*arguments, environment=None, **options):
     """Starts one process with one device; `options` are those of Popen."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         [sys.executable, "launch.py", *map(str, arguments)],
