@@ -45,8 +45,10 @@ def initialize(mode: str, *, heartbeat_seconds: int = 100) -> None:
             "num_processes": int(number),
             "process_id": int(index),
         }
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    if jax.config.jax_platforms == "cpu" or not (jax.config.jax_platforms or plugins):
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms == "cpu" or not (
+        platforms or importlib.metadata.entry_points(group="jax_plugins")
+    ):
         # By default XLA's CPU runtime starts independent sums in any order. Two processes that
         # differ in it, as they soon do with BatchNorms, send each other the wrong ones and die.
         add_xla_flag("--xla_cpu_enable_concurrency_optimized_scheduler=false")

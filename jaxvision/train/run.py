@@ -200,7 +200,8 @@ class Run:
     def recalibrator(self, num_batches: int) -> Callable[[Any, Any], Any]:
         """Returns the function (params, batch_stats) -> statistics of the first training batches.
 
-        The images are augmented as in training, but not mixed.
+        The images are augmented as in training and have the last size of a timetable, but are not
+        mixed.
         """
         step = make_statistics_step(
             self.graphdef,
@@ -211,7 +212,7 @@ class Run:
         )
 
         def recalibrated(params: Any, batch_stats: Any) -> Any:
-            with contextlib.closing(self.train_batches()) as batches:
+            with contextlib.closing(self.train_batches(last_size=True)) as batches:
                 first = itertools.islice(batches, num_batches)
                 on_devices = (self.put(batch) for batch in first)
                 return recalibrate(
@@ -220,18 +221,19 @@ class Run:
 
         return recalibrated
 
-    def train_batches(self) -> Any:
-        """Returns the endless host iterator over this process's part of the training batches."""
+    def train_batches(self, *, last_size: bool = False) -> Any:
+        """Returns the endless host iterator over this process's part of the training batches.
+
+        Args:
+          last_size: give all images the last size of a timetable, from the first batch on.
+        """
         config, data = self.config, self.config.data
+        stages = list(zip(self.image_sizes, self.train_transforms, strict=True))
+        (_, transform), *later = stages[-1:] if last_size else stages
         return train_dataset(
             self.train_source,
-            transform=self.train_transforms[0],
-            later_transforms=[
-                (steps * config.batch_size, transform)
-                for (steps, _), transform in zip(
-                    self.image_sizes[1:], self.train_transforms[1:], strict=True
-                )
-            ],
+            transform=transform,
+            later_transforms=[(steps * config.batch_size, then) for (steps, _), then in later],
             target=self.data.target,
             batch_size=config.batch_size,
             seed=config.seed,

@@ -112,6 +112,12 @@ def test_run_with_growing_images_repetitions_and_float16_resumes_bit_for_bit(
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+def test_statistics_are_measured_at_the_last_size():
+    run = setup.make_run(config(**{"data.image_size_schedule": GROWING}))
+    with contextlib.closing(run.train_batches(last_size=True)) as batches:
+        assert next(batches)["image"].shape[1] == 32
+
+
 def test_preflight_tells_the_memory_of_each_size(tmp_path, caplog):
     options = {"data.image_size_schedule": ((0, 16), (0.12, 64)), "augment.mixup_alpha": 0.0}
     options |= {"model.kwargs": dict(width=16, depth=1, num_heads=2, patch_size=8)}
