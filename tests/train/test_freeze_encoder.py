@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from train import helpers
-from train.test_captioning_run import TINY, config, one_device  # noqa: F401
+from train.test_captioning_run import TINY, config, one_device_and_fewer_captions  # noqa: F401
 
 from jaxvision.analysis.groups import group_table
 from jaxvision.errors import InputError
