@@ -20,12 +20,15 @@ Images = dict[str, list[tuple[pathlib.Path, str]]]
 def read_images(paths) -> Images:
     """Returns {class: [(zip, name in it), ...]} of zips of folders, one a class."""
     images: Images = {}
-    for path in sorted(paths):
+    paths = sorted(paths)
+    if not paths or not all(path.exists() for path in paths):
+        sys.exit(
+            "--data must hold train_*.zip, val.zip and test.zip of images, one folder a class."
+        )
+    for path in paths:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 images.setdefault(name.split("/")[0], []).append((path, name))
-    if not images:
-        sys.exit("Expected zips train_*.zip, val.zip and test.zip of images, one folder a class.")
     return images
 
 

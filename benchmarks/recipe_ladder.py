@@ -74,7 +74,7 @@ def config(model, rung, seed, folder, epochs):
             options |= RUNGS[name]
         config.model.kwargs = dict(options.pop("model.kwargs"))
         config.update_from_flattened_dict(options)
-        if config.distill.temperature > 1:
+        if "distill.loss" in options:
             config.distill.teacher_weights = str(folder / TEACHER)
     return config.lock()
 
@@ -98,17 +98,14 @@ def main():
         cifar.write_part(options.workdir / "train.zip", images, options.images)
     for model in options.models.split(","):
         for rung, name in enumerate(RUNGS):
-            if model == "ResNet" and "taught" in name:
+            if model == "ResNet" and "distill.loss" in RUNGS[name]:
                 continue
-            metric = "eval_ema/accuracy" if rung >= 3 else "eval/accuracy"
-            values = [
-                cifar.accuracy(
-                    config(model, rung, seed, options.workdir, options.epochs),
-                    options.workdir / f"{model.lower()}_{rung}_{seed}",
-                    metric,
-                )
-                for seed in range(options.seeds)
-            ]
+            values = []
+            for seed in range(options.seeds):
+                run = config(model, rung, seed, options.workdir, options.epochs)
+                folder = options.workdir / f"{model.lower()}_{rung}_{seed}"
+                metric = "eval_ema/accuracy" if run.ema_decay else "eval/accuracy"
+                values.append(cifar.accuracy(run, folder, metric))
             print(f"| {model} | {name} | {cifar.mean_and_spread(values)} |", flush=True)
 
 

@@ -3,8 +3,8 @@
 `python benchmarks/transfer_presets.py --data=data/cifar10`: a small ResNet learns eight classes;
 then it learns to tell cats from dogs, which it has never seen, from 1,000, 5,000 and all images,
 under each preset and from random values, in the same number of steps. `--data` is a folder with
-train_*.zip, val.zip and test.zip, each of folders of images, one a class. About half an
-hour on 2 CPU cores. What is finished in `--workdir` is not trained again.
+train_*.zip, val.zip and test.zip, each of folders of images, one a class. About half an hour on 2
+CPU cores. What is finished in `--workdir` is not trained again.
 """
 
 import argparse

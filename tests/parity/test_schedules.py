@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parity
 PEAK, STEPS = 0.1, 200
 # Ours in float32 is a few roundings of 6e-8, measured 2.2e-6. In float64 (make parity) it is torch
 # that rounds: its schedulers multiply the last rate again and again, up to 200 times.
-RTOL = 1e-11 if jax.config.jax_enable_x64 else 4e-6
+RTOL = 1e-11 if jax.config.jax_enable_x64 else 3e-6
 # A factor of 0.97 is 3e-8 off in float32, its 200th power 6e-6.
 POWER_RTOL = 1e-11 if jax.config.jax_enable_x64 else 1e-5
 
