@@ -66,11 +66,11 @@ def main(argv: list[str]) -> int:
         cache = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
 
-    from jaxvision.analysis.evaluation import evaluate_fully
-    from jaxvision.analysis.find_lr import find_lr
-    from jaxvision.analysis.preflight import preflight
-    from jaxvision.analysis.report import write_report
     from jaxvision.errors import InputError, RunError
+    from jaxvision.evaluation.classifier import evaluate_fully
+    from jaxvision.evaluation.report import write_report
+    from jaxvision.preflight.find_lr import find_lr
+    from jaxvision.preflight.preflight import preflight
     from jaxvision.train.distributed import initialize, leave_others
     from jaxvision.train.loop import train
     from jaxvision.train.stop import Stopped

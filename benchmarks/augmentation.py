@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from jaxvision.data.augment.presets import PRESETS
+from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.decode import decode_image
-from jaxvision.data.presets import PRESETS
-from jaxvision.data.sources import open_source
-from jaxvision.data.transforms import train_transform
+from jaxvision.data.sources.open_source import open_source
 
 SIZE, COUNT = 224, 64
 

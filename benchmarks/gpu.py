@@ -100,7 +100,7 @@ def main():
 
 def report(name, batch, turns, rate):
     """Prints the medians of both systems, MFU and peak memory."""
-    from jaxvision.analysis import cost
+    from jaxvision.profiling import cost
 
     model = cost.abstract_model(name)
     macs, _ = cost.total(cost.trace_model(model, cost.image_batch(model, 224, 224)).work)

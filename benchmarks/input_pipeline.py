@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.pipeline import train_dataset
-from jaxvision.data.sources import open_source
-from jaxvision.data.transforms import train_transform
+from jaxvision.data.sources.open_source import open_source
 
 BATCH, SIZE, BATCHES = 64, 224, 10
 

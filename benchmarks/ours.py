@@ -11,7 +11,7 @@ import optax
 
 import jaxvision as jv
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import TrainState, abstract_model, abstract_state, create_state
 from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step

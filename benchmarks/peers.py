@@ -1,3 +1,3 @@
 """Makes torchvision and timm importable beside the CPU build of torch; the tests use it, too."""
 
-from jaxvision.analysis import parity_torchvision  # noqa: F401
+from jaxvision.parity import torchvision_import as parity_torchvision  # noqa: F401

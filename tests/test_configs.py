@@ -7,9 +7,9 @@ import pathlib
 import pytest
 
 from configs import common
-from jaxvision.data.policies import RandAugment
-from jaxvision.data.transforms import train_transform
-from jaxvision.train.schedule import LENGTH_UNITS
+from jaxvision.data.augment.policies import RandAugment
+from jaxvision.data.augment.transforms import train_transform
+from jaxvision.train.optim.schedule import LENGTH_UNITS
 from jaxvision.train.setup import make_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from jaxvision import __main__ as command
-from jaxvision.data.caption_results import read_candidates, read_references
+from jaxvision.data.captions.results import read_candidates, read_references
 from jaxvision.metrics import meteor_data
 from jaxvision.metrics.caption import score_captions
 

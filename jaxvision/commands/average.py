@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file; returns the exit code."""
-    from jaxvision.analysis.averages import average_checkpoints, recalibrate_weights
     from jaxvision.command_line import say, show_progress
+    from jaxvision.evaluation.averages import average_checkpoints, recalibrate_weights
     from jaxvision.interop.formats import check_writable, write_weights
 
     check_writable(arguments.output)

@@ -31,16 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each caption; returns 2 if an image could not be used."""
-    from jaxvision.analysis.caption_pictures import plot_attention
-    from jaxvision.analysis.captions import (
+    from jaxvision.command_line import fail, say, show_progress
+    from jaxvision.data.image_files import find_images
+    from jaxvision.errors import InputError
+    from jaxvision.evaluation.caption import (
         attention_maps,
         caption_images,
         caption_lines,
         open_captioner,
     )
-    from jaxvision.command_line import fail, say, show_progress
-    from jaxvision.data.image_files import find_images
-    from jaxvision.errors import InputError
+    from jaxvision.plots.caption_pictures import plot_attention
 
     images = [image for path in arguments.images for image in find_images(path)]
     if arguments.attention and len(images) > 1:

@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
 
-    from jaxvision.analysis.cards import cards_table, model_cards
     from jaxvision.command_line import say, show_progress
+    from jaxvision.profiling.model_cards import cards_table, model_cards
 
     cards = []
     for card in model_cards(arguments.patterns):

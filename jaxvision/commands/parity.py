@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")  # where torch computes, too
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
     try:
-        from jaxvision.analysis import parity_report as report
+        from jaxvision.parity import certificate as report
     except ModuleNotFoundError as error:
         raise InputError(
             f"The comparison needs PyTorch and its libraries ({error}): pip install -e '.[test]'."

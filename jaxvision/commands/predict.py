@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; returns 2 if an image could not be used."""
-    from jaxvision.analysis.predict import predict, prediction_lines, read_classes
     from jaxvision.command_line import fail, say, show_progress
     from jaxvision.data.image_files import find_images
+    from jaxvision.evaluation.predict import predict, prediction_lines, read_classes
     from jaxvision.interop.trained import open_trained
     from jaxvision.models.registry import get_spec
 

@@ -30,20 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints a table and writes the file; returns the exit code."""
     import pathlib
 
-    from jaxvision.analysis.labelled import DataOptions, Runner, open_splits
-    from jaxvision.analysis.probe import (
+    from jaxvision.command_line import say, show_progress
+    from jaxvision.commands.arguments import data_arguments
+    from jaxvision.errors import InputError
+    from jaxvision.evaluation.labelled import DataOptions, Runner, open_splits
+    from jaxvision.evaluation.probe import (
         check_shots,
         few_shot,
         linear_probe,
         remove_head,
         split_features,
     )
-    from jaxvision.analysis.table import text_table
-    from jaxvision.command_line import say, show_progress
-    from jaxvision.commands.arguments import data_arguments
-    from jaxvision.errors import InputError
     from jaxvision.interop.trained import open_trained
     from jaxvision.models.registry import get_spec
+    from jaxvision.profiling.table import text_table
     from jaxvision.train.workdir import write_json
 
     weights = arguments.weights or arguments.folder

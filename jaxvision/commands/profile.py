@@ -20,15 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the tree and the table; returns the exit code."""
-    from jaxvision.analysis.profile import (
+    from jaxvision.command_line import say, show_progress
+    from jaxvision.models.registry import get_spec
+    from jaxvision.profiling.profile import (
         device_name,
         module_tree,
         time_model,
         times_table,
         tree_table,
     )
-    from jaxvision.command_line import say, show_progress
-    from jaxvision.models.registry import get_spec
 
     spec = get_spec(arguments.model, task="classification")
     height, width = arguments.image_size or (spec.image_size, spec.image_size)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from jaxvision.command_line import say, show_progress
-    from jaxvision.data.caption_results import read_candidates, read_references
+    from jaxvision.data.captions.results import read_candidates, read_references
     from jaxvision.errors import InputError
     from jaxvision.metrics.caption import default_metrics, score_captions
 

@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     import pathlib
     from collections.abc import Sequence
 
-    from jaxvision.analysis.averages import recalibrate_weights
-    from jaxvision.analysis.labelled import DataOptions, Runner, accuracy, open_splits
-    from jaxvision.analysis.soup import greedy_soup, mean_weights, open_ingredients
     from jaxvision.command_line import say, show_progress
     from jaxvision.commands.arguments import data_arguments
     from jaxvision.errors import InputError
+    from jaxvision.evaluation.averages import recalibrate_weights
+    from jaxvision.evaluation.labelled import DataOptions, Runner, accuracy, open_splits
+    from jaxvision.evaluation.soup import greedy_soup, mean_weights, open_ingredients
     from jaxvision.interop.formats import check_writable
     from jaxvision.interop.load import assign_weights, save_weights, weight_names
     from jaxvision.interop.rules import Weights

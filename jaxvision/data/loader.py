@@ -15,9 +15,9 @@ import numpy as np
 from absl import flags
 
 from jaxvision.data.decode import decode_image
-from jaxvision.data.image import Batch, Transform
 from jaxvision.data.source import CorruptImageError, DataError, Records
 from jaxvision.data.target import Target
+from jaxvision.data.types import Batch, Transform
 
 # Examples that one thread makes in one go. Handing over single examples costs more than decoding a
 # small image; whole batches would keep too few threads busy, and too much memory.

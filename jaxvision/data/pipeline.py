@@ -11,10 +11,10 @@ import grain
 import numpy as np
 
 from jaxvision.data.decode import MAX_PIXELS, decode_image
-from jaxvision.data.image import Batch, Transform
 from jaxvision.data.loader import Loader, Reading, start
 from jaxvision.data.source import CorruptImageError, DataError, Records, Source
 from jaxvision.data.target import Labels, Target
+from jaxvision.data.types import Batch, Transform
 from jaxvision.errors import InputError
 
 _log = logging.getLogger(__name__)

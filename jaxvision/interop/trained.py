@@ -7,8 +7,8 @@ from typing import Any
 
 from flax import nnx
 
-from jaxvision.data.image import Transform
-from jaxvision.data.transforms import eval_transform
+from jaxvision.data.augment.transforms import eval_transform
+from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run

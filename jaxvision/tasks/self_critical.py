@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.data.caption_source import Captions
-from jaxvision.data.vocabulary import Vocabulary, caption_words
+from jaxvision.data.captions.caption_source import Captions
+from jaxvision.data.captions.vocabulary import Vocabulary, caption_words
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import jax
 
-from jaxvision.data.image import Transform
-from jaxvision.data.transforms import train_transform
+from jaxvision.data.augment.transforms import train_transform
+from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.train.device_augment import augment
 from jaxvision.train.workdir import Config

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from jaxvision.data.vocabulary import caption_words
+from jaxvision.data.captions.vocabulary import caption_words
 from jaxvision.decode.decoder import Decoded
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings

@@ -1,7 +1,7 @@
 """Checks of config.eval before anything is opened or built."""
 
-from jaxvision.data.folder import CLASS_FOLDERS
-from jaxvision.data.views import VIEWS
+from jaxvision.data.augment.views import VIEWS
+from jaxvision.data.sources.folder import CLASS_FOLDERS
 from jaxvision.errors import InputError, check_choice
 from jaxvision.train.image_sizes import sides
 from jaxvision.train.workdir import Config

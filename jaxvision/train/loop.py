@@ -15,8 +15,8 @@ from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
+from jaxvision.train.optim.rate_factor import set_rate_factor
 from jaxvision.train.progress import Progress, progress_of
-from jaxvision.train.rate_factor import set_rate_factor
 from jaxvision.train.run import Run
 from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState, count_params, create_state

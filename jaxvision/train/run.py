@@ -13,20 +13,20 @@ import optax
 from flax import nnx
 
 from jaxvision.batch import ON_DEVICE, check_batch
-from jaxvision.data.image import Transform
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
+from jaxvision.data.types import Transform
 from jaxvision.decode.decoder import Decoded
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.models.registry import ModelSpec
 from jaxvision.train.augmentation import device_augment
-from jaxvision.train.averaging import Swa
 from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
 from jaxvision.train.evaluate import evaluate
-from jaxvision.train.freeze import make_hold
 from jaxvision.train.image_sizes import Stages
 from jaxvision.train.init_from import load_initial
 from jaxvision.train.mix import mix
-from jaxvision.train.param_groups import Groups
+from jaxvision.train.optim.freeze import make_hold
+from jaxvision.train.optim.param_groups import Groups
+from jaxvision.train.optim.weight_average import Swa
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
 from jaxvision.train.sharding import put_batch, state_shardings
 from jaxvision.train.state import TrainState, abstract_state

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxvision.data.transforms import eval_transform
+from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.errors import InputError
 from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models, spec_with
 from jaxvision.train.augmentation import host_transform
@@ -18,15 +18,9 @@ from jaxvision.train.check import (
     check_sizes,
 )
 from jaxvision.train.check_evaluation import check_evaluation
-from jaxvision.train.freeze import build_with_frozen_stats
 from jaxvision.train.image_sizes import check_model_takes, image_size_stages
-from jaxvision.train.progress import progress_of
-from jaxvision.train.run import Run
-from jaxvision.train.sharding import make_mesh
-from jaxvision.train.state import abstract_model
-from jaxvision.train.task_data import TaskData, open_task, task_metrics
-from jaxvision.train.teacher import with_projection
-from jaxvision.train.update import (
+from jaxvision.train.optim.freeze import build_with_frozen_stats
+from jaxvision.train.optim.update import (
     freeze_encoder,
     frozen_batch_norms,
     groups_of,
@@ -34,6 +28,12 @@ from jaxvision.train.update import (
     schedule_of,
     swa_of,
 )
+from jaxvision.train.progress import progress_of
+from jaxvision.train.run import Run
+from jaxvision.train.sharding import make_mesh
+from jaxvision.train.state import abstract_model
+from jaxvision.train.task_data import TaskData, open_task, task_metrics
+from jaxvision.train.teacher import with_projection
 from jaxvision.train.workdir import Config
 
 

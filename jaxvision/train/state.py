@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from jaxvision.train.loss_scale import LossScale
+from jaxvision.train.optim.loss_scale import LossScale
 from jaxvision.train.sharding import state_shardings
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxvision.train.averaging import Swa
-from jaxvision.train.loss_scale import LossScale
-from jaxvision.train.rate_factor import rate_factor
+from jaxvision.train.optim.loss_scale import LossScale
+from jaxvision.train.optim.rate_factor import rate_factor
+from jaxvision.train.optim.weight_average import Swa
 from jaxvision.train.state import TrainState, augment_key, step_keys
 
 

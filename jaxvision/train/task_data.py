@@ -5,14 +5,14 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxvision.data.caption_source import CaptionSource, CaptionSubset
-from jaxvision.data.caption_target import CaptionTarget, check_captions
-from jaxvision.data.captions import open_caption_source
+from jaxvision.data.captions.caption_source import CaptionSource, CaptionSubset
+from jaxvision.data.captions.caption_target import CaptionTarget, check_captions
+from jaxvision.data.captions.open_captions import open_caption_source
+from jaxvision.data.captions.subword import SubwordVocabulary
+from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.data.source import Subset
-from jaxvision.data.sources import open_source
-from jaxvision.data.subword import SubwordVocabulary
+from jaxvision.data.sources.open_source import open_source
 from jaxvision.data.target import Target
-from jaxvision.data.vocabulary import Vocabulary
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError, check_choice
 from jaxvision.tasks.captioning import Captioning

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxvision.data.vocabulary import Vocabulary, check_vocabulary
+from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.errors import InputError
 from jaxvision.interop.run_folder import CLASSES_FILE, VOCABULARY_FILE
 

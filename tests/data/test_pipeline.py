@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxvision.data import loader
+from jaxvision.data.augment.transforms import Compose, eval_transform, train_transform
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.source import CorruptImageError, DataError, Source
-from jaxvision.data.sources import open_source
-from jaxvision.data.transforms import Compose, eval_transform, train_transform
+from jaxvision.data.sources.open_source import open_source
 from jaxvision.errors import InputError
 
 PLAIN = Compose(())

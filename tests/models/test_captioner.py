@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.analysis.cards import model_cards
 from jaxvision.interop.load import assign_weights, count_classes, extract_weights
 from jaxvision.models.captioner import CaptionerConfig
+from jaxvision.profiling.model_cards import model_cards
 
 WORDS, LENGTH = 11, 6
 TINY = {

@@ -9,17 +9,17 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.analysis.cost import (
+from jaxvision.errors import InputError
+from jaxvision.layers.conv import Conv
+from jaxvision.layers.depthwise import depthwise_conv
+from jaxvision.profiling.cost import (
     abstract_model,
     count_work,
     image_batch,
     total,
     trace_model,
 )
-from jaxvision.analysis.profile import model_options
-from jaxvision.errors import InputError
-from jaxvision.layers.conv import Conv
-from jaxvision.layers.depthwise import depthwise_conv
+from jaxvision.profiling.profile import model_options
 
 # Counted with torch's flop counter / 2 in torchvision, timm and transformers: convolutions and
 # matrix products, those of attention included. Of PVT, the figures of the paper.

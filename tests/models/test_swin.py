@@ -10,7 +10,7 @@ import jaxvision as jv
 from jaxvision.interop.load import assign_weights, extract_weights
 from jaxvision.models.swin import Swin, SwinConfig
 from jaxvision.models.swin_v2 import SwinV2, SwinV2Config
-from jaxvision.train.optimizer import decay_mask
+from jaxvision.train.optim.optimizer import decay_mask
 
 TINY = {
     "width": 8,

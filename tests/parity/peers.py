@@ -1,4 +1,4 @@
-"""The engine of jaxvision/analysis/parity.py as assertions: agreement, or a failed test."""
+"""The engine of jaxvision/parity/pair.py as assertions: agreement, or a failed test."""
 
 import logging
 
@@ -10,7 +10,8 @@ from flax import nnx
 
 torch = pytest.importorskip("torch")
 
-from jaxvision.analysis.parity import (  # noqa: E402
+from jaxvision.interop.load import extract_weights  # noqa: E402
+from jaxvision.parity.pair import (  # noqa: E402
     ADAM_EPS,
     CLASSES,
     FLOAT32_BAR,
@@ -33,7 +34,6 @@ from jaxvision.analysis.parity import (  # noqa: E402
     training_distances,
     worst,
 )
-from jaxvision.interop.load import extract_weights  # noqa: E402
 
 __all__ = [
     "ADAM_EPS",

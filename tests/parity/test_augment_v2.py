@@ -14,12 +14,18 @@ functional = v2.functional
 
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode  # noqa: E402
 
-from jaxvision.data import color  # noqa: E402
-from jaxvision.data.auto_augment import POLICIES  # noqa: E402
-from jaxvision.data.crops import RandomResizedCrop  # noqa: E402
-from jaxvision.data.geometry import HorizontalFlip, Perspective, VerticalFlip  # noqa: E402
-from jaxvision.data.noise import RandomErasing, gaussian_blur  # noqa: E402
-from jaxvision.data.operations import (  # noqa: E402
+from jaxvision.data.augment import color  # noqa: E402
+from jaxvision.data.augment.auto_augment import POLICIES  # noqa: E402
+from jaxvision.data.augment.crops import RandomResizedCrop  # noqa: E402
+from jaxvision.data.augment.geometry import (  # noqa: E402  # noqa: E402
+    HorizontalFlip,
+    Perspective,
+    VerticalFlip,
+    affine,
+    perspective,
+)
+from jaxvision.data.augment.noise import RandomErasing, gaussian_blur  # noqa: E402
+from jaxvision.data.augment.operations import (  # noqa: E402
     AUTO_SPACE,
     MIX_SPACE,
     OPERATIONS,
@@ -28,7 +34,6 @@ from jaxvision.data.operations import (  # noqa: E402
     WIDE_SPACE,
     apply_operation,
 )
-from jaxvision.data.warp import affine, perspective  # noqa: E402
 
 pytestmark = pytest.mark.parity
 NAMES = {name: name.title().replace("_", "") for name in OPERATIONS}

@@ -7,9 +7,9 @@ import pytest
 from parity import members, peers
 
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.averaging import Swa, swa_schedule
+from jaxvision.train.optim.schedule import make_schedule
+from jaxvision.train.optim.weight_average import Swa, swa_schedule
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
-from jaxvision.train.schedule import make_schedule
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler, swa_utils  # noqa: E402

@@ -17,7 +17,7 @@ from jaxvision.layers.attention import MultiHeadAttention
 from jaxvision.layers.decoder_block import DecoderBlock
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.position import sinusoids
-from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer
 
 torch = pytest.importorskip("torch")
 from parity import course  # noqa: E402

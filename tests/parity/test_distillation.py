@@ -17,7 +17,7 @@ from jaxvision.metrics.losses import (
 )
 from jaxvision.models.registry import get_spec
 from jaxvision.tasks.distillation import Distillation, Teacher
-from jaxvision.train.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.state import TrainState
 from jaxvision.train.step import make_train_step
 

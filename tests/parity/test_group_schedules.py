@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from jaxvision.errors import InputError
-from jaxvision.train.update import groups_of, optimizer_of, schedule_of
+from jaxvision.train.optim.update import groups_of, optimizer_of, schedule_of
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

@@ -15,8 +15,8 @@ from flax import nnx
 from parity import peers
 
 from configs import common
-from jaxvision.analysis.parity import NOT_DECAYED
 from jaxvision.interop.load import assign_weights
+from jaxvision.parity.pair import NOT_DECAYED
 from jaxvision.train.init_from import start_from
 from jaxvision.train.setup import make_run
 from jaxvision.train.sharding import make_mesh

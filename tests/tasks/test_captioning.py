@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 from train import helpers
 
-from jaxvision.data.caption_source import CaptionList
-from jaxvision.data.vocabulary import Vocabulary
+from jaxvision.data.captions.caption_source import CaptionList
+from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError
 from jaxvision.metrics.cider import Cider

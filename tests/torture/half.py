@@ -1,7 +1,7 @@
 """The smoke run in float16, with a loss scale that is too large at first: it skips and falls."""
 
 from configs import smoke
-from jaxvision.train import loss_scale
+from jaxvision.train.optim import loss_scale
 
 
 def get_config():

@@ -10,8 +10,8 @@ import pytest
 from train import helpers
 
 from configs import smoke
-from jaxvision.analysis.preflight import first_samples
 from jaxvision.errors import InputError
+from jaxvision.preflight.preflight import first_samples
 from jaxvision.train.augmentation import host_transform
 from jaxvision.train.device_augment import augment
 from jaxvision.train.setup import make_run

@@ -11,14 +11,14 @@ from train import helpers
 
 from configs import caption_shapes
 from jaxvision.__main__ import main
-from jaxvision.analysis.preflight import preflight
-from jaxvision.analysis.report import write_report
-from jaxvision.data.captions import open_caption_source
-from jaxvision.data.features import write_features
-from jaxvision.data.shape_captions import ShapeCaptionSource
-from jaxvision.data.vocabulary import Vocabulary
+from jaxvision.data.captions.features import write_features
+from jaxvision.data.captions.open_captions import open_caption_source
+from jaxvision.data.captions.shape_captions import ShapeCaptionSource
+from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.errors import InputError
+from jaxvision.evaluation.report import write_report
 from jaxvision.interop.trained import open_trained
+from jaxvision.preflight.preflight import preflight
 from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.loop import evaluate_run, train

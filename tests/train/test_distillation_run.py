@@ -7,9 +7,9 @@ import pytest
 from train import helpers
 
 from configs import smoke
-from jaxvision.analysis.memory import StepMemory
 from jaxvision.errors import InputError
 from jaxvision.interop.trained import open_trained
+from jaxvision.profiling.memory import StepMemory
 from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.loop import evaluate_run, train

@@ -9,12 +9,13 @@ import pytest
 from train import helpers
 from train.test_loop import Killed, config, losses, one_device  # noqa: F401
 
-from jaxvision.analysis.preflight import first_samples, preflight
 from jaxvision.errors import InputError
-from jaxvision.train import loss_scale, setup
+from jaxvision.preflight.preflight import first_samples, preflight
+from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.image_sizes import image_size_stages
 from jaxvision.train.loop import train
+from jaxvision.train.optim import loss_scale
 
 GROWING = ((0, 16), (0.2, 24), (0.36, 32))  # from updates 0, 5 and 9 on
 

@@ -14,11 +14,11 @@ from train.test_loop import Killed, config, losses, metrics, one_device  # noqa:
 from jaxvision.errors import InputError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.loop import train
-from jaxvision.train.optimizer import OPTIMIZERS, make_optimizer
+from jaxvision.train.optim.optimizer import OPTIMIZERS, make_optimizer
+from jaxvision.train.optim.rate_factor import rate_factor, set_rate_factor
+from jaxvision.train.optim.schedule import make_schedule
 from jaxvision.train.progress import EarlyStopping, Progress, ReduceOnPlateau
-from jaxvision.train.rate_factor import rate_factor, set_rate_factor
 from jaxvision.train.run import Run
-from jaxvision.train.schedule import make_schedule
 from jaxvision.train.sharding import put_batch
 
 

@@ -1,0 +1,175 @@
+"""The operations that learned and random policies draw from, and what a magnitude means for them.
+
+Their pixels are torchvision's on PIL images; what leaves the image is filled with black.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+
+from jaxvision.data.augment import color
+from jaxvision.data.types import Image
+from jaxvision.errors import check_choice
+
+_RESAMPLING = {
+    "nearest": PIL.Image.Resampling.NEAREST,
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """How strong each operation of a policy is at each of its magnitudes, 0..bins-1.
+
+    Strengths rise evenly from nothing to the ends given here. The bits that posterize keeps fall
+    from the first number to the second, solarize's threshold from 255 to 0.
+
+    Attributes:
+      bins: number of magnitudes.
+      shear: tangent of the angle.
+      translate: share of the side; above 1: pixels.
+      rotate: degrees.
+      enhance: of brightness, color, contrast and sharpness: how far the factor is from 1.
+      bits: that posterize keeps.
+    """
+
+    bins: int
+    shear: float = 0.3
+    translate: float = 150.0 / 331.0
+    rotate: float = 30.0
+    enhance: float = 0.9
+    bits: tuple[int, int] = (8, 4)
+
+    def strength(self, name: str, magnitude: int, height: int, width: int) -> float:
+        """Returns the unsigned strength of an operation on an image of the given size."""
+        if name in ("shear_x", "shear_y"):
+            end = self.shear
+        elif name in ("translate_x", "translate_y"):
+            side = width if name == "translate_x" else height
+            end = self.translate if self.translate > 1 else self.translate * side
+        elif name == "rotate":
+            end = self.rotate
+        elif name in _ENHANCEMENTS:
+            end = self.enhance
+        elif name == "posterize":
+            first, last = self.bits
+            return float(first - round((first - last) * magnitude / (self.bins - 1)))
+        elif name == "solarize":
+            return 255.0 - 255.0 * magnitude / (self.bins - 1)
+        else:
+            return 0.0
+        return _evenly(end, magnitude, self.bins)
+
+
+RAND_SPACE = Space(bins=31)
+AUTO_SPACE = Space(bins=10)
+WIDE_SPACE = Space(
+    bins=31, shear=0.99, translate=32.0, rotate=135.0, enhance=0.99, bits=(8, 2)
+)  # TrivialAugment
+MIX_SPACE = Space(bins=10, translate=1 / 3, bits=(4, 0))  # AugMix
+
+
+def apply_operation(
+    image: Image, name: str, strength: float, *, interpolation: str = "nearest"
+) -> Image:
+    """Returns the image after one operation; a name of `OPERATIONS` and its signed strength."""
+    return OPERATIONS[name](image, strength, interpolation)
+
+
+def draw_strength(
+    space: Space, name: str, magnitude: int, image: Image, rng: np.random.Generator
+) -> float:
+    """Returns the strength of an operation; half of the signed ones go the other way."""
+    strength = space.strength(name, magnitude, image.shape[0], image.shape[1])
+    return -strength if name in SIGNED and rng.integers(2) else strength
+
+
+def check_interpolation(policy: str, interpolation: str) -> None:
+    """Raises an InputError for an interpolation that no operation knows."""
+    check_choice(f"{policy}.interpolation", interpolation, tuple(_RESAMPLING))
+
+
+@functools.lru_cache(maxsize=4096)
+def _evenly(end: float, magnitude: int, bins: int) -> float:
+    """Returns one of `bins` numbers from 0 to `end`, rounded as torch.linspace does.
+
+    Translations are cut to whole pixels, so that the last bit may decide about one.
+    """
+    last = np.float32(end)
+    step = float(last / np.float32(bins - 1))
+    if magnitude < bins // 2:
+        return float(np.float32(step * magnitude))
+    return float(np.float32(float(last) - step * (bins - 1 - magnitude)))
+
+
+def _affine(image: np.ndarray, matrix: tuple[float, ...], interpolation: str) -> np.ndarray:
+    """Returns the image whose pixel (x, y) is the input's at (a x + b y + c, d x + e y + f)."""
+    picture = PIL.Image.fromarray(image)
+    return np.asarray(
+        picture.transform(
+            picture.size, PIL.Image.Transform.AFFINE, matrix, _RESAMPLING[interpolation]
+        )
+    )
+
+
+def _translate(image: np.ndarray, x: float, y: float, interpolation: str) -> np.ndarray:
+    whole_x, whole_y = float(int(x)), float(int(y))
+    return _affine(image, (1.0, 0.0, -whole_x, 0.0, 1.0, -whole_y), interpolation)
+
+
+def _rotate(image: np.ndarray, degrees: float, interpolation: str) -> np.ndarray:
+    return np.asarray(PIL.Image.fromarray(image).rotate(degrees, _RESAMPLING[interpolation]))
+
+
+def _shear_angle(strength: float) -> float:
+    """Returns the angle in torchvision's rounding, whose last bit decides a pixel at the border."""
+    return math.radians(math.degrees(math.atan(strength)))
+
+
+def _shear_x(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
+    slope = math.tan(_shear_angle(strength))
+    return _affine(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0), interpolation)
+
+
+def _shear_y(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
+    angle = _shear_angle(strength)
+    slope = math.sin(angle) / math.cos(angle)
+    return _affine(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0), interpolation)
+
+
+def _enhance(
+    adjust: Callable[[np.ndarray, float], np.ndarray],
+    image: np.ndarray,
+    strength: float,
+    interpolation: str,
+) -> np.ndarray:
+    return adjust(image, 1 + strength)
+
+
+_ENHANCEMENTS = {
+    "brightness": functools.partial(_enhance, color.adjust_brightness),
+    "color": functools.partial(_enhance, color.adjust_saturation),
+    "contrast": functools.partial(_enhance, color.adjust_contrast),
+    "sharpness": functools.partial(_enhance, color.adjust_sharpness),
+}
+# Name: function of image, strength and interpolation.
+OPERATIONS: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
+    "identity": lambda image, _, __: image,
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": lambda image, s, mode: _translate(image, s, 0.0, mode),
+    "translate_y": lambda image, s, mode: _translate(image, 0.0, s, mode),
+    "rotate": _rotate,
+    **_ENHANCEMENTS,
+    "posterize": lambda image, s, _: color.posterize(image, int(s)),
+    "solarize": lambda image, s, _: color.solarize(image, s),
+    "autocontrast": lambda image, _, __: color.autocontrast(image),
+    "equalize": lambda image, _, __: color.equalize(image),
+    "invert": lambda image, _, __: color.invert(image),
+}
+SIGNED = frozenset(("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_ENHANCEMENTS))

@@ -1,0 +1,52 @@
+"""Several views of one image, whose predictions are averaged: test-time augmentation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.crops import CenterCrop
+from jaxvision.data.types import Image, Transform
+
+VIEWS = ("none", "flip", "five_crop", "ten_crop")
+NUM_CROPS = 5
+
+
+@dataclass(frozen=True)
+class FiveCrops:
+    """Cuts out the four corners and the middle, and stacks them, one below the other.
+
+    One image five times as high, so that a batch of them is a batch of images as any other. Their
+    order is torchvision's: top left, top right, bottom left, bottom right, middle. An image that is
+    too small gets a black border first, as for CenterCrop.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
+        """Returns the crops as one image of (5 x height, width)."""
+        height, width = self.size
+        covered = (max(image.shape[0], height), max(image.shape[1], width))
+        image = CenterCrop(covered)(image)
+        bottom, right = image.shape[0] - height, image.shape[1] - width
+        corners = [
+            image[top : top + height, left : left + width]
+            for top in (0, bottom)
+            for left in (0, right)
+        ]
+        return np.concatenate([*corners, CenterCrop(self.size)(image)])
+
+
+def with_views(transform: Transform, views: str) -> Transform:
+    """Returns an evaluation's transform that gives the crops of some views.
+
+    Args:
+      transform: of `eval_transform`, which ends with the crop of the middle.
+      views: one of VIEWS; flips are made on the device and change nothing here.
+    """
+    if views not in ("five_crop", "ten_crop"):
+        return transform
+    assert isinstance(transform, Compose)
+    *resize, crop = transform.operations
+    assert isinstance(crop, CenterCrop)
+    return Compose((*resize, FiveCrops(crop.size)))

@@ -1,0 +1,155 @@
+"""What every source of captions offers, and the list of captions that most are made from."""
+
+import abc
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from jaxvision.data.captions.vocabulary import Vocabulary
+from jaxvision.data.source import DataError, Records
+
+MAX_IMAGE_ID = 2**31 - 1  # int32 in a batch
+
+
+class CaptionExample(TypedDict):
+    """One image with all its captions: `image`, or in its place `features` of an encoder."""
+
+    image: NotRequired[bytes | np.ndarray]  # encoded, or uint8 [height, width, 3] RGB
+    features: NotRequired[np.ndarray]  # float32 [positions, channels]
+    captions: tuple[str, ...]
+    image_id: int
+
+
+class Captions(abc.ABC):
+    """The captions of every image, as they were written, without the images themselves.
+
+    Attributes:
+      vocabulary: that the data brings; None: one is built from the captions.
+    """
+
+    vocabulary: Vocabulary | None = None
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns all captions of one image, at least one: what scores compare with."""
+
+    @abc.abstractmethod
+    def image_id(self, index: int) -> int:
+        """Returns the number that joins an image with its captions; it fits into int32."""
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Returns what a message calls this image: a file name where there is one."""
+
+    def all_captions(self) -> Iterator[str]:
+        """Yields the captions of all images, to make a vocabulary of or to find the longest."""
+        for index in range(len(self)):
+            yield from self.captions(index)
+
+
+class CaptionSource(Captions, Records):
+    """Random access to images, or features of images, with their captions.
+
+    Reading is safe from many threads at once, and a source can be pickled into worker processes.
+    """
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> CaptionExample: ...
+
+
+class CaptionSubset(CaptionSource):
+    """Some images of another source.
+
+    Args:
+      source: the whole.
+      indices: images of it, in the wanted order.
+    """
+
+    def __init__(self, source: CaptionSource, indices: Sequence[int]):
+        self._source, self._indices = source, indices
+        self.vocabulary = source.vocabulary
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> CaptionExample:
+        return self._source[self._indices[index]]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns all captions of one image."""
+        return self._source.captions(self._indices[index])
+
+    def image_id(self, index: int) -> int:
+        """Returns the image's number in the whole."""
+        return self._source.image_id(self._indices[index])
+
+    def describe(self, index: int) -> str:
+        """Returns the name of the image in the whole."""
+        return self._source.describe(self._indices[index])
+
+
+class CaptionList(Captions):
+    """Images by number and file name, with their captions, in memory.
+
+    Args:
+      where: the file that they are from.
+      images: number, file name and captions of each.
+
+    Raises:
+      DataError: if a number occurs twice or does not fit, or a caption is empty.
+    """
+
+    def __init__(self, where: str, images: Iterable[tuple[int, str, Sequence[str]]]):
+        self.where = where
+        images = list(images)
+        self.image_ids = np.array([number for number, _, _ in images], np.int64)
+        self.names = [name for _, name, _ in images]
+        self._captions = [tuple(captions) for _, _, captions in images]
+        unusable = self.image_ids[(self.image_ids < 0) | (self.image_ids > MAX_IMAGE_ID)]
+        if unusable.size:
+            raise DataError(
+                f"{where} has the image id {unusable[0]}; expected 0 to {MAX_IMAGE_ID:,}."
+            )
+        unique, counts = np.unique(self.image_ids, return_counts=True)
+        if len(unique) < len(images):
+            twice = unique[counts > 1]
+            raise DataError(
+                f"{where} has {len(twice)} image ids more than once, the first is {twice[0]}; keep"
+                " one entry for each image."
+            )
+        empty = [
+            self.describe(index)
+            for index, captions in enumerate(self._captions)
+            if not all(any(map(str.isalnum, caption)) for caption in captions)
+        ]
+        if empty:
+            raise DataError(
+                f"{where} has captions without a word for {len(empty)} of {len(images)} images, the"
+                f" first is {empty[0]}; remove or complete them."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns all captions of one image, in the order of the file."""
+        return self._captions[index]
+
+    def image_id(self, index: int) -> int:
+        """Returns the image's number."""
+        return int(self.image_ids[index])
+
+    def describe(self, index: int) -> str:
+        """Returns the image's file name."""
+        return self.names[index]
+
+    def subset(self, indices: Sequence[int]) -> "CaptionList":
+        """Returns some of the images, in the given order."""
+        return CaptionList(
+            self.where,
+            ((self.image_id(i), self.names[i], self._captions[i]) for i in indices),
+        )

@@ -1,0 +1,130 @@
+"""The `array_record` source: many examples in few files, for disks that dislike small ones."""
+
+import glob
+import json
+import os
+import struct
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxvision.data.source import DataError, Example, Source, missing_data
+
+# A record is the length of a JSON header (uint32, little endian), the header, and the image.
+# The first record of a file has {"format": ..., "class_names": [...]} and no image; each other one
+# has {"label": 3, "name": "cat/1.jpg"}, and "shape": [height, width, 3] if the image is raw RGB
+# instead of an encoded file.
+_LENGTH = struct.Struct("<I")
+_FORMAT = "jaxvision-1"
+_PREPARE = (
+    "expected <path>/<split> (a glob such as 'train*.array_record' may match several files) or"
+    " <path>/<split>.array_record, written by "
+    "jaxvision.data.sources.array_record.write_array_record"
+)
+
+
+class ArrayRecordSource(Source):
+    """Examples in ArrayRecord files that `write_array_record` made.
+
+    Args:
+      path: the folder of the files.
+      split: a file name or glob there, with or without `.array_record`.
+
+    Raises:
+      DataError: if no file is there, or a file is not of this format.
+    """
+
+    def __init__(self, path: str, split: str):
+        root = os.path.expanduser(path)
+        found = glob.glob(split, root_dir=root) or glob.glob(f"{split}.array_record", root_dir=root)
+        if not path or not found:
+            raise missing_data(f"Files of the split {split!r}", where=path, prepare=_PREPARE)
+        self._paths = [os.path.join(root, name) for name in sorted(found)]
+        self._files: list[Any] = []
+        counts = []
+        for file in self._paths:
+            try:
+                records: Any = grain.sources.ArrayRecordDataSource(file)
+                header, _ = _unpack(records[0])
+            except Exception as error:  # the reader has no exception class of its own
+                raise DataError(f"{file} is not a readable ArrayRecord file: {error}.") from error
+            if header.get("format") != _FORMAT:
+                raise DataError(
+                    f"The first record of {file} is not of this project's format; {_PREPARE}."
+                )
+            class_names = tuple(header["class_names"])
+            if self._files and class_names != self.class_names:
+                raise DataError(
+                    f"{file} has other classes than {self._paths[0]}; write both again."
+                )
+            self.class_names = class_names
+            self._files.append(records)
+            counts.append(len(records) - 1)
+        self._ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _read(self, index: int) -> tuple[dict, bytes, str]:
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[file - 1]) if file else 0
+        header, image = _unpack(self._files[file][index - first + 1])
+        return header, image, self._paths[file]
+
+    def __getitem__(self, index: int) -> Example:
+        header, image, _ = self._read(index)
+        if "shape" in header:
+            return {
+                "image": np.frombuffer(image, np.uint8).reshape(header["shape"]),
+                "label": header["label"],
+            }
+        return {"image": image, "label": header["label"]}
+
+    def describe(self, index: int) -> str:
+        """Returns the file and the name that the example had when it was written."""
+        header, _, path = self._read(index)
+        return f"{path}/{header['name']}"
+
+
+def write_array_record(source: Source, path: str) -> None:
+    """Writes every example of a source to one ArrayRecord file.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+      source: what to write; the encoded bytes are copied as they are.
+      path: of the new file, ending in `.array_record`.
+
+    Raises:
+      DataError: if the path has another ending.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    if not path.endswith(".array_record"):
+        raise DataError(f"path must end in .array_record, but is {path!r}.")
+    unfinished = f"{path}.unfinished"
+    # One record per compressed group: random access then reads nothing that it does not need.
+    writer = ArrayRecordWriter(unfinished, "group_size:1")
+    writer.write(_pack({"format": _FORMAT, "class_names": list(source.class_names)}, b""))
+    for index in range(len(source)):
+        example = source[index]
+        image = example["image"]
+        header: dict = {"label": example["label"], "name": source.describe(index)}
+        if isinstance(image, np.ndarray):
+            header["shape"] = list(image.shape)
+            image = image.tobytes()
+        writer.write(_pack(header, image))
+    writer.close()
+    os.replace(unfinished, path)
+
+
+def _pack(header: dict, image: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return _LENGTH.pack(len(text)) + text + image
+
+
+def _unpack(record: bytes) -> tuple[dict, bytes]:
+    (length,) = _LENGTH.unpack_from(record)
+    start = _LENGTH.size
+    return json.loads(record[start : start + length]), record[start + length :]

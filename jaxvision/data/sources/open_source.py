@@ -1,0 +1,63 @@
+"""open_source(): the one door to all data, by the name in config.data.name."""
+
+from typing import Any
+
+from jaxvision.data.source import DataError, Source
+from jaxvision.data.sources.array_record import ArrayRecordSource
+from jaxvision.data.sources.cifar import CifarSource
+from jaxvision.data.sources.file_list import ListSource
+from jaxvision.data.sources.folder import FolderSource
+from jaxvision.data.sources.shapes import ShapesSource
+from jaxvision.data.sources.tfds import TfdsSource
+
+NAMES = ("shapes", "folder", "list", "cifar10", "cifar100", "array_record", "tfds:<name>")
+
+
+def open_source(
+    name: str,
+    split: str,
+    *,
+    path: str = "",
+    class_names: tuple[str, ...] | None = None,
+    class_folders: str = "names",
+    image_size: int | tuple[int, int] = 224,
+    shapes: Any = None,
+) -> Source:
+    """Opens one split of a data set for random access.
+
+    Args:
+      name: `shapes`, `folder`, `list`, `cifar10`, `cifar100`, `array_record` or `tfds:<name>`.
+      split: a sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here.
+      path: the folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
+      class_names: the classes of the training split, given when an evaluation split is opened, so
+        that a label means the same in both.
+      class_folders: of `folder`, see FolderSource.
+      image_size: pixels, one side or (height, width); only `shapes` is drawn at a given size.
+      shapes: mapping with further options of `shapes`: num_train, num_eval, difficulty.
+
+    Raises:
+      DataError: where the name is unknown, or the data is missing or malformed.
+    """
+    if name == "shapes":
+        source = ShapesSource(split, image_size=image_size, **(shapes or {}))
+    elif name == "folder":
+        source = FolderSource(path, split, class_names=class_names, class_folders=class_folders)
+    elif name == "list":
+        source = ListSource(path, split, class_names=class_names)
+    elif name in ("cifar10", "cifar100"):
+        source = CifarSource(name, split, path=path)
+    elif name == "array_record":
+        source = ArrayRecordSource(path, split)
+    elif name.startswith("tfds:"):
+        source = TfdsSource(name.removeprefix("tfds:"), split, path=path)
+    else:
+        raise DataError(f"config.data.name must be one of {', '.join(NAMES)}, but is {name!r}.")
+    if len(source) == 0:
+        raise DataError(f"The split {split!r} of {name} is empty; give a split that holds images.")
+    if class_names is not None and source.class_names != tuple(class_names):
+        raise DataError(
+            f"The split {split!r} of {name} has {len(source.class_names)} classes"
+            f" {source.class_names[:3]}..., but the training split has {len(class_names)}"
+            f" {tuple(class_names)[:3]}...: both splits must come from the same data set."
+        )
+    return source

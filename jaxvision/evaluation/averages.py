@@ -1,0 +1,78 @@
+"""The mean of the last checkpoints of a run, with running statistics of its own."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxvision.errors import InputError
+from jaxvision.evaluation.soup import mean_weights
+from jaxvision.interop.load import assign_weights
+from jaxvision.interop.rules import Weights, flatten
+from jaxvision.interop.run_folder import open_run, read_run
+from jaxvision.train.setup import make_run
+from jaxvision.train.workdir import Config
+
+
+def average_checkpoints(path: str | pathlib.Path, *, last: int) -> tuple[Weights, tuple[int, ...]]:
+    """Returns the mean of each weight over the last checkpoints of a run, and their steps.
+
+    Of a run that keeps averaged weights it is the mean of those. Running statistics are averaged as
+    well, which is only near to what the new weights want: see `recalibrate_weights`.
+
+    Args:
+      path: the folder of the run.
+      last: checkpoints.
+
+    Raises:
+      InputError: if there are fewer, or one cannot be read.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 6.1.
+    """
+    run = open_run(path)
+    if len(run.steps) < last:
+        raise InputError(
+            f"{path} holds {len(run.steps)} checkpoints, {last} are wanted: give --last="
+            f"{max(len(run.steps), 1)}, or train with --config.checkpoint.keep={last}."
+        )
+    steps = run.steps[:last]
+    folders = (run.folder / "checkpoints" / str(step) for step in steps)
+    mean = mean_weights(read_run(folder)[0] for folder in folders)
+    return mean, tuple(sorted(steps))
+
+
+def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: int) -> Weights:
+    """Returns weights with the running statistics that training batches of a run give them.
+
+    Args:
+      path: the folder of the run, whose data must be where it was.
+      weights: of its model, by our paths.
+      batches: of training, the first ones of the run.
+
+    Raises:
+      InputError: if the run cannot be opened.
+    """
+    run = make_run(_stored_config(pathlib.Path(path).expanduser()))
+    model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+    assign_weights(model, weights)
+    trees = (nnx.to_pure_dict(x) for x in nnx.split(model, nnx.Param, nnx.BatchStat)[1:])
+    abstract = (run.abstract_state.params, run.abstract_state.batch_stats)
+    placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), tuple(trees), abstract)
+    found = run.recalibrator(batches)(*placed)
+    return weights | {name: np.asarray(x) for name, x in flatten(found).items()}
+
+
+def _stored_config(folder: pathlib.Path) -> Config:
+    """Returns the config that a run was started with."""
+    from ml_collections import ConfigDict
+
+    def with_tuples(value: Any) -> Any:
+        """JSON knows lists only, of which a config has none."""
+        if isinstance(value, dict):
+            return {name: with_tuples(inner) for name, inner in value.items()}
+        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
+
+    return ConfigDict(with_tuples(json.loads((folder / "config.json").read_text())))

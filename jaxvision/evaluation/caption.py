@@ -1,0 +1,178 @@
+"""What a trained captioner says about images, and where it looks while it does."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
+from jaxvision.data.image_files import ImageFile
+from jaxvision.decode.generate import generate
+from jaxvision.decode.settings import DecodeSettings
+from jaxvision.errors import InputError
+from jaxvision.evaluation.predict import decoded_ahead
+from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
+from jaxvision.interop.trained import Trained, open_trained
+from jaxvision.plots.caption_pictures import check_grid
+from jaxvision.train.step import make_preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """One caption of one image.
+
+    Attributes:
+      caption: in words.
+      score: its log-probability, divided as the settings say.
+      tokens: it was decoded from.
+    """
+
+    caption: str
+    score: float
+    tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """One image.
+
+    Attributes:
+      image: its path.
+      captions: the best first; empty if the image cannot be used.
+      error: why it cannot.
+      pixels: as the model saw them, before normalisation.
+    """
+
+    image: str
+    captions: tuple[Caption, ...]
+    error: str | None = None
+    pixels: np.ndarray | None = None
+
+
+def open_captioner(run: str) -> tuple[Trained, Vocabulary, dict[str, Any]]:
+    """Returns the model of a run, its vocabulary, and the `config.caption` it was trained with.
+
+    Raises:
+      InputError: if there is no run of a captioner for images, or its vocabulary is missing or
+        another.
+    """
+    folder = open_run(run)
+    if folder.config["task"] != "captioning":
+        raise InputError(
+            f"{run} is a run for {folder.config['task']}: `python -m jaxvision predict` uses it."
+        )
+    trained = open_trained(run)
+    vocabulary = Vocabulary.load(str(folder.folder / VOCABULARY_FILE))
+    check_vocabulary(vocabulary, size=trained.model.config.num_classes, where=f"the run {run}")
+    if trained.model.config.encoder is None:
+        raise InputError(f"{run} captions features, not images: its model has no encoder.")
+    return trained, vocabulary, folder.config["caption"]
+
+
+def caption_images(
+    trained: Trained,
+    vocabulary: Vocabulary,
+    images: Sequence[ImageFile],
+    settings: DecodeSettings,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Iterator[Captioned]:
+    """Yields the captions of each image, in their order.
+
+    Args:
+      trained: the model and its preprocessing.
+      vocabulary: of its tokens.
+      images: to look at; those that cannot be decoded come back with an error.
+      settings: of the decoding.
+      batch_size: images that are computed at once.
+      seed: of sampling.
+    """
+    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
+
+    @jax.jit
+    def run(model: Any, pixels: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        memory = model.encode(preprocess(pixels))
+        decoded = generate(model, memory, settings, key=jax.random.key(seed), image_ids=ids)
+        return decoded.tokens, decoded.scores
+
+    size, number = min(batch_size, len(images)), 0
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for group, decoded in decoded_ahead(pool, images, size, trained.transform):
+            usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+            answers: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+            if usable:
+                blank = [np.zeros_like(usable[0])] * (size - len(usable))  # one shape, one program
+                ids = jnp.arange(number, number + size)
+                tokens, scores = run(trained.model, jnp.asarray(np.stack([*usable, *blank])), ids)
+                answers = zip(np.asarray(tokens), np.asarray(scores), strict=True)
+            number += len(usable)
+            for image, pixels in zip(group, decoded, strict=True):
+                if isinstance(pixels, str):
+                    yield Captioned(image.name, (), pixels)
+                    continue
+                captions = tuple(
+                    Caption(vocabulary.decode(row), float(score), tuple(row.tolist()))
+                    for row, score in zip(*next(answers), strict=True)
+                    if np.isfinite(score)
+                )
+                yield Captioned(image.name, captions, pixels=pixels)
+
+
+def caption_lines(captioned: Captioned, form: str) -> list[str]:
+    """Returns what is printed for an image.
+
+    Args:
+      captioned: the image.
+      form: "text" (nothing for a failed image) or "json" (one object).
+    """
+    if form == "json":
+        captions = [{"caption": c.caption, "score": c.score} for c in captioned.captions]
+        error = {"error": captioned.error} if captioned.error else {}
+        return [json.dumps({"image": captioned.image, "captions": captions} | error)]
+    if len(captioned.captions) < 2:
+        return [f"{captioned.image}: {c.caption}" for c in captioned.captions]
+    return [f"{captioned.image}: {c.score:.3f} {c.caption}" for c in captioned.captions]
+
+
+def attention_maps(
+    trained: Trained,
+    vocabulary: Vocabulary,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    tokens: Int[np.ndarray, " length"] | Sequence[int],
+) -> tuple[list[str], Float[np.ndarray, "words rows columns"]]:
+    """Returns the words of a caption, and where in the image each was read from.
+
+    The map of a word is the cross-attention of the position that said it, the one before it,
+    averaged over layers and heads.
+
+    Args:
+      trained: the model.
+      vocabulary: of its tokens.
+      pixels: of the image, before normalisation.
+      tokens: of the caption, from `<START>` on.
+
+    Raises:
+      InputError: if the memory is no grid of several cells, or the caption is empty.
+    """
+    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
+    images = preprocess(jnp.asarray(pixels)[None])
+    shape = trained.model.grid_shape(images)
+    check_grid(shape)
+    row = np.asarray(tokens, np.int32)
+    words = [vocabulary.decode(row[i : i + 1]) for i in range(1, len(row))]
+    said = [i for i, word in enumerate(words) if word]
+    if not said:
+        raise InputError("The caption has no word, so there is nothing to draw.")
+    weights = jax.jit(lambda model, *inputs: model.cross_attention(*inputs))(
+        trained.model, images, row[None, :-1]
+    )
+    maps = np.asarray(weights).mean(axis=(0, 2))[0, said]  # [words, sources]
+    return [words[i] for i in said], maps.reshape(len(said), *shape)

@@ -1,0 +1,144 @@
+"""`--mode=eval`: everything about the newest checkpoint of a run, as numbers and as pictures."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvision.batch import check_batch
+from jaxvision.data.augment.views import with_views
+from jaxvision.data.sources.real_labels import read_real_labels, real_correct
+from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
+from jaxvision.evaluation.ensemble import mean_logits, open_member
+from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
+from jaxvision.evaluation.scores import classification_scores, guesses_of
+from jaxvision.plots.confusion_grid import plot_confusion
+from jaxvision.plots.reliability import plot_reliability
+from jaxvision.train.loop import evaluate_run, evaluated_weights, restore_run
+from jaxvision.train.run import Run
+from jaxvision.train.workdir import Config, cannot_write, write_json
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "evaluation.json"
+
+
+def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run and writes what comes out into its folder.
+
+    Of a classifier: `evaluation.json` with the scores of the weights (`eval`), of the averaged ones
+    (`eval_ema`, `eval_swa`) and of the ensemble with other models (`ensemble`), and `confusion.png`
+    and `reliability.png` of the last of these. Of a captioner: nothing but its metrics.
+
+    Returns:
+      The content of the file; of a captioner, {"eval/loss": ..., ...}.
+
+    Raises:
+      InputError: if the folder holds no checkpoint, or one of another model, or a file that the
+        config names cannot be used.
+    """
+    if config.task != "classification":
+        return evaluate_run(config, workdir)
+    run, state, step = restore_run(config, workdir)
+    real = None
+    if config.eval.real_labels:
+        path, classes = config.eval.real_labels, run.num_classes
+        real = read_real_labels(path, run.eval_source, num_classes=classes)
+    members = [open_member(path, run) for path in config.eval.ensemble]
+    sets = evaluated_weights(state, run)
+    found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess, run.eval_transform)
+    outputs = dict(zip(sets, found, strict=True))
+    others = [_outputs(run, m.graphdef, [m.weights], m.preprocess, m.transform)[0] for m in members]
+    best = found[-1]  # of the averaged weights where there are any
+    logits = {name: each.values for name, each in outputs.items()}
+    if members:
+        logits["ensemble"] = mean_logits([best.values, *(each.values for each in others)])
+    if jax.process_index() > 0:
+        return {}
+    weights = {
+        name: classification_scores(values, best.labels, run.data.class_names)
+        | _real_scores(values, best.records, real)
+        for name, values in logits.items()
+    }
+    results = {
+        "step": step,
+        "split": config.data.eval_split,
+        "examples": len(best.labels),
+        "tta": config.eval.tta,
+        "members": {
+            member.name: float(np.mean(guesses_of(each.values) == each.labels))
+            for member, each in zip(members, others, strict=True)
+        },
+        "weights": weights,
+    }
+    logger.info("Step %d: %s", step, _summary(weights))
+    _write(results, pathlib.Path(workdir).expanduser().absolute())
+    return results
+
+
+def _outputs(
+    run: Run,
+    graphdef: Any,
+    weights: Sequence[tuple[Any, Any]],
+    preprocess: Callable,
+    transform: Transform,
+) -> list[Outputs]:
+    """Returns the logits of each set of weights, in one pass over the images."""
+    views = run.config.eval.tta
+    step = make_views_step(graphdef, preprocess=preprocess, views=views)
+    corrupt = run.corrupt_counter(run.eval_source)
+
+    def batches() -> Iterator[dict]:
+        for batch in run.eval_batches(transform=with_views(transform, views)):
+            check_batch(batch, num_classes=run.num_classes)
+            corrupt.update(batch)
+            yield batch
+
+    def side_by_side(images: jax.Array) -> jax.Array:
+        return jnp.concatenate([step(*tree, images) for tree in weights], axis=-1)
+
+    joined = collect_outputs(side_by_side, batches(), run.mesh)
+    parts = np.split(joined.values, len(weights), axis=-1)
+    return [dataclasses.replace(joined, values=values) for values in parts]
+
+
+def _real_scores(
+    logits: np.ndarray, records: np.ndarray, real: list[frozenset[int]] | None
+) -> dict[str, Any]:
+    if real is None:
+        return {}
+    correct = real_correct(guesses_of(logits), records, real)
+    if not len(correct):
+        raise InputError(
+            "ImageNet-ReaL has no right label for any image of the evaluation split; leave "
+            "--config.eval.real_labels empty."
+        )
+    return {"real_accuracy": float(correct.mean()), "real_examples": len(correct)}
+
+
+def _summary(weights: dict[str, Any]) -> str:
+    numbers = {
+        f"{name}/{key}": value
+        for name, scores in weights.items()
+        for key, value in (scores | (scores["calibration"] or {})).items()
+        if isinstance(value, float)
+    }
+    return "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+
+
+def _write(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    last = list(results["weights"].values())[-1]
+    try:
+        write_json(workdir / RESULTS_FILE, results)
+        written = [RESULTS_FILE, plot_confusion(last, workdir / "confusion.png").name]
+        if last["calibration"] is not None:
+            written.append(plot_reliability(last["calibration"], workdir / "reliability.png").name)
+    except OSError as error:
+        raise cannot_write(workdir, error) from error
+    logger.info("See %s in %s.", ", ".join(written), workdir)

@@ -1,0 +1,93 @@
+"""Other models that are evaluated beside a run, and the mean of their probabilities."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float
+
+from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
+from jaxvision.interop.fill import fill_weights
+from jaxvision.interop.trained import open_trained
+from jaxvision.metrics.calibration import probabilities
+from jaxvision.train.run import Run
+from jaxvision.train.step import make_preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model whose weights are on all devices.
+
+    Attributes:
+      name: the path that it was opened by.
+      graphdef: of the model.
+      weights: (params, batch_stats).
+      preprocess: uint8 images -> float images, on the device.
+      transform: resize and crop of an evaluation.
+    """
+
+    name: str
+    graphdef: nnx.GraphDef
+    weights: tuple[Any, Any]
+    preprocess: Callable
+    transform: Transform
+
+
+def open_member(path: str, run: Run) -> Member:
+    """Returns another run, seen with its own preprocessing, or a file of weights for this one's.
+
+    Args:
+      path: the folder of a run of any model, or a file of weights of the model of `run`.
+      run: the one that is evaluated.
+
+    Raises:
+      InputError: if it cannot be read, or knows other classes.
+    """
+    if pathlib.Path(path).expanduser().is_dir():
+        trained = open_trained(path)
+        model, spec, transform = trained.model, trained.spec, trained.transform
+        if spec.task != "classification":
+            raise InputError(f"{path} of config.eval.ensemble is a run for {spec.task}.")
+        if trained.class_names and trained.class_names != tuple(run.data.class_names):
+            raise InputError(
+                f"{path} of config.eval.ensemble has other classes than this run: "
+                f"{', '.join(trained.class_names[:3])}, ... and not "
+                f"{', '.join(run.data.class_names[:3])}, ...; give runs on the same data."
+            )
+    else:
+        model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+        fill_weights(model, path)
+        spec, transform = run.spec, run.eval_transform
+    classes: int = model.config.num_classes  # pyright: ignore - every image model has a config
+    if classes != run.num_classes:
+        raise InputError(
+            f"{path} of config.eval.ensemble has {classes} classes, this run {run.num_classes}; "
+            "give models of the same classes."
+        )
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    weights = jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
+    return Member(
+        path,
+        graphdef,
+        jax.device_put(weights, NamedSharding(run.mesh, PartitionSpec())),
+        make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std),
+        transform,
+    )
+
+
+def mean_logits(
+    logits: Sequence[Float[np.ndarray, "examples classes"]],
+) -> Float[np.ndarray, "examples classes"]:
+    """Returns the logarithm of the mean of the models' probabilities.
+
+    Source: Lakshminarayanan et al. 2017, Simple and Scalable Predictive Uncertainty Estimation
+    using Deep Ensembles, section 2.4.
+    """
+    mean = sum(probabilities(each) for each in logits) / len(logits)
+    return np.log(np.maximum(mean, np.finfo(np.float64).tiny))

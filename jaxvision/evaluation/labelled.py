@@ -1,0 +1,113 @@
+"""Labelled images for a trained model outside of a run, and what the model gives for them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxvision.data.pipeline import CorruptCounter, eval_dataset
+from jaxvision.data.source import Source
+from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
+from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
+from jaxvision.interop.run_folder import open_run
+from jaxvision.interop.trained import Trained
+from jaxvision.train.sharding import make_mesh
+from jaxvision.train.step import make_preprocess
+
+MAX_CORRUPT = 0.01  # of the images, as config.data.max_corrupt_fraction
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where labelled images are; None: what the run says, or the default.
+
+    Attributes:
+      name: as config.data.name.
+      path: as config.data.path.
+      train_split: as config.data.train_split.
+      eval_split: as config.data.eval_split.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+
+
+def open_splits(options: DataOptions, weights: str, *, image_size: Any) -> tuple[Source, Source]:
+    """Returns the training and the evaluation split.
+
+    Args:
+      options: what was asked for.
+      weights: the folder of a run, whose config fills in what was not; or a file.
+      image_size: pixels, of data that are drawn.
+
+    Raises:
+      InputError: if nobody says which data, or they are missing.
+    """
+    known: dict[str, Any] = {"path": "", "train_split": "train", "eval_split": "test"}
+    if options.name is not None:
+        known["name"] = options.name
+    elif pathlib.Path(weights).expanduser().is_dir():
+        known = open_run(weights).config["data"]
+    else:
+        raise InputError(f"{weights} does not say on which data: give --data=NAME --path=FOLDER.")
+    known = known | {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
+    shared = {"path": known["path"], "image_size": image_size, "shapes": known.get("shapes")}
+    train = open_source(known["name"], known["train_split"], **shared)
+    return train, open_source(
+        known["name"], known["eval_split"], class_names=train.class_names, **shared
+    )
+
+
+class Runner:
+    """Runs a model over the images of a source, on all devices, compiled once.
+
+    Args:
+      trained: the model and its preprocessing; another state of it can be given to a call.
+      batch_size: images at once, rounded up to a multiple of the devices.
+    """
+
+    def __init__(self, trained: Trained, *, batch_size: int):
+        self._mesh = make_mesh()
+        self._batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        self._transform: Transform = trained.transform
+        pixels = trained.spec.preprocess
+        graphdef, *_ = nnx.split(trained.model, nnx.Param, nnx.BatchStat)
+        self._step = make_views_step(
+            graphdef, preprocess=make_preprocess(mean=pixels.mean, std=pixels.std)
+        )
+
+    def __call__(self, model: nnx.Module, source: Source) -> Outputs:
+        """Returns what a model of the same structure gives for every image of a source.
+
+        Raises:
+          DataError: if more than a hundredth of the images are corrupt.
+        """
+        _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+        trees = jax.device_get(tuple(map(nnx.to_pure_dict, states)))
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        params, batch_stats = jax.device_put(trees, everywhere)
+        corrupt = CorruptCounter(source, MAX_CORRUPT)
+
+        def batches() -> Iterator[dict]:
+            dataset = eval_dataset(source, transform=self._transform, batch_size=self._batch_size)
+            for batch in dataset:
+                corrupt.update(batch)
+                yield batch
+
+        return collect_outputs(
+            lambda images: self._step(params, batch_stats, images), batches(), self._mesh
+        )
+
+
+def accuracy(outputs: Outputs) -> float:
+    """Returns the share of the images whose greatest logit is that of their class."""
+    return float(np.mean(np.argmax(outputs.values, axis=-1) == outputs.labels))

@@ -1,0 +1,111 @@
+"""What a model gives for every image of a split, gathered on the host."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Int
+
+from jaxvision.data.augment.views import NUM_CROPS
+from jaxvision.errors import InputError
+from jaxvision.train.sharding import put_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """One row for each image that could be decoded, in the order of the records.
+
+    Attributes:
+      values: logits or features.
+      labels: class indices.
+      records: their indices in the source.
+    """
+
+    values: Float[np.ndarray, "examples width"]
+    labels: Int[np.ndarray, " examples"]
+    records: Int[np.ndarray, " examples"]
+
+
+def make_views_step(
+    graphdef: nnx.GraphDef, *, preprocess: Callable, views: str = "none"
+) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Returns the jitted function (params, batch_stats, uint8 images) -> mean outputs of the views.
+
+    As in torchvision's examples of FiveCrop and TenCrop, what is averaged is what the model
+    returns: logits. The views go through the model one after the other, in the memory of one.
+
+    Args:
+      graphdef: of the model.
+      preprocess: uint8 images -> float images, on the device.
+      views: one of `data.views.VIEWS`; five_crop and ten_crop take images of `FiveCrops`.
+    """
+    crops = NUM_CROPS if views in ("five_crop", "ten_crop") else 1
+    flips = views in ("flip", "ten_crop")
+
+    def step(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+        def run(view: jax.Array) -> Float[Array, "batch width"]:
+            model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
+            return model(preprocess(view))
+
+        batch, height, *rest = images.shape
+        stacked = jnp.moveaxis(images.reshape(batch, crops, height // crops, *rest), 1, 0)
+        if flips:
+            stacked = jnp.concatenate([stacked, stacked[:, :, :, ::-1]])
+        if len(stacked) == 1:
+            return run(stacked[0])
+        return jnp.mean(jax.lax.map(run, stacked), axis=0)
+
+    return jax.jit(step)
+
+
+def collect_outputs(
+    step: Callable[[jax.Array], jax.Array], batches: Iterable[dict], mesh: jax.sharding.Mesh
+) -> Outputs:
+    """Returns the outputs of all processes for the valid images.
+
+    Args:
+      step: device images -> outputs.
+      batches: host batches of `eval_dataset`; every process must bring the same number.
+      mesh: of the devices.
+
+    Raises:
+      InputError: if there is no valid image.
+    """
+    rows = [_fetch(*pair) for pair in _ahead(step, batches, mesh)]
+    values, labels, records, valid = (np.concatenate(column) for column in zip(*rows, strict=True))
+    if not valid.any():
+        raise InputError("The split has no image that can be decoded.")
+    order = np.argsort(records[valid], kind="stable")  # processes take turns
+    return Outputs(*(column[valid][order] for column in (values, labels, records)))
+
+
+def _ahead(
+    step: Callable[[jax.Array], jax.Array], batches: Iterable[dict], mesh: jax.sharding.Mesh
+) -> Iterator[tuple[jax.Array, dict]]:
+    """Yields outputs and batches on the devices; the next ones are on their way meanwhile."""
+    pending = None
+    for batch in batches:
+        rows = {
+            "image": batch["image"],
+            "label": batch["label"],
+            "record": batch["index"].astype(np.int32),
+            "mask": batch["mask"],
+        }
+        rows = put_batch(rows, mesh)
+        following = step(rows.pop("image")), rows
+        if pending is not None:
+            yield pending
+        pending = following
+    if pending is not None:
+        yield pending
+
+
+def _fetch(values: jax.Array, rows: dict) -> tuple[np.ndarray, ...]:
+    arrays = (values, rows["label"], rows["record"], rows["mask"])
+    gathered = multihost_utils.process_allgather(arrays, tiled=True)
+    return tuple(np.asarray(array) for array in gathered)

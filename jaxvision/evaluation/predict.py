@@ -1,0 +1,170 @@
+"""What a trained model says about images."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvision.data.decode import decode_image
+from jaxvision.data.image_files import ImageFile
+from jaxvision.data.source import DataError
+from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
+from jaxvision.interop.run_folder import read_class_names
+from jaxvision.interop.trained import Trained
+from jaxvision.train.step import make_preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """One class of one image.
+
+    Attributes:
+      index: of the class.
+      name: of the class, None if nobody knows it.
+      probability: in 0..1.
+    """
+
+    index: int
+    name: str | None
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One image.
+
+    Attributes:
+      image: its path.
+      guesses: the most probable classes, the best first; empty if the image cannot be used.
+      error: why it cannot.
+    """
+
+    image: str
+    guesses: tuple[Guess, ...]
+    error: str | None = None
+
+
+def predict(
+    trained: Trained,
+    images: Sequence[ImageFile],
+    *,
+    class_names: tuple[str, ...] = (),
+    top: int = 5,
+    batch_size: int = 32,
+) -> Iterator[Prediction]:
+    """Yields a prediction for each image, in their order.
+
+    Args:
+      trained: the model and its preprocessing.
+      images: to look at; those that cannot be decoded come back with an error.
+      class_names: by label; classes beyond them have no name.
+      top: classes of each image.
+      batch_size: images that are computed at once.
+    """
+    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
+
+    @jax.jit
+    def run(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        probabilities = jax.nn.softmax(model(preprocess(pixels)))
+        values, indices = jax.lax.top_k(probabilities, min(top, probabilities.shape[-1]))
+        return values, indices
+
+    size = min(batch_size, len(images))
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for group, decoded in decoded_ahead(pool, images, size, trained.transform):
+            usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+            answers: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+            if usable:
+                blank = [np.zeros_like(usable[0])] * (size - len(usable))  # one shape, one program
+                values, indices = run(trained.model, jnp.asarray(np.stack([*usable, *blank])))
+                answers = zip(np.asarray(values), np.asarray(indices), strict=True)
+            for image, pixels in zip(group, decoded, strict=True):
+                if isinstance(pixels, str):
+                    yield Prediction(image.name, (), pixels)
+                else:
+                    yield Prediction(image.name, _guesses(*next(answers), class_names))
+
+
+def read_classes(path: str, trained: Trained) -> tuple[str, ...]:
+    """Returns the class names in a text file, one a line.
+
+    Raises:
+      InputError: if there is no such file, or it has another number of names than the model has
+        classes.
+    """
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"There is no file of class names {path}.")
+    names, classes = read_class_names(file), trained.model.config.num_classes
+    if len(names) != classes:
+        raise InputError(
+            f"{path} has {len(names)} lines, but the weights have {classes} classes: give one name "
+            "a line."
+        )
+    return names
+
+
+def prediction_lines(prediction: Prediction, form: str) -> list[str]:
+    """Returns what is printed for an image.
+
+    Args:
+      prediction: of the image.
+      form: "text" (nothing for a failed image), "json" (one object) or "csv" (a row for each
+        class).
+    """
+    if form == "json":
+        return [json.dumps(dataclasses.asdict(prediction))]
+    if form == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer).writerows(
+            (prediction.image, rank, guess.index, guess.name, f"{guess.probability:.6f}")
+            for rank, guess in enumerate(prediction.guesses, start=1)
+        )
+        return buffer.getvalue().splitlines()
+    if prediction.error:
+        return []
+    guesses = (
+        f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses
+    )
+    return [f"{prediction.image}: {', '.join(guesses)}"]
+
+
+def _guesses(
+    values: np.ndarray, indices: np.ndarray, class_names: tuple[str, ...]
+) -> tuple[Guess, ...]:
+    return tuple(
+        Guess(index, class_names[index] if index < len(class_names) else None, value)
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+    )
+
+
+def decoded_ahead(
+    pool: ThreadPoolExecutor, images: Sequence[ImageFile], size: int, transform: Transform
+) -> Iterator[tuple[Sequence[ImageFile], list[np.ndarray | str]]]:
+    """Yields groups of images with their pixels or errors; the next group is decoded meanwhile."""
+
+    def decode(image: ImageFile) -> np.ndarray | str:
+        try:
+            return transform(decode_image(image.read()), None)
+        except (DataError, OSError) as error:
+            return f"{image.name} cannot be used: {error}".rstrip(".") + "."
+
+    pending: tuple[Sequence[ImageFile], list[Future]] | None = None
+    for first in range(0, len(images), size):
+        group = images[first : first + size]
+        futures = [pool.submit(decode, image) for image in group]
+        if pending is not None:
+            yield pending[0], [future.result() for future in pending[1]]
+        pending = group, futures
+    if pending is not None:
+        yield pending[0], [future.result() for future in pending[1]]

@@ -1,0 +1,249 @@
+"""The learning rate range test: a rate that rises until the loss diverges, and what it suggests."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import logging
+import math
+import pathlib
+from collections.abc import Generator, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvision.errors import InputError
+from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
+from jaxvision.train.init_from import start_from
+from jaxvision.train.monitor import STEPS_IN_FLIGHT
+from jaxvision.train.optim.update import optimizer_of
+from jaxvision.train.run import Run
+from jaxvision.train.setup import make_run
+from jaxvision.train.state import create_state
+from jaxvision.train.workdir import Config, cannot_write, write_json
+
+logger = logging.getLogger(__name__)
+
+PICTURE, NUMBERS = "lr_finder.png", "lr_finder.json"
+# fastai's: the first tenth has not settled, the last points belong to the divergence.
+SKIPPED_FIRST, SKIPPED_LAST = 0.1, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeTest:
+    """The losses of a range test, and the rates they suggest.
+
+    Attributes:
+      rates: of each step that was made.
+      losses: of each step; the last ones may not be finite.
+      smoothed: the moving average of the losses, without the bias of its start.
+      diverged: the test ended before its last step.
+      steepest: the rate at which the smoothed loss falls fastest over the logarithm of the rate.
+      minimum: a tenth of the rate at which it is lowest.
+      fall: of the smoothed loss, from its first point to its lowest.
+      noise: standard deviation of the loss from step to step, before it is lowest.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    diverged: bool
+    steepest: float
+    minimum: float
+    fall: float
+    noise: float
+
+
+def rising_rate(start: float, end: float, num_steps: int) -> optax.Schedule:
+    """Returns the schedule that goes from `start` at step 0 to `end` at the last, exponentially."""
+    factor = math.log(end / start) / max(num_steps - 1, 1)
+
+    def schedule(step) -> jax.Array:
+        count = jnp.asarray(step).astype(jnp.result_type(float))
+        return start * jnp.exp(factor * count)
+
+    return schedule
+
+
+def range_test(
+    steps: Iterable[tuple[float, float]],
+    *,
+    num_steps: int,
+    smoothing: float = 0.98,
+    stop_factor: float = 4.0,
+) -> RangeTest:
+    """Returns what the losses under a rising rate tell; the defaults are fastai's.
+
+    Args:
+      steps: (rate, loss) of each step; taken until the smoothed loss is above `stop_factor` times
+        its best, or a loss is not finite.
+      num_steps: of the whole test.
+      smoothing: weight of the past in the moving average.
+      stop_factor: see `steps`.
+
+    Raises:
+      InputError: if so few steps were made that nothing can be told.
+
+    Source: Smith 2017, Cyclical Learning Rates, section 3.3; Howard and Gugger 2020, fastai.
+    """
+    rates, losses, smoothed = [], [], []
+    average, best, diverged = 0.0, math.inf, False
+    for rate, loss in steps:
+        average = smoothing * average + (1 - smoothing) * loss
+        rates.append(rate)
+        losses.append(loss)
+        smoothed.append(average / (1 - smoothing ** len(losses)))
+        diverged = not smoothed[-1] <= stop_factor * best if len(losses) > 1 else loss != loss
+        if diverged:
+            break
+        best = min(best, smoothed[-1])
+    first = int(num_steps * SKIPPED_FIRST)
+    last = len(rates) - SKIPPED_LAST
+    if last - first < 2 or not np.isfinite(smoothed[first:last]).all():
+        raise InputError(
+            f"The loss diverged in step {len(rates)} of {num_steps}, at the rate "
+            f"{rates[-1]:.2g}, before anything could be told; lower --config.find_lr.start_rate "
+            "or raise --config.find_lr.num_steps."
+        )
+    kept, curve = np.asarray(rates[first:last]), np.asarray(smoothed[first:last])
+    slopes = np.diff(curve) / np.diff(np.log(kept))
+    lowest = int(curve.argmin())
+    return RangeTest(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        smoothed=tuple(smoothed),
+        diverged=diverged,
+        steepest=float(kept[slopes.argmin()]),
+        minimum=float(kept[lowest]) / 10,
+        fall=float(curve[0] - curve[lowest]),
+        noise=float(np.std(np.diff(losses[: first + max(lowest, 2)])) / math.sqrt(2)),
+    )
+
+
+def find_lr(config: Config, workdir: str | pathlib.Path) -> RangeTest:
+    """Trains a throw-away copy under a rising rate, and logs which rate to train with.
+
+    The folder gets `lr_finder.png` and `lr_finder.json` only, so that a run may begin or go on
+    there. The copy starts where a new run would: weights, groups and clipping are those of the
+    config; the rate is that of the group whose multiplier is 1.
+
+    Args:
+      config: see configs/common.py.
+      workdir: folder for the two files.
+
+    Raises:
+      InputError: for a wrong configuration, or if the loss diverges at once.
+    """
+    options = config.find_lr
+    if not 0 < options.start_rate < options.end_rate < math.inf:
+        raise InputError(
+            "--config.find_lr.start_rate must be above 0 and below --config.find_lr.end_rate, got "
+            f"{options.start_rate} and {options.end_rate}."
+        )
+    run = make_run(config)
+    schedule = rising_rate(options.start_rate, options.end_rate, options.num_steps)
+    tx = optimizer_of(config, run.abstract_state.params, schedule=schedule, groups=run.groups)
+    run = dataclasses.replace(run, schedule=schedule, tx=tx)
+    logger.info(
+        "%d steps of %d images from the rate %.2g to %.2g, or until the loss diverges.",
+        options.num_steps,
+        config.batch_size,
+        options.start_rate,
+        options.end_rate,
+    )
+    with contextlib.closing(_steps(run, options.num_steps)) as steps:
+        result = range_test(
+            steps,
+            num_steps=options.num_steps,
+            smoothing=options.smoothing,
+            stop_factor=options.stop_factor,
+        )
+    if jax.process_index() == 0:
+        workdir = pathlib.Path(workdir).expanduser().absolute()
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(workdir / NUMBERS, _finite(dataclasses.asdict(result)))
+            plot_range_test(result, workdir / PICTURE)
+        except OSError as error:
+            raise cannot_write(workdir, error) from error
+        logger.info("%s See %s.", suggestion(result), workdir / PICTURE)
+    return result
+
+
+def suggestion(result: RangeTest) -> str:
+    """Returns what to type, or that the loss has told nothing."""
+    how = "diverged at" if result.diverged else "did not diverge up to"
+    if result.fall <= result.noise:
+        return (
+            f"The loss {how} {result.rates[-1]:.2g} but fell by {result.fall:.2g} at most, which "
+            f"is within its noise of {result.noise:.2g}: raise --config.find_lr.num_steps or "
+            "--config.batch_size."
+        )
+    return (
+        f"The loss {how} {result.rates[-1]:.2g}. For batches of this size type "
+        f"--config.optimizer.learning_rate={result.steepest:.2g} (where it falls fastest) or "
+        f"{result.minimum:.2g} (a tenth of where it is lowest)."
+    )
+
+
+def plot_range_test(result: RangeTest, path: str | pathlib.Path) -> None:
+    """Draws the loss over the rate, with both suggestions."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(result.rates, result.losses, color=TRAIN, alpha=0.25, label="loss of a step")
+    axes.plot(result.rates, result.smoothed, color=TRAIN, label="smoothed")
+    for rate, name, style in (
+        (result.steepest, "steepest", "-"),
+        (result.minimum, "minimum / 10", "--"),
+    ):
+        axes.axvline(rate, color=EVAL_EMA, ls=style, label=f"{name}: {rate:.2g}")
+    settled = [x for x in result.smoothed[: -SKIPPED_LAST or None] if math.isfinite(x)]
+    span = max(settled) - min(settled)
+    axes.set_ylim(min(settled) - 0.1 * span - 1e-9, max(settled) + 0.5 * span + 1e-9)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, None]:
+    """Yields (rate, loss) of the steps of a new run; each is fetched when others are on their way.
+
+    Steps whose loss is not finite leave the state alone, so the losses before them are sound.
+    """
+    initial = run.initial_weights()
+    state = create_state(run.build, run.tx, seed=run.config.seed, abstract=run.abstract_state)
+    state = state if initial is None else start_from(state, initial)
+    train_step = run.train_step()
+    constants = run.constants()
+    corrupt = run.corrupt_counter(run.train_source)
+    in_flight: collections.deque = collections.deque()
+
+    def fetch() -> tuple[float, float]:
+        rate, loss = jax.device_get(in_flight.popleft())
+        return float(rate), float(loss)
+
+    with contextlib.closing(run.train_batches()) as batches:
+        for batch in itertools.islice(batches, num_steps):
+            corrupt.update(batch)
+            state, metrics = train_step(state, run.put(batch), constants)
+            in_flight.append((metrics["learning_rate"], metrics["loss"]))
+            if len(in_flight) > STEPS_IN_FLIGHT:
+                yield fetch()
+        while in_flight:
+            yield fetch()
+
+
+def _finite(content: dict) -> dict:
+    """Returns the content with null for what is not finite, as JSON has no NaN."""
+    return {
+        name: [x if math.isfinite(x) else None for x in value]
+        if isinstance(value, tuple)
+        else value
+        for name, value in content.items()
+    }

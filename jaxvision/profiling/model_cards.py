@@ -1,0 +1,111 @@
+"""Model cards: what there is to know about a model before it is built."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from jaxvision.errors import InputError
+from jaxvision.models.registry import get_spec, list_models
+from jaxvision.models.spec import ModelSpec
+from jaxvision.profiling.cost import abstract_model, count_work, image_batch, total
+from jaxvision.profiling.table import text_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One model as published.
+
+    Attributes:
+      name: what `create_model` takes.
+      family: the file in `jaxvision/models`.
+      aliases: further names that `create_model` takes.
+      task: "classification" or "captioning".
+      parameters: number of them, with 1000 classes; of a captioner with the vocabulary of its row.
+      macs: multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,
+        or of one vector of features, and a caption of full length.
+      activations: elements of all outputs of convolutions and matrix products, for one image.
+      image_size: side in pixels that the numbers are for.
+      peers: library -> its name of the same model.
+      source: paper and table.
+    """
+
+    name: str
+    family: str
+    aliases: tuple[str, ...]
+    task: str
+    parameters: int
+    macs: int
+    activations: int
+    image_size: int
+    peers: dict[str, str]
+    source: str
+
+
+def model_cards(patterns: Iterable[str] = ("*",)) -> Iterator[Card]:
+    """Yields the cards of all models that match, by name.
+
+    Args:
+      patterns: shell patterns such as "vit*", or names and aliases.
+
+    Raises:
+      InputError: if a pattern fits nothing; the message names the nearest models.
+    """
+    names: set[str] = set()
+    for pattern in patterns:
+        found = list_models(pattern, task=None)
+        if not found and set(pattern) & set("*?["):
+            raise InputError(f"No model matches {pattern!r}: see `python -m jaxvision models`.")
+        names |= set(found or [get_spec(pattern).name])
+    return map(model_card, sorted(names))
+
+
+def model_card(name: str) -> Card:
+    """Returns the card of one model; its numbers are counted in an abstract one."""
+    spec = get_spec(name)
+    model = abstract_model(spec.name)
+    inputs = _inputs(spec, model)
+    macs, activations = total(count_work(lambda model, *inputs: model(*inputs), model, *inputs))
+    return Card(
+        name=spec.name,
+        family=spec.family,
+        aliases=spec.aliases,
+        task=spec.task,
+        parameters=spec.num_params,
+        macs=macs,
+        activations=activations,
+        image_size=spec.image_size,
+        peers=spec.peers,
+        source=spec.source,
+    )
+
+
+def _inputs(spec: ModelSpec, model: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shapes that a model is called with."""
+    if spec.task == "classification":
+        return (image_batch(model, spec.image_size, spec.image_size),)
+    tokens = jax.ShapeDtypeStruct((1, model.config.max_length), "int32")
+    if model.encoder is None:
+        return jax.ShapeDtypeStruct((1, model.feature_width), "float32"), tokens
+    return image_batch(model.encoder, spec.image_size, spec.image_size), tokens
+
+
+def cards_table(cards: Iterable[Card]) -> str:
+    """Returns a text table: counts in millions, multiply-adds in units of 1e9."""
+    header = ("model", "parameters", "GMACs", "Mactivations", "pixels", "peers", "source")
+    return text_table(
+        header,
+        (
+            (
+                card.name,
+                f"{card.parameters:,}",
+                f"{card.macs / 1e9:.3f}",
+                f"{card.activations / 1e6:.2f}",
+                str(card.image_size),
+                ", ".join(f"{library} {name}" for library, name in card.peers.items()),
+                card.source,
+            )
+            for card in cards
+        ),
+    )

@@ -1,0 +1,281 @@
+"""The optimizer: clipping, weight decay by parameter name, the update rule, parameter groups."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.train.optim.freeze import is_stacked, nested, per_leaf, train_in_turn
+from jaxvision.train.optim.param_groups import Groups, ParamGroup, param_names
+from jaxvision.train.optim.rate_factor import scale_by_rate_factor
+from jaxvision.train.sharding import path_name
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion")
+
+# The last name of a parameter's path says whether weight decay pulls it to zero. The number of
+# dimensions would not do: the blocks of a transformer may be stacked, and then a bias has two.
+DECAYED = frozenset({"kernel", "embedding"})
+NOT_DECAYED = frozenset(
+    {
+        "bias",
+        "scale",  # of norms
+        "gamma",  # of LayerScale
+        "cls_token",
+        "dist_token",
+        "pos_embed",
+        "table",  # of relative positions
+        "logit_scale",  # of cosine attention
+    }
+)
+# Whatever the parameters of these modules are called.
+NOT_DECAYED_MODULES = frozenset({"position_bias"})
+
+
+def make_optimizer(
+    params: Any,
+    *,
+    name: str,
+    schedule: optax.Schedule,
+    weight_decay: float,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    clip_norm: float = 0.0,
+    clip_factor: float = 0.0,
+    groups: Groups | None = None,
+    with_rate_factor: bool = False,
+) -> optax.GradientTransformation:
+    """Returns the gradient transformation of a run.
+
+    First the gradient is clipped, unit by unit and then by its global norm, then the rule and the
+    weight decay follow. Each rule keeps the conventions of its PyTorch peer, so that published
+    recipes keep their numbers.
+
+    Args:
+      params: nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
+      name: `adamw`, `adam`, `sgd` or `rmsprop` (those of torch.optim), `lamb`, `lion` or
+        `rmsprop_tf` (those of timm; the last one has TensorFlow's epsilon under the root, begins
+        with a mean square of 1 and has the learning rate in its momentum).
+      schedule: from the number of updates to the learning rate, see `make_schedule`.
+      weight_decay: decoupled and scaled by the learning rate for adamw and lion; added to the
+        gradient before anything else for adam, sgd, rmsprop and rmsprop_tf (L2); part of the
+        rescaled update for lamb. 0: off.
+      momentum: of sgd, rmsprop and rmsprop_tf; 0 keeps no momentum buffer.
+      nesterov: of sgd.
+      b1: decay of the first moment, in adamw, adam, lamb and lion.
+      b2: decay of the second moment (torch's alpha in the rmsprops); of the momentum in lion.
+      eps: added to the root of the second moment; in rmsprop_tf to the second moment.
+      clip_norm: greatest global norm of the gradient of what is trained; 0: off.
+      clip_factor: greatest norm of a gradient's unit, the weights of one output, as a share of the
+        norm of these weights (adaptive gradient clipping); the head is spared. 0: off.
+      groups: of every parameter, see `assign_groups`; None: all are trained alike.
+      with_rate_factor: keep a factor of all rates in the state, see rate_factor.py.
+
+    Raises:
+      InputError: if the name is unknown, a number is out of range, or a parameter's name is in
+        neither DECAYED nor NOT_DECAYED.
+
+    Note:
+      The global norm is clipped as torch's clip_grad_norm_ does, which divides by norm + 1e-6;
+      optax divides by the norm. lamb rescales the update of each decayed array; of stacked blocks,
+      that of each block, so that stacking changes nothing. Query, key and value are arrays of their
+      own here, where timm's `qkv` is one.
+
+    Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion);
+      Brock et al. 2021, NFNets, eq. 3 (adaptive clipping).
+    """
+    check_choice("optimizer.name", name, OPTIMIZERS)
+    for option, value in (
+        ("weight_decay", weight_decay),
+        ("clip_norm", clip_norm),
+        ("clip_factor", clip_factor),
+    ):
+        if value < 0:
+            raise InputError(f"optimizer.{option} must be 0 (off) or positive, got {value}.")
+    for option, value in (("momentum", momentum), ("b1", b1), ("b2", b2)):
+        if not 0 <= value < 1:
+            raise InputError(f"optimizer.{option} must be in [0, 1), got {value}.")
+    shapes = param_names(params)
+    groups = dict.fromkeys(shapes, ParamGroup()) if groups is None else groups
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    rms = optax.scale_by_rms(
+        decay=b2,
+        eps=eps,
+        initial_scale=float(name == "rmsprop_tf"),
+        eps_in_sqrt=name == "rmsprop_tf",
+    )
+    trace = [optax.trace(decay=momentum, nesterov=nesterov and name == "sgd")] if momentum else []
+
+    def rule(params: Any, *, start: int) -> optax.GradientTransformation:
+        """Returns the update rule of a tree of parameters that are trained from `start` on."""
+        mask = decay_mask(params)
+        decays = per_leaf(params, {n: weight_decay * g.weight_decay for n, g in groups.items()})
+        decay = optax.masked(_add_decayed_weights(decays), mask)
+        rate = _learning_rates(params, groups, schedule, start)
+        if with_rate_factor:
+            rate.append(scale_by_rate_factor())
+        if name == "lamb":
+            # optax.lamb also rescales biases and norms, which the authors' and timm's code leave
+            # alone.
+            rescale = optax.masked(_blockwise(optax.scale_by_trust_ratio()), mask)
+            return optax.chain(adam, decay, rescale, *rate)
+        if name == "lion":
+            return optax.chain(optax.scale_by_lion(b1=b1, b2=b2), decay, *rate)
+        steps = {
+            "adamw": [adam, decay, *rate],
+            "adam": [decay, adam, *rate],
+            "sgd": [decay, optax.chain(*(trace or [optax.identity()]), *rate)],
+            "rmsprop": [decay, rms, *trace, *rate],
+            "rmsprop_tf": [decay, rms, *rate, *trace],
+        }
+        return optax.chain(*steps[name])
+
+    def clip(params: Any) -> list[optax.GradientTransformation]:
+        steps = []
+        if clip_factor:
+            steps.append(_clip_units(params, clip_factor))
+        return [*steps, _clip_norm(clip_norm)] if clip_norm else steps
+
+    starts = {n: group.start_step for n, group in groups.items()}
+    if not any(start != 0 for start in starts.values()):
+        clipping = clip(params)
+        whole = rule(params, start=0)
+        return optax.chain(*clipping, whole) if clipping else whole
+    trained = nested({n: x for n, x in shapes.items() if starts[n] is not None})
+    rules = {
+        start: rule(nested({n: x for n, x in shapes.items() if starts[n] == start}), start=start)
+        for start in {s for s in starts.values() if s is not None}
+    }
+    return train_in_turn(starts, rules, optax.chain(optax.identity(), *clip(trained)))
+
+
+def decay_mask(params: Any) -> Any:
+    """Returns True for each parameter that weight decay applies to, in the structure of `params`.
+
+    Raises:
+      InputError: naming every parameter whose last name is in neither DECAYED nor NOT_DECAYED.
+    """
+    names = jax.tree_util.tree_map_with_path(
+        lambda path, _: path_name(path).rsplit("/", 1)[-1], params
+    )
+    unknown = sorted(set(jax.tree.leaves(names)) - DECAYED - NOT_DECAYED)
+    if unknown:
+        paths = [
+            path_name(path)
+            for path, name in jax.tree_util.tree_leaves_with_path(names)
+            if name in unknown
+        ]
+        raise InputError(
+            f"Weight decay is not decided for {', '.join(paths)}; add {', '.join(unknown)} to "
+            "DECAYED or NOT_DECAYED in jaxvision/train/optim/optimizer.py."
+        )
+
+    def decays(path: tuple, name: str) -> bool:
+        return name in DECAYED and not NOT_DECAYED_MODULES & set(path_name(path).split("/"))
+
+    return jax.tree_util.tree_map_with_path(decays, names)
+
+
+def _add_decayed_weights(decays: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Returns the rule that adds each parameter times its own decay, given by its path."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+            decay = decays[path_name(path)]
+            return update + jnp.asarray(decay, param.dtype) * param
+
+        return jax.tree_util.tree_map_with_path(add, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _learning_rates(
+    params: Any, groups: Groups, schedule: optax.Schedule, start: int
+) -> list[optax.GradientTransformation]:
+    """Returns the rules that multiply each update by minus its learning rate.
+
+    They count the updates of their own parameters from `start` on, a schedule those of the run.
+    """
+    factors = per_leaf(params, {n: g.learning_rate for n, g in groups.items()})
+    own = {n: groups[n].schedule or schedule for n in param_names(params)}
+    distinct = list(dict.fromkeys(own.values()))
+    shifted = [lambda count, s=s: s(count + start) for s in distinct] if start else distinct
+    if len(distinct) == 1:
+        return [*_multiply(factors), optax.scale_by_learning_rate(shifted[0])]
+    places = per_leaf(params, {n: distinct.index(s) for n, s in own.items()})
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        rates = jnp.stack([one(state.count) for one in shifted])
+
+        def scale(path: tuple, update: jax.Array) -> jax.Array:
+            return -rates[places[path_name(path)]].astype(update.dtype) * update
+
+        state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return [*_multiply(factors), optax.GradientTransformation(init, update)]
+
+
+def _multiply(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+    """Returns the rule that multiplies each update by its own factor, or none if all are 1."""
+    if all(np.all(np.asarray(factor) == 1) for factor in factors.values()):
+        return []
+
+    def one(path: tuple, update: jax.Array) -> jax.Array:
+        return jnp.asarray(factors[path_name(path)], update.dtype) * update
+
+    return [optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(one, updates))]
+
+
+def _clip_norm(greatest: float) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, as torch.nn.utils.clip_grad_norm_ does."""
+
+    def clip(updates: Any, _: Any) -> Any:
+        factor = jnp.minimum(greatest / (optax.tree.norm(updates) + 1e-6), 1.0)
+        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
+
+    return optax.stateless(clip)
+
+
+def _clip_units(params: Any, factor: float) -> optax.GradientTransformation:
+    """Returns adaptive clipping of all but the head; a unit is what feeds one output."""
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(r"(^|/)head(_dist)?/", path_name(path)) is None, params
+    )
+
+    def clip(update: jax.Array, param: jax.Array) -> jax.Array:
+        axes = tuple(range(param.ndim - 1)) or None  # of a bias the whole array is one unit
+        norms = (jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (update, param))
+        norm, greatest = next(norms), factor * jnp.maximum(next(norms), 1e-3)
+        clipped = update * (greatest / jnp.maximum(norm, 1e-6))
+        return jnp.where(norm < greatest, update, clipped)
+
+    return optax.masked(_blockwise_map(clip), mask)
+
+
+def _blockwise(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns a stateless rule that treats each block of an array that stacks blocks by itself."""
+    return _blockwise_map(lambda update, param: rule.update(update, rule.init(param), param)[0])
+
+
+def _blockwise_map(one: Any) -> optax.GradientTransformation:
+    """Returns the rule (update, parameter) -> update, block by block."""
+
+    def each(path: tuple, update: jax.Array, param: jax.Array) -> Any:
+        return (jax.vmap(one) if is_stacked(path_name(path)) else one)(update, param)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(each, updates, params)
+    )
