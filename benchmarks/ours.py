@@ -60,7 +60,7 @@ def training(name: str, **options: Any) -> Training:
     mesh = make_mesh(data=-1, fsdp=1)
     abstract = abstract_state(build, tx, mesh=mesh)
     spec = jv.get_spec(name)
-    preprocess = make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std)
+    preprocess_fn = make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std)
     return Training(
         build=build,
         tx=tx,
@@ -71,10 +71,10 @@ def training(name: str, **options: Any) -> Training:
             Classification(),
             tx,
             schedule=schedule,
-            preprocess=preprocess,
+            preprocess_fn=preprocess_fn,
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
         ),
-        eval_step=make_eval_step(graphdef, Classification(), preprocess=preprocess),
+        eval_step=make_eval_step(graphdef, Classification(), preprocess_fn=preprocess_fn),
         image_size=spec.image_size,
     )
 

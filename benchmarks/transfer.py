@@ -88,7 +88,7 @@ def compare(run, peer, path):
 
     model = run.build(nnx.Rngs(0))
     jv.load_weights(model, path)
-    ours = jax.jit(lambda model, images: model(run.preprocess(images)).argmax(-1))
+    ours = jax.jit(lambda model, images: model(run.preprocess_fn(images)).argmax(-1))
     right, theirs_right, agree, count = 0, 0, 0, 0
     for batch in run.eval_batches():
         mask, labels = batch["mask"], batch["label"]

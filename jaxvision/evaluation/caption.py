@@ -95,11 +95,13 @@ def caption_images(
       batch_size: images that are computed at once.
       seed: of sampling.
     """
-    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
+    preprocess_fn = make_preprocess(
+        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
+    )
 
     @jax.jit
     def run(model: Any, pixels: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        memory = model.encode(preprocess(pixels))
+        memory = model.encode(preprocess_fn(pixels))
         decoded = generate(model, memory, settings, key=jax.random.key(seed), image_ids=ids)
         return decoded.tokens, decoded.scores
 
@@ -162,8 +164,10 @@ def attention_maps(
     Raises:
       InputError: if the memory is no grid of several cells, or the caption is empty.
     """
-    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
-    images = preprocess(jnp.asarray(pixels)[None])
+    preprocess_fn = make_preprocess(
+        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
+    )
+    images = preprocess_fn(jnp.asarray(pixels)[None])
     shape = trained.model.grid_shape(images)
     check_grid(shape)
     row = np.asarray(tokens, np.int32)

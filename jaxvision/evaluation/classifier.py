@@ -52,9 +52,11 @@ def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any
         real = read_real_labels(path, run.eval_source, num_classes=classes)
     members = [open_member(path, run) for path in config.eval.ensemble]
     sets = evaluated_weights(state, run)
-    found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess, run.eval_transform)
+    found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess_fn, run.eval_transform)
     outputs = dict(zip(sets, found, strict=True))
-    others = [_outputs(run, m.graphdef, [m.weights], m.preprocess, m.transform)[0] for m in members]
+    others = [
+        _outputs(run, m.graphdef, [m.weights], m.preprocess_fn, m.transform)[0] for m in members
+    ]
     best = found[-1]  # of the averaged weights where there are any
     logits = {name: each.values for name, each in outputs.items()}
     if members:
@@ -86,12 +88,12 @@ def _outputs(
     run: Run,
     graphdef: Any,
     weights: Sequence[tuple[Any, Any]],
-    preprocess: Callable,
+    preprocess_fn: Callable,
     transform: Transform,
 ) -> list[Outputs]:
     """Returns the logits of each set of weights, in one pass over the images."""
     views = run.config.eval.tta
-    step = make_views_step(graphdef, preprocess=preprocess, views=views)
+    step = make_views_step(graphdef, preprocess_fn=preprocess_fn, views=views)
     corrupt = run.corrupt_counter(run.eval_source)
 
     def batches() -> Iterator[dict]:

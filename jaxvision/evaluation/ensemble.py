@@ -28,14 +28,14 @@ class Member:
       name: the path that it was opened by.
       graphdef: of the model.
       weights: (params, batch_stats).
-      preprocess: uint8 images -> float images, on the device.
+      preprocess_fn: uint8 images -> float images, on the device.
       transform: resize and crop of an evaluation.
     """
 
     name: str
     graphdef: nnx.GraphDef
     weights: tuple[Any, Any]
-    preprocess: Callable
+    preprocess_fn: Callable
     transform: Transform
 
 

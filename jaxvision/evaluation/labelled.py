@@ -82,7 +82,7 @@ class Runner:
         pixels = trained.spec.preprocess
         graphdef, *_ = nnx.split(trained.model, nnx.Param, nnx.BatchStat)
         self._step = make_views_step(
-            graphdef, preprocess=make_preprocess(mean=pixels.mean, std=pixels.std)
+            graphdef, preprocess_fn=make_preprocess(mean=pixels.mean, std=pixels.std)
         )
 
     def __call__(self, model: nnx.Module, source: Source) -> Outputs:

@@ -32,7 +32,7 @@ class Outputs:
 
 
 def make_views_step(
-    graphdef: nnx.GraphDef, *, preprocess: Callable, views: str = "none"
+    graphdef: nnx.GraphDef, *, preprocess_fn: Callable, views: str = "none"
 ) -> Callable[[Any, Any, jax.Array], jax.Array]:
     """Returns the jitted function (params, batch_stats, uint8 images) -> mean outputs of the views.
 
@@ -41,7 +41,7 @@ def make_views_step(
 
     Args:
       graphdef: of the model.
-      preprocess: uint8 images -> float images, on the device.
+      preprocess_fn: uint8 images -> float images, on the device.
       views: one of `data.views.VIEWS`; five_crop and ten_crop take images of `FiveCrops`.
     """
     crops = NUM_CROPS if views in ("five_crop", "ten_crop") else 1
@@ -50,7 +50,7 @@ def make_views_step(
     def step(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         def run(view: jax.Array) -> Float[Array, "batch width"]:
             model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
-            return model(preprocess(view))
+            return model(preprocess_fn(view))
 
         batch, height, *rest = images.shape
         stacked = jnp.moveaxis(images.reshape(batch, crops, height // crops, *rest), 1, 0)

@@ -71,11 +71,13 @@ def predict(
       top: classes of each image.
       batch_size: images that are computed at once.
     """
-    preprocess = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
+    preprocess_fn = make_preprocess(
+        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
+    )
 
     @jax.jit
     def run(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        probabilities = jax.nn.softmax(model(preprocess(pixels)))
+        probabilities = jax.nn.softmax(model(preprocess_fn(pixels)))
         values, indices = jax.lax.top_k(probabilities, min(top, probabilities.shape[-1]))
         return values, indices
 

@@ -43,7 +43,7 @@ def _draw_predictions(run: Run, weights: tuple, workdir: pathlib.Path) -> str:
     @jax.jit
     def predict(params, batch_stats, images):
         model = nnx.merge(run.graphdef, params, batch_stats, copy=True)
-        return jax.nn.softmax(model(run.preprocess(images)))
+        return jax.nn.softmax(model(run.preprocess_fn(images)))
 
     samples = _spread(len(run.eval_source), NUM_SAMPLES)
     batch = next(iter(run.eval_batches(run.data.eval_subset(samples))))

@@ -34,17 +34,17 @@ def make_divisible(channels: int | float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def same_padding(pixels: int, window: int, stride: int) -> tuple[int, int]:
+def same_padding(pixels: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """Returns the zeros before and behind one side that make it ceil(pixels / stride) long.
 
     Args:
       pixels: length of the side.
-      window: side of the kernel in pixels.
+      kernel_size: side of the kernel in pixels.
       stride: step in pixels.
 
     Source: TensorFlow's padding="SAME"; the odd zero is behind.
     """
-    zeros = max((-(-pixels // stride) - 1) * stride + window - pixels, 0)
+    zeros = max((-(-pixels // stride) - 1) * stride + kernel_size - pixels, 0)
     return zeros // 2, zeros - zeros // 2
 
 
@@ -57,10 +57,10 @@ class Conv(nnx.Module):
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      window: side of the kernel in pixels.
+      kernel_size: side of the kernel in pixels.
       stride: step in pixels.
       groups: channel groups that do not mix; equal to both channel counts: depthwise.
-      padding: "symmetric", (window - 1) / 2 zeros on each side, or "same", as TensorFlow pads.
+      padding: "symmetric", (kernel_size - 1) / 2 zeros on each side, or "same", as TensorFlow pads.
       use_bias: whether a bias is added; needless before a norm.
       kernel_init: initialiser of the kernel, layout HWIO.
       dtype: compute dtype.
@@ -75,7 +75,7 @@ class Conv(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        window: int,
+        kernel_size: int,
         *,
         stride: int = 1,
         groups: int = 1,
@@ -91,10 +91,10 @@ class Conv(nnx.Module):
             raise ValueError(
                 f"Channels {in_channels} and {out_channels} must be multiples of groups={groups}."
             )
-        shape = (window, window, in_channels // groups, out_channels)
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.dtype(param_dtype)))
         self.bias = nnx.Param(jnp.zeros((out_channels,), param_dtype)) if use_bias else None
-        self.window = window
+        self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding
         self.groups = groups
@@ -106,7 +106,7 @@ class Conv(nnx.Module):
         """Returns the convolved map."""
         inputs = inputs.astype(self.dtype)
         kernel = self.kernel[...].astype(self.dtype)
-        if self.window == 1 and self.groups == 1:
+        if self.kernel_size == 1 and self.groups == 1:
             # A matrix product: XLA's convolution takes twice as long for the same numbers on a CPU.
             inputs = inputs[:, :: self.stride, :: self.stride, :]
             outputs = flat_product(inputs, kernel[0, 0])
@@ -133,10 +133,10 @@ class Conv(nnx.Module):
         if self.padding == "same":
             height, width = inputs.shape[1:3]
             return (
-                same_padding(height, self.window, self.stride),
-                same_padding(width, self.window, self.stride),
+                same_padding(height, self.kernel_size, self.stride),
+                same_padding(width, self.kernel_size, self.stride),
             )
-        zeros = (self.window - 1) // 2  # keeps the size at stride 1
+        zeros = (self.kernel_size - 1) // 2  # keeps the size at stride 1
         return (zeros, zeros), (zeros, zeros)
 
 
@@ -146,7 +146,7 @@ class ConvNormAct(nnx.Module):
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      window: side of the kernel in pixels.
+      kernel_size: side of the kernel in pixels.
       stride: step in pixels.
       groups: channel groups that do not mix.
       padding: "symmetric" or "same", see `Conv`.
@@ -163,7 +163,7 @@ class ConvNormAct(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        window: int,
+        kernel_size: int,
         *,
         stride: int = 1,
         groups: int = 1,
@@ -179,7 +179,7 @@ class ConvNormAct(nnx.Module):
         self.conv = Conv(
             in_channels,
             out_channels,
-            window,
+            kernel_size,
             stride=stride,
             groups=groups,
             padding=padding,

@@ -22,7 +22,7 @@ class InvertedResidual(nnx.Module):
       in_channels: channels of the input.
       expanded_channels: inside; equal to `in_channels`: there is no expansion.
       out_channels: channels of the output.
-      window: side of the depthwise kernel in pixels.
+      kernel_size: side of the depthwise kernel in pixels.
       stride: of the depthwise convolution, 1 or 2.
       squeezed_channels: of the squeeze-and-excitation behind the depthwise convolution; 0: none.
       activation: after expansion and depthwise convolution.
@@ -46,7 +46,7 @@ class InvertedResidual(nnx.Module):
         expanded_channels: int,
         out_channels: int,
         *,
-        window: int,
+        kernel_size: int,
         stride: int,
         squeezed_channels: int = 0,
         activation: Activation,
@@ -77,7 +77,7 @@ class InvertedResidual(nnx.Module):
         self.depthwise = ConvNormAct(
             expanded_channels,
             expanded_channels,
-            window,
+            kernel_size,
             stride=stride,
             groups=expanded_channels,
             kernel_init=kaiming_depthwise,

@@ -79,7 +79,7 @@ class OverlapPatchEmbed(nnx.Module):
     Args:
       in_channels: channels of the image.
       width: channels of a token.
-      window: side of a window in pixels, odd.
+      kernel_size: side of a window in pixels, odd.
       stride: pixels from one window to the next.
       norm_eps: of the LayerNorm.
       dtype: compute dtype.
@@ -94,7 +94,7 @@ class OverlapPatchEmbed(nnx.Module):
         in_channels: int,
         width: int,
         *,
-        window: int,
+        kernel_size: int,
         stride: int,
         norm_eps: float,
         dtype: str,
@@ -103,7 +103,7 @@ class OverlapPatchEmbed(nnx.Module):
     ):
         dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         self.proj = Conv(
-            in_channels, width, window, stride=stride, use_bias=True, rngs=rngs, **dtypes
+            in_channels, width, kernel_size, stride=stride, use_bias=True, rngs=rngs, **dtypes
         )
         self.norm = layer_norm(width, eps=norm_eps, rngs=rngs, **dtypes)
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 def max_pool(
     inputs: Float[Array, "batch height width channels"],
     *,
-    window: int,
+    kernel_size: int,
     stride: int,
     padding: int = 0,
 ) -> Float[Array, "batch new_height new_width channels"]:
@@ -24,7 +24,7 @@ def max_pool(
 
     Args:
       inputs: a map.
-      window: side of the window in pixels.
+      kernel_size: side of the window in pixels.
       stride: step of the window in pixels.
       padding: pixels added on each side.
 
@@ -32,9 +32,9 @@ def max_pool(
     """
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(inputs, sides, constant_values=-jnp.inf)
-    height, width = ((n + 2 * padding - window) // stride + 1 for n in inputs.shape[1:3])
-    rows = [slice(i, i + stride * (height - 1) + 1, stride) for i in range(window)]
-    columns = [slice(j, j + stride * (width - 1) + 1, stride) for j in range(window)]
+    height, width = ((n + 2 * padding - kernel_size) // stride + 1 for n in inputs.shape[1:3])
+    rows = [slice(i, i + stride * (height - 1) + 1, stride) for i in range(kernel_size)]
+    columns = [slice(j, j + stride * (width - 1) + 1, stride) for j in range(kernel_size)]
     largest = padded[:, rows[0], columns[0]]
     for row in rows:
         for column in columns:
@@ -47,7 +47,7 @@ def max_pool(
 def avg_pool(
     inputs: Float[Array, "batch height width channels"],
     *,
-    window: int,
+    kernel_size: int,
     stride: int,
     padding: int = 0,
     count_include_pad: bool = True,
@@ -56,7 +56,7 @@ def avg_pool(
 
     Args:
       inputs: a map.
-      window: side of the window in pixels.
+      kernel_size: side of the window in pixels.
       stride: step of the window in pixels.
       padding: pixels of zeros added on each side.
       count_include_pad: count those zeros in the mean, torch's default.
@@ -64,7 +64,7 @@ def avg_pool(
     sides: Any = ((padding, padding), (padding, padding))  # nnx takes pairs, but says str
     return nnx.avg_pool(
         inputs,
-        window_shape=(window, window),
+        window_shape=(kernel_size, kernel_size),
         strides=(stride, stride),
         padding=sides,
         count_include_pad=count_include_pad,

@@ -35,7 +35,7 @@ class StdConv(nnx.Module):
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      window: side of the kernel in pixels.
+      kernel_size: side of the kernel in pixels.
       stride: step in pixels.
       eps: added to the variance of the kernel.
       dtype: compute dtype; the kernel is standardised in `param_dtype`.
@@ -51,7 +51,7 @@ class StdConv(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        window: int,
+        kernel_size: int,
         *,
         stride: int = 1,
         eps: float = 1e-8,
@@ -59,9 +59,9 @@ class StdConv(nnx.Module):
         param_dtype: str,
         rngs: nnx.Rngs,
     ):
-        shape = (window, window, in_channels, out_channels)
+        shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = nnx.Param(kaiming_fan_out(rngs.params(), shape, jnp.dtype(param_dtype)))
-        self.window = window
+        self.kernel_size = kernel_size
         self.stride = stride
         self.eps = eps
         self.dtype = dtype
@@ -72,7 +72,7 @@ class StdConv(nnx.Module):
         """Returns the convolved map, ceil(size / stride) pixels high and wide."""
         inputs = inputs.astype(self.dtype)
         kernel = standardise(self.kernel[...], self.eps).astype(self.dtype)
-        if self.window == 1:  # as a matrix product, see `Conv`
+        if self.kernel_size == 1:  # as a matrix product, see `Conv`
             return flat_product(inputs[:, :: self.stride, :: self.stride, :], kernel[0, 0])
         return jax.lax.conv_general_dilated(
             inputs,

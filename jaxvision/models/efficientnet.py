@@ -13,13 +13,13 @@ from jaxvision.models.spec import HALF, ModelSpec, Preprocess
 
 # Table 1 of the paper, stages 2 to 8.
 _B0 = (
-    BlockRow(expansion=1, window=3, channels=16, repeats=1, stride=1, squeeze=True),
-    BlockRow(expansion=6, window=3, channels=24, repeats=2, stride=2, squeeze=True),
-    BlockRow(expansion=6, window=5, channels=40, repeats=2, stride=2, squeeze=True),
-    BlockRow(expansion=6, window=3, channels=80, repeats=3, stride=2, squeeze=True),
-    BlockRow(expansion=6, window=5, channels=112, repeats=3, stride=1, squeeze=True),
-    BlockRow(expansion=6, window=5, channels=192, repeats=4, stride=2, squeeze=True),
-    BlockRow(expansion=6, window=3, channels=320, repeats=1, stride=1, squeeze=True),
+    BlockRow(expansion=1, kernel_size=3, channels=16, repeats=1, stride=1, squeeze=True),
+    BlockRow(expansion=6, kernel_size=3, channels=24, repeats=2, stride=2, squeeze=True),
+    BlockRow(expansion=6, kernel_size=5, channels=40, repeats=2, stride=2, squeeze=True),
+    BlockRow(expansion=6, kernel_size=3, channels=80, repeats=3, stride=2, squeeze=True),
+    BlockRow(expansion=6, kernel_size=5, channels=112, repeats=3, stride=1, squeeze=True),
+    BlockRow(expansion=6, kernel_size=5, channels=192, repeats=4, stride=2, squeeze=True),
+    BlockRow(expansion=6, kernel_size=3, channels=320, repeats=1, stride=1, squeeze=True),
 )
 _LITE0 = tuple(dataclasses.replace(row, squeeze=False) for row in _B0)
 
@@ -93,7 +93,7 @@ class EfficientNet(MobileNet):
             shape.in_channels,
             shape.expanded_channels,
             shape.out_channels,
-            window=shape.window,
+            kernel_size=shape.kernel_size,
             stride=shape.stride,
             squeezed_channels=shape.squeezed_channels,
             activation=activation,

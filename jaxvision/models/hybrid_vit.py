@@ -114,7 +114,7 @@ class StdConvNorm(nnx.Module):
       config: of the model.
       in_channels: channels of the input.
       out_channels: channels of the output.
-      window: side of the kernel in pixels.
+      kernel_size: side of the kernel in pixels.
       stride: step in pixels.
       rngs: source of the initial values.
     """
@@ -124,7 +124,7 @@ class StdConvNorm(nnx.Module):
         config: HybridViTConfig,
         in_channels: int,
         out_channels: int,
-        window: int,
+        kernel_size: int,
         *,
         stride: int,
         rngs: nnx.Rngs,
@@ -132,7 +132,7 @@ class StdConvNorm(nnx.Module):
         self.conv = StdConv(
             in_channels,
             out_channels,
-            window,
+            kernel_size,
             stride=stride,
             rngs=rngs,
             **layer_dtypes(config.dtype),
@@ -204,7 +204,7 @@ class ResNetEmbed(nnx.Module):
         outputs = nnx.relu(self.stem(images))
         # SAME on even sides: one more row and column at the end. After a relu 0 is the least.
         outputs = jnp.pad(outputs, ((0, 0), (0, 1), (0, 1), (0, 0)))
-        outputs = max_pool(outputs, window=3, stride=2)
+        outputs = max_pool(outputs, kernel_size=3, stride=2)
         for blocks in self.stages:
             for block in blocks:
                 outputs = block(outputs)

@@ -27,7 +27,7 @@ class BlockRow:
     Attributes:
       channels: of the output, before the width multiplier.
       expansion: channels inside / channels of the input.
-      window: side of the depthwise kernel in pixels.
+      kernel_size: side of the depthwise kernel in pixels.
       stride: of the first block.
       repeats: number of blocks.
       squeeze: whether the blocks have a squeeze-and-excitation.
@@ -36,7 +36,7 @@ class BlockRow:
 
     channels: int
     expansion: int | float = 1
-    window: int = 3
+    kernel_size: int = 3
     stride: int = 1
     repeats: int = 1
     squeeze: bool = False
@@ -51,7 +51,7 @@ class Block:
       in_channels: of the input.
       expanded_channels: inside; equal to `in_channels`: there is no expansion.
       out_channels: of the output.
-      window: side of the depthwise kernel in pixels.
+      kernel_size: side of the depthwise kernel in pixels.
       stride: of the depthwise convolution.
       squeezed_channels: of the squeeze-and-excitation; 0: none.
       activation: name of it.
@@ -60,7 +60,7 @@ class Block:
     in_channels: int
     expanded_channels: int
     out_channels: int
-    window: int
+    kernel_size: int
     stride: int
     squeezed_channels: int
     activation: str
@@ -146,7 +146,7 @@ class MobileNetConfig:
             in_channels=in_channels,
             expanded_channels=expanded,
             out_channels=make_divisible(row.channels * self.width),
-            window=row.window,
+            kernel_size=row.kernel_size,
             stride=stride,
             squeezed_channels=self.squeezed(in_channels, expanded) if row.squeeze else 0,
             activation=row.activation or self.activation,

@@ -44,7 +44,7 @@ class MobileNetV1Config(MobileNetConfig):
 class SeparableConv(nnx.Module):
     """A depthwise convolution and a 1x1 one, each with batch norm and activation.
 
-    They cost 1 / out_channels + 1 / window^2 of the dense convolution that they replace.
+    They cost 1 / out_channels + 1 / kernel_size^2 of the dense convolution that they replace.
 
     Args:
       config: of the model.
@@ -59,7 +59,7 @@ class SeparableConv(nnx.Module):
         self.depthwise = ConvNormAct(
             shape.in_channels,
             shape.in_channels,
-            shape.window,
+            shape.kernel_size,
             stride=shape.stride,
             groups=shape.in_channels,
             kernel_init=kaiming_depthwise,

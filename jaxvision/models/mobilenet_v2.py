@@ -64,7 +64,7 @@ class MobileNetV2(MobileNet):
             shape.in_channels,
             shape.expanded_channels,
             shape.out_channels,
-            window=shape.window,
+            kernel_size=shape.kernel_size,
             stride=shape.stride,
             activation=ACTIVATIONS[shape.activation],
             drop_path_rate=drop_path_rate,

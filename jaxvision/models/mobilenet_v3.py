@@ -15,7 +15,7 @@ from jaxvision.models.spec import HALF, ModelSpec, Preprocess, param_dtype
 
 
 def _row(
-    window: int,
+    kernel_size: int,
     inside: int,
     of: int,
     channels: int,
@@ -25,7 +25,7 @@ def _row(
 ) -> BlockRow:
     """Returns a line of tables 1 and 2, which give the channels inside instead of the expansion."""
     return BlockRow(
-        window=window,
+        kernel_size=kernel_size,
         expansion=inside / of,
         channels=channels,
         squeeze=squeeze,
@@ -71,7 +71,7 @@ _SMALL = (
 def _minimal(rows: tuple[BlockRow, ...]) -> tuple[BlockRow, ...]:
     """Returns the rows for hardware that is slow at 5x5 kernels, squeezing and hard swish."""
     return tuple(
-        dataclasses.replace(row, window=3, squeeze=False, activation="relu") for row in rows
+        dataclasses.replace(row, kernel_size=3, squeeze=False, activation="relu") for row in rows
     )
 
 
@@ -141,7 +141,7 @@ class MobileNetV3(MobileNet):
             shape.in_channels,
             shape.expanded_channels,
             shape.out_channels,
-            window=shape.window,
+            kernel_size=shape.kernel_size,
             stride=shape.stride,
             squeezed_channels=shape.squeezed_channels,
             activation=ACTIVATIONS[shape.activation],

@@ -215,7 +215,7 @@ class PVTv2Stage(nnx.Module):
         self.patch_embed = OverlapPatchEmbed(
             config.stage_widths[stage - 1] if stage else config.in_channels,
             width,
-            window=3 if stage else 7,
+            kernel_size=3 if stage else 7,
             stride=2 if stage else 4,
             norm_eps=config.projection_norm_eps,
             rngs=rngs,

@@ -278,7 +278,7 @@ class ResNet(ImageModel):
         outputs = self.stem(images, train=train)
         stride = 1
         if self.config.stem == "imagenet":
-            outputs = max_pool(outputs, window=3, stride=2, padding=1)
+            outputs = max_pool(outputs, kernel_size=3, stride=2, padding=1)
             stride = 4
         maps = {}
         for stage, blocks in enumerate(self.stages):

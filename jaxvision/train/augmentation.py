@@ -48,20 +48,20 @@ def host_transform(config: Config, image_size: int | tuple[int, int]) -> Transfo
 
 
 def device_augment(
-    config: Config, preprocess: Callable[[jax.Array], jax.Array]
+    config: Config, preprocess_fn: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
     """Returns the function (key, uint8 images) -> augmented, normalised images; None: host only.
 
     Args:
       config: see configs/common.py; `host_transform` checks it.
-      preprocess: uint8 images to normalised images.
+      preprocess_fn: uint8 images to normalised images.
     """
     options = config.augment
     if not options.on_device:
         return None
     return functools.partial(
         augment,
-        preprocess=preprocess,
+        preprocess_fn=preprocess_fn,
         padding=options.crop_padding if options.crop == "pad" else 0,
         horizontal_flip=options.horizontal_flip,
         vertical_flip=options.vertical_flip,

@@ -22,14 +22,14 @@ SCORES = ("bleu", "rouge_l", "cider")
 
 
 def make_caption_step(
-    graphdef: nnx.GraphDef, settings: DecodeSettings, *, preprocess: Callable
+    graphdef: nnx.GraphDef, settings: DecodeSettings, *, preprocess_fn: Callable
 ) -> Callable[[Any, Any, dict], Decoded]:
     """Returns the jitted function (params, batch_stats, batch) -> captions of every image."""
 
     def caption_step(params: Any, batch_stats: Any, batch: dict) -> Decoded:
         model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
         if "image" in batch:
-            batch = dict(batch, image=preprocess(batch["image"]))
+            batch = dict(batch, image=preprocess_fn(batch["image"]))
         return generate(model, model.encode(model_inputs(batch)), settings)
 
     return jax.jit(caption_step)

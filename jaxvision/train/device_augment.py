@@ -33,7 +33,7 @@ def augment(
     key: PRNGKeyArray,
     images: UInt8[Array, "batch height width channels"],
     *,
-    preprocess: Callable[[jax.Array], jax.Array],
+    preprocess_fn: Callable[[jax.Array], jax.Array],
     padding: int = 0,
     horizontal_flip: float = 0.0,
     vertical_flip: float = 0.0,
@@ -45,7 +45,7 @@ def augment(
     Args:
       key: of the whole batch.
       images: before normalisation, so that the border is black, as the host's.
-      preprocess: uint8 images to normalised images, whose mean colour covers what is erased.
+      preprocess_fn: uint8 images to normalised images, whose mean colour covers what is erased.
       padding: see `crop`; 0: none.
       horizontal_flip: probability.
       vertical_flip: probability.
@@ -61,7 +61,7 @@ def augment(
         images = flip(
             vertical_key, images, probability=vertical_flip, upside_down=True, first=first
         )
-    images = preprocess(images)
+    images = preprocess_fn(images)
     if erasing:
         images = erase(erase_key, images, probability=erasing, first=first)
     return images

@@ -11,7 +11,7 @@ from jaxvision.layers.norm import BatchNorm
 
 
 def make_statistics_step(
-    graphdef: nnx.GraphDef, task: Any, *, preprocess: Callable, seed: int, shardings: Any = None
+    graphdef: nnx.GraphDef, task: Any, *, preprocess_fn: Callable, seed: int, shardings: Any = None
 ) -> Callable[..., Any]:
     """Returns the jitted function (params, batch_stats, batch, seen, constants=None).
 
@@ -20,7 +20,7 @@ def make_statistics_step(
     Args:
       graphdef: of the model.
       task: as in `make_train_step`; its loss is what runs the model, and is not computed.
-      preprocess: (key, uint8 images) -> float images, on the device.
+      preprocess_fn: (key, uint8 images) -> float images, on the device.
       seed: of dropout and augmentation.
       shardings: of the statistics.
     """
@@ -30,7 +30,7 @@ def make_statistics_step(
     ) -> Any:
         key = jax.random.fold_in(jax.random.key(seed), seen)
         if "image" in batch:
-            batch = dict(batch, image=preprocess(key, batch["image"]))
+            batch = dict(batch, image=preprocess_fn(key, batch["image"]))
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         for _, module in nnx.iter_modules(model):
             if isinstance(module, BatchNorm):

@@ -24,7 +24,7 @@ from jaxvision.train.evaluate import evaluate
 from jaxvision.train.image_sizes import Stages
 from jaxvision.train.init_from import load_initial
 from jaxvision.train.mix import mix
-from jaxvision.train.optim.freeze import make_hold
+from jaxvision.train.optim.freeze import stop_frozen_gradients
 from jaxvision.train.optim.param_groups import Groups
 from jaxvision.train.optim.weight_average import Swa
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
@@ -89,14 +89,14 @@ class Run:
         return self.data.num_outputs
 
     @property
-    def preprocess(self) -> Callable[[jax.Array], jax.Array]:
+    def preprocess_fn(self) -> Callable[[jax.Array], jax.Array]:
         """Uint8 images to the model's normalised input, on the device."""
         return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
 
     @property
     def augment(self) -> Callable | None:
         """(key, uint8 images) -> normalised images, or None where all is done on the host."""
-        return device_augment(self.config, self.preprocess)
+        return device_augment(self.config, self.preprocess_fn)
 
     @property
     def mix(self) -> Callable | None:
@@ -168,8 +168,8 @@ class Run:
             self.data.task,
             self.tx,
             schedule=self.schedule,
-            hold=make_hold(self.groups),
-            preprocess=self.preprocess,
+            stop_frozen=stop_frozen_gradients(self.groups),
+            preprocess_fn=self.preprocess_fn,
             augment=self.augment,
             mix=self.mix,
             ema_decay=self.config.ema_decay,
@@ -181,7 +181,7 @@ class Run:
 
     def eval_step(self) -> Callable:
         """Returns the jitted evaluation step."""
-        return make_eval_step(self.graphdef, self.data.task, preprocess=self.preprocess)
+        return make_eval_step(self.graphdef, self.data.task, preprocess_fn=self.preprocess_fn)
 
     def evaluator(self) -> Callable[[dict[str, Any]], dict[str, float]]:
         """Returns the function from sets of weights to the metrics of the evaluation split."""
@@ -195,7 +195,7 @@ class Run:
 
     def caption_step(self, settings: DecodeSettings) -> Callable[[Any, Any, dict], Decoded]:
         """Returns the jitted function (params, batch_stats, batch) -> captions."""
-        return make_caption_step(self.graphdef, settings, preprocess=self.preprocess)
+        return make_caption_step(self.graphdef, settings, preprocess_fn=self.preprocess_fn)
 
     def recalibrator(self, num_batches: int) -> Callable[[Any, Any], Any]:
         """Returns the function (params, batch_stats) -> statistics of the first training batches.
@@ -206,7 +206,7 @@ class Run:
         step = make_statistics_step(
             self.graphdef,
             self.data.task,
-            preprocess=self.augment or (lambda _, images: self.preprocess(images)),
+            preprocess_fn=self.augment or (lambda _, images: self.preprocess_fn(images)),
             seed=self.config.seed,
             shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state.batch_stats),
         )

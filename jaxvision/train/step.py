@@ -27,17 +27,17 @@ def make_preprocess(*, mean: tuple, std: tuple) -> Callable[[jax.Array], jax.Arr
       std: of each channel, in units of 0..1.
     """
 
-    def preprocess(images: jax.Array) -> jax.Array:
+    def preprocess_fn(images: jax.Array) -> jax.Array:
         dtype = jnp.result_type(float)
         scale = jnp.asarray(1 / (255 * jnp.asarray(std)), dtype)
         shift = jnp.asarray(jnp.asarray(mean) / jnp.asarray(std), dtype)
         return images.astype(dtype) * scale[None, None, None] - shift[None, None, None]
 
-    return preprocess
+    return preprocess_fn
 
 
-def _normalised(batch: dict, preprocess: Callable) -> dict:
-    return dict(batch, image=preprocess(batch["image"])) if "image" in batch else batch
+def _normalised(batch: dict, preprocess_fn: Callable) -> dict:
+    return dict(batch, image=preprocess_fn(batch["image"])) if "image" in batch else batch
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -57,9 +57,9 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     schedule: optax.Schedule,
-    preprocess: Callable,
+    preprocess_fn: Callable,
     augment: Callable | None = None,
-    hold: Callable | None = None,
+    stop_frozen: Callable | None = None,
     mix: Callable | None = None,
     ema_decay: float = 0.0,
     ema_warmup: bool = True,
@@ -81,9 +81,10 @@ def make_train_step(
         loss of a task with constants, such as the weights of a teacher, takes `constants=` too.
       tx: the optimizer.
       schedule: the one inside `tx`, to report the rate that a step used.
-      preprocess: uint8 images -> float images, on the device.
-      augment: (key, uint8 images) -> float images in place of `preprocess`, or None.
-      hold: (params, updates made) -> params without the gradient of frozen ones, see `make_hold`.
+      preprocess_fn: uint8 images -> float images, on the device.
+      augment: (key, uint8 images) -> float images in place of `preprocess_fn`, or None.
+      stop_frozen: (params, updates made) -> params without the gradient of frozen ones, see
+        `stop_frozen_gradients`.
       mix: (key, images, labels) -> (images, soft labels), or None.
       ema_decay: of the averaged parameters; 0 keeps none.
       ema_warmup: start with the smaller decay (1 + step) / (10 + step).
@@ -101,7 +102,7 @@ def make_train_step(
         extra = {} if constants is None else {"constants": constants}
 
         def loss_function(params):
-            params = params if hold is None else hold(params, updates)
+            params = params if stop_frozen is None else stop_frozen(params, updates)
             # copy: merging shares variables by default, which a gradient's trace must not mutate.
             model = nnx.merge(graphdef, params, batch_stats, copy=True)
             loss, metrics = task.loss(model, batch, rngs=nnx.Rngs(dropout=key), **extra)
@@ -136,7 +137,7 @@ def make_train_step(
         state: TrainState, batch: dict, constants: Any = None
     ) -> tuple[TrainState, dict]:
         mix_key, dropout_key = step_keys(state.key, state.step)
-        look = preprocess
+        look = preprocess_fn
         if augment is not None:
             look = functools.partial(augment, augment_key(state.key, state.step))
         batch = task.prepare(_normalised(batch, look))
@@ -217,12 +218,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, task: Any, *, preprocess: Callable
+    graphdef: nnx.GraphDef, task: Any, *, preprocess_fn: Callable
 ) -> Callable[[Any, Any, dict], dict]:
     """Returns the jitted function (params, batch_stats, batch) -> {metric: (sum, count)}."""
 
     def eval_step(params: Any, batch_stats: Any, batch: dict) -> dict:
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
-        return task.evaluate(model, _normalised(batch, preprocess))
+        return task.evaluate(model, _normalised(batch, preprocess_fn))
 
     return jax.jit(eval_step)

@@ -52,7 +52,7 @@ def config(run, **options):
 
 def logits_of(run, state, images):
     model = nnx.merge(run.graphdef, state.ema_params, state.ema_batch_stats)
-    return np.asarray(model(run.preprocess(jnp.asarray(images))))
+    return np.asarray(model(run.preprocess_fn(jnp.asarray(images))))
 
 
 def labels_of(run):
@@ -118,7 +118,7 @@ def test_an_ensemble_averages_probabilities(finished, tmp_path):
     images, small = (
         np.array([r.eval_transform(x, None) for x in sources]) for r in (run, other_run)
     )
-    flipped = np.asarray(model(run.preprocess(jnp.asarray(images))))
+    flipped = np.asarray(model(run.preprocess_fn(jnp.asarray(images))))
     shares = [
         probabilities(each)
         for each in (

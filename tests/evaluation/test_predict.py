@@ -63,7 +63,7 @@ def test_a_run_predicts_what_it_evaluates(finished, photos, batch_size):
 
     model = nnx.merge(run.graphdef, state.ema_params, state.ema_batch_stats)
     images = np.stack([run.eval_transform(run.eval_source[i]["image"], None) for i in range(5)])
-    expected = np.asarray(jax.nn.softmax(model(run.preprocess(jnp.asarray(images)))))
+    expected = np.asarray(jax.nn.softmax(model(run.preprocess_fn(jnp.asarray(images)))))
     for prediction, probabilities in zip(predictions, expected, strict=True):
         indices = [guess.index for guess in prediction.guesses]
         assert indices == list(np.argsort(-probabilities, kind="stable"))

@@ -164,7 +164,7 @@ def test_features_are_what_the_head_reads(finished):
     features = Runner(trained, batch_size=9)(trained.model, run.eval_source)
     images = np.stack([run.eval_source[i]["image"] for i in range(16)])
     model = nnx.merge(run.graphdef, state.ema_params, state.ema_batch_stats)
-    logits = np.asarray(model(run.preprocess(jnp.asarray(images))))
+    logits = np.asarray(model(run.preprocess_fn(jnp.asarray(images))))
     np.testing.assert_allclose(features.values @ kernel + bias, logits, atol=1e-5)
     assert list(features.records) == list(range(16))
 

@@ -19,13 +19,15 @@ def by_hand(inputs, kernel, stride, padding, groups):
     """A convolution as its definition reads, in float64."""
     inputs, kernel = np.asarray(inputs, np.float64), np.asarray(kernel, np.float64)
     inputs = np.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    window, out_channels, size = kernel.shape[0], kernel.shape[3], kernel.shape[2]
-    height = (inputs.shape[1] - window) // stride + 1
-    width = (inputs.shape[2] - window) // stride + 1
+    kernel_size, out_channels, size = kernel.shape[0], kernel.shape[3], kernel.shape[2]
+    height = (inputs.shape[1] - kernel_size) // stride + 1
+    width = (inputs.shape[2] - kernel_size) // stride + 1
     output = np.zeros((len(inputs), height, width, out_channels))
     for y, x, channel in np.ndindex(height, width, out_channels):
         group = channel // (out_channels // groups)
-        patch = inputs[:, y * stride : y * stride + window, x * stride : x * stride + window]
+        patch = inputs[
+            :, y * stride : y * stride + kernel_size, x * stride : x * stride + kernel_size
+        ]
         patch = patch[..., group * size : (group + 1) * size]
         output[:, y, x, channel] = (patch * kernel[..., channel]).sum((1, 2, 3))
     return output
@@ -33,25 +35,31 @@ def by_hand(inputs, kernel, stride, padding, groups):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    ("in_channels", "out_channels", "window", "groups"),
+    ("in_channels", "out_channels", "kernel_size", "groups"),
     [(4, 6, 3, 1), (4, 6, 1, 1), (4, 6, 3, 2), (4, 4, 5, 4), (4, 8, 3, 4), (4, 4, 1, 4)],
     ids=["dense", "1x1", "grouped", "depthwise", "multiplied", "scale"],
 )
-def test_equals_the_definition(in_channels, out_channels, window, groups, stride):
+def test_equals_the_definition(in_channels, out_channels, kernel_size, groups, stride):
     conv = Conv(
-        in_channels, out_channels, window, stride=stride, groups=groups, rngs=nnx.Rngs(0), **DTYPES
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        groups=groups,
+        rngs=nnx.Rngs(0),
+        **DTYPES,
     )
     inputs = jax.random.normal(jax.random.key(1), (2, 8, 7, in_channels))
-    expected = by_hand(inputs, conv.kernel[...], stride, (window - 1) // 2, groups)
+    expected = by_hand(inputs, conv.kernel[...], stride, (kernel_size - 1) // 2, groups)
     np.testing.assert_allclose(conv(inputs), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("window", "groups"), [(3, 2), (1, 1), (5, 4)], ids=str)
+@pytest.mark.parametrize(("kernel_size", "groups"), [(3, 2), (1, 1), (5, 4)], ids=str)
 @pytest.mark.parametrize("shape", [(8, 7), (1, 2)])
-def test_same_padding_is_xlas(shape, window, groups, stride):
+def test_same_padding_is_xlas(shape, kernel_size, groups, stride):
     conv = Conv(
-        4, 4, window, stride=stride, groups=groups, padding="same", rngs=nnx.Rngs(0), **DTYPES
+        4, 4, kernel_size, stride=stride, groups=groups, padding="same", rngs=nnx.Rngs(0), **DTYPES
     )
     inputs = jax.random.normal(jax.random.key(1), (2, *shape, 4))
     expected = jax.lax.conv_general_dilated(

@@ -11,7 +11,7 @@ INPUTS = jax.random.normal(jax.random.key(1), (4, 6, 5, 8))
 
 
 def build(expanded=16, out=8, **options):
-    options = {"window": 3, "stride": 1, "activation": nnx.relu} | options
+    options = {"kernel_size": 3, "stride": 1, "activation": nnx.relu} | options
     return InvertedResidual(
         8, expanded, out, dtype="float32", param_dtype="float32", rngs=nnx.Rngs(0), **options
     )

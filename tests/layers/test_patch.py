@@ -38,7 +38,7 @@ def test_conv_stem_reaches_the_same_grid():
 @pytest.mark.parametrize("side", [8, 13])
 def test_overlapping_patches(window, stride, side):
     module = OverlapPatchEmbed(
-        3, 8, window=window, stride=stride, norm_eps=1e-5, rngs=nnx.Rngs(0), **DTYPES
+        3, 8, kernel_size=window, stride=stride, norm_eps=1e-5, rngs=nnx.Rngs(0), **DTYPES
     )
     images = jax.random.normal(jax.random.key(1), (2, side, 12, 3))
     tokens = module(images)

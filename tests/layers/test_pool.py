@@ -10,21 +10,21 @@ IMAGE = jnp.arange(16.0).reshape(1, 4, 4, 1)
 
 
 def test_max_pool_pads_with_minus_infinity_on_every_side():
-    output = max_pool(-1.0 - IMAGE, window=3, stride=2, padding=1)
+    output = max_pool(-1.0 - IMAGE, kernel_size=3, stride=2, padding=1)
     np.testing.assert_array_equal(output[0, :, :, 0], [[-1, -2], [-5, -6]])
 
 
-@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+@pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 @pytest.mark.parametrize("side", [8, 9])
-def test_max_pool_equals_xlas_reduction(window, stride, padding, side):
+def test_max_pool_equals_xlas_reduction(kernel_size, stride, padding, side):
     image = jax.random.normal(jax.random.key(0), (2, side, 7, 3))
 
     def reduction(image):
         sides = ((padding, padding), (padding, padding))
-        return nnx.max_pool(image, (window, window), (stride, stride), sides)
+        return nnx.max_pool(image, (kernel_size, kernel_size), (stride, stride), sides)
 
     def ours(image):
-        return max_pool(image, window=window, stride=stride, padding=padding)
+        return max_pool(image, kernel_size=kernel_size, stride=stride, padding=padding)
 
     def output_and_gradient(function):
         output, pull = jax.vjp(function, image)
@@ -37,22 +37,24 @@ def test_max_pool_equals_xlas_reduction(window, stride, padding, side):
 
 def test_max_pool_ties_go_to_the_first_and_nan_stays():
     image = jnp.zeros((1, 2, 2, 1))
-    grad = jax.grad(lambda image: max_pool(image, window=2, stride=2).sum())(image)
+    grad = jax.grad(lambda image: max_pool(image, kernel_size=2, stride=2).sum())(image)
     np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
     for pixel in ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 1, 0)):
-        assert bool(jnp.isnan(max_pool(image.at[pixel].set(jnp.nan), window=2, stride=2)).all())
+        assert bool(
+            jnp.isnan(max_pool(image.at[pixel].set(jnp.nan), kernel_size=2, stride=2)).all()
+        )
 
 
 def test_avg_pool_counts_the_padding_or_not():
-    counted = avg_pool(IMAGE, window=2, stride=2, padding=1)
+    counted = avg_pool(IMAGE, kernel_size=2, stride=2, padding=1)
     np.testing.assert_allclose(counted[0, 0, :, 0], [0, 3 / 4, 3 / 4])
-    ignored = avg_pool(IMAGE, window=2, stride=2, padding=1, count_include_pad=False)
+    ignored = avg_pool(IMAGE, kernel_size=2, stride=2, padding=1, count_include_pad=False)
     np.testing.assert_allclose(ignored[0, 0, :, 0], [0, 1.5, 3])
 
 
 def test_adaptive_avg_pool_of_a_multiple_is_the_plain_one():
     image = jax.random.normal(jax.random.key(0), (2, 14, 14, 3))
-    plain = avg_pool(image, window=2, stride=2)
+    plain = avg_pool(image, kernel_size=2, stride=2)
     np.testing.assert_allclose(adaptive_avg_pool(image, 7), plain, atol=1e-6)
     np.testing.assert_allclose(adaptive_avg_pool(plain, 7), plain, atol=1e-6)
     np.testing.assert_allclose(adaptive_avg_pool(image, 1)[:, 0, 0], global_pool(image), atol=1e-6)

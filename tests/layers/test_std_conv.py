@@ -19,17 +19,17 @@ def test_the_kernel_has_mean_0_and_variance_1():
     assert (small.var(0) < 1e-3).all(), "eps is added to the variance"
 
 
-@pytest.mark.parametrize("window", [1, 3, 7])
-def test_shift_and_scale_of_the_kernel_do_not_show(window):
-    conv = StdConv(3, 4, window, rngs=nnx.Rngs(0), **DTYPES)
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_shift_and_scale_of_the_kernel_do_not_show(kernel_size):
+    conv = StdConv(3, 4, kernel_size, rngs=nnx.Rngs(0), **DTYPES)
     before = conv(INPUTS)
     conv.kernel[...] = 5.0 * conv.kernel[...] + 2.0
     np.testing.assert_allclose(conv(INPUTS), before, atol=1e-3)
 
 
-@pytest.mark.parametrize("window", [1, 3, 7])
-def test_the_output_has_a_pixel_for_each_stride(window):
-    conv = StdConv(3, 4, window, stride=2, rngs=nnx.Rngs(0), **DTYPES)
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_the_output_has_a_pixel_for_each_stride(kernel_size):
+    conv = StdConv(3, 4, kernel_size, stride=2, rngs=nnx.Rngs(0), **DTYPES)
     assert conv(INPUTS).shape == (2, 5, 4, 4)
 
 
@@ -42,11 +42,11 @@ def test_kernel_is_standardised_in_the_dtype_of_the_parameters():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [(8, 8), (9, 6), (7, 7)])
-@pytest.mark.parametrize(("window", "stride"), [(7, 2), (3, 2), (3, 1), (1, 2)])
-def test_equals_timms(window, stride, size):
+@pytest.mark.parametrize(("kernel_size", "stride"), [(7, 2), (3, 2), (3, 1), (1, 2)])
+def test_equals_timms(kernel_size, stride, size):
     timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
-    peer = timm.layers.StdConv2dSame(3, 5, window, stride=stride, eps=1e-8)
-    conv = StdConv(3, 5, window, stride=stride, rngs=nnx.Rngs(0), **DTYPES)
+    peer = timm.layers.StdConv2dSame(3, 5, kernel_size, stride=stride, eps=1e-8)
+    conv = StdConv(3, 5, kernel_size, stride=stride, rngs=nnx.Rngs(0), **DTYPES)
     conv.kernel[...] = jnp.asarray(peer.weight.detach().numpy().transpose(2, 3, 1, 0))
     inputs = np.random.default_rng(0).standard_normal((2, *size, 3)).astype("f")
     theirs = peer(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy())).detach().numpy()

@@ -51,7 +51,7 @@ def test_without_stages_the_stem_is_left():
     assert model.config.stride == 4 and len(model.patch_embed.stages) == 0
     outputs = nnx.relu(model.patch_embed.stem(IMAGES))
     padded = np.pad(outputs, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
-    expected = model.patch_embed.proj(max_pool(jax.numpy.asarray(padded), window=3, stride=2))
+    expected = model.patch_embed.proj(max_pool(jax.numpy.asarray(padded), kernel_size=3, stride=2))
     np.testing.assert_allclose(model.patch_embed(IMAGES), expected, atol=1e-6)
 
 

@@ -28,7 +28,7 @@ def num_params(module):
 def table(name):
     """Returns (kernel, out channels, blocks, first stride) of every stage."""
     stages = jv.get_spec(name).config.stages()
-    return [(s[0].window, s[-1].out_channels, len(s), s[0].stride) for s in stages]
+    return [(s[0].kernel_size, s[-1].out_channels, len(s), s[0].stride) for s in stages]
 
 
 def test_efficientnet_b0_is_the_papers_table():
@@ -179,7 +179,7 @@ def test_rates_act_in_training_only(name, rate):
 
 
 def test_initial_values():
-    rows = (BlockRow(channels=96, expansion=6, window=5),)
+    rows = (BlockRow(channels=96, expansion=6, kernel_size=5),)
     options = {"rows": rows, "last_width": 576, "hidden_width": 1024, "num_classes": 400}
     model = jv.create_model("mobilenet_v3_small", rngs=nnx.Rngs(0), **options, stem_width=96)
     block = model.stages[0][0]
@@ -204,7 +204,7 @@ def test_rows_of_as_many_channels_are_one_stage_if_their_blocks_are_of_one_kind(
         in_channels=8,
         expanded_channels=24,
         out_channels=8,
-        window=3,
+        kernel_size=3,
         stride=1,
         squeezed_channels=0,
         activation="silu",

@@ -42,7 +42,7 @@ def test_layout_of_resnet50():
     def maps(model):
         outputs = model.stem(jnp.zeros((1, 224, 224, 3)))
         yield outputs
-        outputs = max_pool(outputs, window=3, stride=2, padding=1)
+        outputs = max_pool(outputs, kernel_size=3, stride=2, padding=1)
         for blocks in model.stages:
             for block in blocks:
                 outputs = block(outputs)

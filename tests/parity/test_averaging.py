@@ -83,7 +83,7 @@ def test_statistics_are_those_of_update_bn():
 
     graphdef, params, batch_stats = peers.split(pair.model)
     step = make_statistics_step(
-        graphdef, Classification(), preprocess=lambda key, images: images, seed=0
+        graphdef, Classification(), preprocess_fn=lambda key, images: images, seed=0
     )
     ours = [
         {"image": jnp.asarray(images, DTYPE), "label": jnp.asarray(labels)}

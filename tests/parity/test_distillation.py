@@ -227,7 +227,7 @@ def test_a_step_of_deits_token(kind):
     fields |= {"params": params, "batch_stats": stats, "opt_state": tx.init(params)}
     fields |= {"step": zero, "skipped_steps": jnp.copy(zero), "skipped_in_a_row": jnp.copy(zero)}
     state = TrainState(**(fields | {"key": jax.random.key(0)}))
-    step = make_train_step(graphdef, task, tx, schedule=schedule, preprocess=lambda x: x)
+    step = make_train_step(graphdef, task, tx, schedule=schedule, preprocess_fn=lambda x: x)
     batch = {"image": jnp.asarray(images, DTYPE), "label": jnp.asarray(labels)}
     state, metrics = step(state, batch, tuple(weights))
     bar = peers.FLOAT64_BAR if X64 else peers.FLOAT32_BAR

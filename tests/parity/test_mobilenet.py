@@ -28,14 +28,14 @@ EVEN, RAGGED = (64, 32), (67, 42)  # 67 x 42, 34 x 21, 17 x 11, 9 x 6, 5 x 3
 ROWS = (
     BlockRow(expansion=1, channels=16),
     BlockRow(expansion=6, channels=24, stride=2, repeats=2),
-    BlockRow(expansion=6, channels=40, window=5, stride=2, repeats=2),
+    BlockRow(expansion=6, channels=40, kernel_size=5, stride=2, repeats=2),
 )
 SQUEEZING = tuple(dataclasses.replace(row, squeeze=True) for row in ROWS)
 V3_ROWS = (
     BlockRow(channels=16, squeeze=True, activation="relu", stride=2),
     BlockRow(expansion=4.5, channels=24, activation="relu", stride=2),
     BlockRow(expansion=3, channels=24, activation="relu"),
-    BlockRow(expansion=3, channels=40, window=5, squeeze=True, repeats=2),
+    BlockRow(expansion=3, channels=40, kernel_size=5, squeeze=True, repeats=2),
 )
 
 

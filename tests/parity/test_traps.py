@@ -62,7 +62,7 @@ def test_padding_is_symmetric():
 def test_max_pool_pads_with_minus_infinity_on_all_sides():
     images, peer = -np.abs(MAP) - 1.0, torch.nn.MaxPool2d(3, stride=2, padding=1)
     theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    ours = max_pool(jnp.asarray(images), window=3, stride=2, padding=1)
+    ours = max_pool(jnp.asarray(images), kernel_size=3, stride=2, padding=1)
     assert off(ours, theirs) == 0.0
     same = nnx.max_pool(jnp.asarray(images), (3, 3), strides=(2, 2), padding="SAME")
     assert off(same, theirs) > 0.1

@@ -195,7 +195,7 @@ def test_samples_are_what_the_step_sees():
     images, labels = first_samples(run)
     assert images.shape == (5, 5, 32, 32, 3) and images.dtype == np.uint8
     assert np.any((labels > 0.05) & (labels < 0.95)) and np.any(labels == 1)
-    normalised = np.asarray(run.preprocess(jnp.asarray(images).reshape(25, 32, 32, 3))).reshape(
+    normalised = np.asarray(run.preprocess_fn(jnp.asarray(images).reshape(25, 32, 32, 3))).reshape(
         images.shape
     )
 

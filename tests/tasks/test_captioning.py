@@ -134,7 +134,7 @@ def train_once(accumulate_steps):
         Captioning(),
         tx,
         schedule=schedule,
-        preprocess=helpers.preprocess,
+        preprocess_fn=helpers.preprocess,
         accumulate_steps=accumulate_steps,
         shardings=jax.tree.map(lambda x: x.sharding, abstract),
     )

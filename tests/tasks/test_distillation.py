@@ -60,7 +60,7 @@ def make(build=student, mesh=None, **options):
         task,
         tx,
         schedule=optax.constant_schedule(0.05),
-        preprocess=helpers.preprocess,
+        preprocess_fn=helpers.preprocess,
         shardings=jax.tree.map(lambda x: x.sharding, abstract),
         **options,
     )

@@ -50,7 +50,7 @@ def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=Fa
         tx,
         schedule=schedule,
         shardings=jax.tree.map(lambda x: x.sharding, abstract),
-        **({"preprocess": preprocess} | options),
+        **({"preprocess_fn": preprocess} | options),
     )
     return state, step, mesh, graphdef
 

@@ -19,7 +19,7 @@ from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import augment_key, step_keys
 
 ALL = dict(padding=2, horizontal_flip=0.5, vertical_flip=0.5, erasing=0.5)
-seen = functools.partial(augment, preprocess=helpers.preprocess, **ALL)
+seen = functools.partial(augment, preprocess_fn=helpers.preprocess, **ALL)
 
 
 def config(**options):
@@ -58,7 +58,7 @@ def test_devices_see_the_same_and_send_nothing_to_each_other():
 
 def test_the_border_is_black_and_what_is_erased_has_the_mean_colour():
     white = jnp.full((64, 16, 16, 3), 255, jnp.uint8)
-    options = dict(preprocess=helpers.preprocess, padding=3, erasing=0.5)
+    options = dict(preprocess_fn=helpers.preprocess, padding=3, erasing=0.5)
     found = np.asarray(augment(jax.random.key(0), white, **options))
     pixels = (jnp.full((1, 1, 1, 3), x, jnp.uint8) for x in (0, 255))
     black, full = (float(helpers.preprocess(x).max()) for x in pixels)

@@ -28,7 +28,7 @@ def test_exact_for_any_batch_size_and_device_count(size):
     results = []
     for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh()):
         state, _, _, graphdef = helpers.make(mesh=mesh)
-        step = make_eval_step(graphdef, Classification(), preprocess=helpers.preprocess)
+        step = make_eval_step(graphdef, Classification(), preprocess_fn=helpers.preprocess)
         batches = (put_batch(b, mesh) for b in padded(data, size))
         results.append(evaluate(step, {"eval": (state.params, state.batch_stats)}, batches))
     single, sharded = results

@@ -53,7 +53,7 @@ def test_dropout_differs_from_step_to_step_and_repeats_from_the_state():
 
 @pytest.mark.parametrize("build", [helpers.build_vit, helpers.build_resnet])
 def test_non_finite_step_changes_nothing_but_counters(build):
-    state, step, mesh, _ = helpers.make(build=build, ema_decay=0.9, preprocess=_poison)
+    state, step, mesh, _ = helpers.make(build=build, ema_decay=0.9, preprocess_fn=_poison)
     state, _ = step(state, put_batch(helpers.batch(0), mesh))
     before = jax.tree.map(jnp.copy, state)
     bad = helpers.batch(1)

@@ -95,7 +95,7 @@ def nested(flat: Mapping[str, Any]) -> dict:
 
 
 class FrozenState(NamedTuple):
-    """State of `train_in_turn`.
+    """State of `scheduled_unfreeze`.
 
     Attributes:
       count: int32 scalar, updates made.
@@ -106,7 +106,7 @@ class FrozenState(NamedTuple):
     parts: dict[str, Any]
 
 
-def train_in_turn(
+def scheduled_unfreeze(
     starts: Mapping[str, int | None],
     rules: Mapping[int, optax.GradientTransformation],
     clip: optax.GradientTransformation,
@@ -170,7 +170,7 @@ def train_in_turn(
     return optax.GradientTransformation(init, update)
 
 
-def make_hold(groups: Groups) -> Callable[[Any, jax.Array], Any] | None:
+def stop_frozen_gradients(groups: Groups) -> Callable[[Any, jax.Array], Any] | None:
     """Returns the function (params, updates made) -> params whose gradient leaves out the frozen.
 
     Inside a loss it keeps the values and stops the gradient, so that nothing is computed for what

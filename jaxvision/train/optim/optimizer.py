@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxvision.errors import InputError, check_choice
-from jaxvision.train.optim.freeze import is_stacked, nested, per_leaf, train_in_turn
+from jaxvision.train.optim.freeze import is_stacked, nested, per_leaf, scheduled_unfreeze
 from jaxvision.train.optim.param_groups import Groups, ParamGroup, param_names
 from jaxvision.train.optim.rate_factor import scale_by_rate_factor
 from jaxvision.train.sharding import path_name
@@ -153,7 +153,7 @@ def make_optimizer(
         start: rule(nested({n: x for n, x in shapes.items() if starts[n] == start}), start=start)
         for start in {s for s in starts.values() if s is not None}
     }
-    return train_in_turn(starts, rules, optax.chain(optax.identity(), *clip(trained)))
+    return scheduled_unfreeze(starts, rules, optax.chain(optax.identity(), *clip(trained)))
 
 
 def decay_mask(params: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from train import helpers
 
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.optim.freeze import make_hold
+from jaxvision.train.optim.freeze import stop_frozen_gradients
 from jaxvision.train.optim.optimizer import OPTIMIZERS, make_optimizer
 from jaxvision.train.optim.param_groups import assign_groups
 from jaxvision.train.sharding import put_batch
@@ -37,7 +37,7 @@ def setup(build, *, family, name="adamw", clip_norm=0.5, **groups):
         clip_factor=0.5,
         groups=assigned,
     )
-    return {"build": build, "tx": tx, "hold": make_hold(assigned)}, assigned
+    return {"build": build, "tx": tx, "stop_frozen": stop_frozen_gradients(assigned)}, assigned
 
 
 VIT = functools.partial(helpers.build_vit, depth=4, scan=True)
@@ -235,7 +235,7 @@ def test_skipped_steps_do_not_count_towards_the_timetable():
     state, step, mesh, _ = helpers.make(**options)
     before = by_name(state.params)
     poison = lambda images: helpers.preprocess(images) * jnp.nan  # noqa: E731
-    _, bad_step, _, _ = helpers.make(**options, preprocess=poison)
+    _, bad_step, _, _ = helpers.make(**options, preprocess_fn=poison)
     state, metrics = bad_step(state, put_batch(helpers.batch(0), mesh))
     assert metrics["skipped_steps"] == 1
     state, _ = step(state, put_batch(helpers.batch(0), mesh))
@@ -264,8 +264,8 @@ def test_sharded_like_one_device():
     assert helpers.max_difference(alone.params, together.params) < 1e-4
 
 
-def test_everything_trained_needs_no_hold():
+def test_everything_trained_stops_no_gradient():
     _, groups = setup(VIT, family="vit", layer_decay=0.5)
-    assert make_hold(groups) is None
+    assert stop_frozen_gradients(groups) is None
     late = {n: dataclasses.replace(g, start_step=2) for n, g in groups.items()}
-    assert make_hold(late) is not None
+    assert stop_frozen_gradients(late) is not None

@@ -128,7 +128,7 @@ def test_what_no_scale_mends_counts_towards_the_end_of_the_run(monkeypatch):
 
 def test_a_loss_that_is_not_finite_counts_at_once():
     state, step, mesh, _ = helpers.make(
-        build=build_half, loss_scale=True, preprocess=lambda x: helpers.preprocess(x) * jnp.nan
+        build=build_half, loss_scale=True, preprocess_fn=lambda x: helpers.preprocess(x) * jnp.nan
     )
     for count in (1, 2):
         state, metrics = step(state, put_batch(helpers.batch(0), mesh))

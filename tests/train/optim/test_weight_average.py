@@ -24,7 +24,7 @@ def _poison(images):
 
 def test_average_is_the_mean_of_the_weights_that_count():
     swa = Swa(start=2, every=3)
-    state, step, mesh, _ = helpers.make(build=helpers.build_resnet, swa=swa, preprocess=_poison)
+    state, step, mesh, _ = helpers.make(build=helpers.build_resnet, swa=swa, preprocess_fn=_poison)
     bad = helpers.batch(0)
     bad["image"][:] = 255
     counted, updates = [], 0
