@@ -19,6 +19,8 @@ from jaxvision.command_line import (
     use_deterministic_kernels,
     use_huge_pages,
 )
+from jaxvision.errors import InputError, RunError
+from jaxvision.options.options import read_options
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, also with an argument: configs/vit_b16.py:imagenet2012."
@@ -56,36 +58,42 @@ def main(argv: list[str]) -> int:
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     quiet_libraries()
-    config, workdir = _CONFIG.value, str(_WORKDIR.value)
-    if config.deterministic:
+    workdir = str(_WORKDIR.value)
+    try:
+        options = read_options(_CONFIG.value)
+    except InputError as error:
+        fail(str(error))
+        return 2
+    if options.deterministic:
         use_deterministic_kernels()
 
     import jax
 
-    if config.compilation_cache:
-        cache = os.path.expanduser(config.compilation_cache)
+    if options.compilation_cache:
+        cache = os.path.expanduser(options.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
 
-    from jaxvision.errors import InputError, RunError
-    from jaxvision.evaluation.classifier import evaluate_fully
-    from jaxvision.evaluation.report import write_report
+    from jaxvision.evaluation.evaluate import evaluate_fully
     from jaxvision.preflight.find_lr import find_lr
     from jaxvision.preflight.preflight import preflight
     from jaxvision.train.distributed import initialize, leave_others
     from jaxvision.train.loop import train
+    from jaxvision.train.report import write_report
+    from jaxvision.train.setup import make_run
     from jaxvision.train.stop import Stopped
 
     try:
         initialize(_DISTRIBUTED.value)
+        run = make_run(options)
         if _MODE.value == "eval":
-            evaluate_fully(config, workdir)
+            evaluate_fully(run, workdir)
         elif _MODE.value == "preflight":
-            preflight(config, workdir, memory_gib=_MEMORY.value)
+            preflight(run, workdir, memory_gib=_MEMORY.value)
         elif _MODE.value == "find_lr":
-            find_lr(config, workdir)
+            find_lr(run, workdir)
         else:
-            state = train(config, workdir)
-            write_report(config, state, workdir)
+            state = train(run, workdir)
+            write_report(run, state, workdir)
     except InputError as error:
         fail(str(error))
         return 2

@@ -6,6 +6,7 @@ either PIL images or tensors. Then the presets of config.augment, without a peer
 """
 
 import argparse
+import dataclasses
 import os
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxvision.data.augment.presets import PRESETS
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.decode import decode_image
 from jaxvision.data.sources.open_source import open_source
+from jaxvision.options.augment import AugmentOptions
 
 SIZE, COUNT = 224, 64
 
@@ -69,10 +71,11 @@ def main():
     def theirs(transform, inputs):
         return lambda: [transform(image) for image in inputs]
 
-    exact = train_transform(SIZE, rand_augment_layers=2, crop_antialias=True)
+    drawn = AugmentOptions(rand_augment_layers=2)
+    exact = train_transform(SIZE, dataclasses.replace(drawn, crop_antialias=True))
     timings = timing.compare(
         {
-            "jaxvision": ours(train_transform(SIZE, rand_augment_layers=2)),
+            "jaxvision": ours(train_transform(SIZE, drawn)),
             "jaxvision, antialiased crop": ours(exact),
             "v2 on PIL": theirs(peer(v2.PILToTensor()), pictures),
             "v2 on tensors": theirs(peer(), tensors),
@@ -91,7 +94,7 @@ def main():
         f"{best / timings['jaxvision, antialiased crop'].median:.2f}x of the best torchvision line"
     )
     presets = timing.compare(
-        {name: ours(train_transform(SIZE, preset=name)) for name in PRESETS},
+        {name: ours(train_transform(SIZE, AugmentOptions(preset=name))) for name in PRESETS},
         blocks=3,
         seconds=0.5,
         warm=1,

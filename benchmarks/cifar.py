@@ -50,10 +50,12 @@ def write_part(path, images: Images, count: int = 0) -> None:
 
 def accuracy(config, workdir, metric: str = "eval/accuracy") -> float:
     """Trains, unless the folder holds the finished run, and returns its last accuracy in %."""
+    from jaxvision.options.options import read_options
     from jaxvision.train.loop import train
+    from jaxvision.train.setup import make_run
 
     logging.getLogger().setLevel(logging.WARNING)
-    train(config, workdir)
+    train(make_run(read_options(config)), workdir)
     lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").open()]
     return 100 * [line[metric] for line in lines if metric in line][-1]
 

@@ -63,7 +63,7 @@ def main():
     cores = len(os.sched_getaffinity(0))
     ours = train_dataset(
         source,
-        transform=train_transform(SIZE, crop="random_resized", horizontal_flip=0.5),
+        transform=train_transform(SIZE),
         batch_size=BATCH,
         seed=0,
     )

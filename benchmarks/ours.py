@@ -10,11 +10,14 @@ import numpy as np
 import optax
 
 import jaxvision as jv
+from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.tasks.classification import Classification
+from jaxvision.train.gradients import make_gradient_fn
+from jaxvision.train.input import TrainInput, make_preprocess
 from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import TrainState, abstract_model, abstract_state, create_state
-from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
+from jaxvision.train.step import Optimizer, make_eval_step, make_train_step
 
 RATE = 1e-8  # so small that the state does not drift
 
@@ -56,7 +59,7 @@ def training(name: str, **options: Any) -> Training:
     build = functools.partial(_build, name=name, **options)
     graphdef, params, _ = abstract_model(build)
     schedule = optax.constant_schedule(RATE)
-    tx = make_optimizer(params, name="adamw", schedule=schedule, weight_decay=0.05)
+    tx = make_optimizer(params, OptimizerOptions(), schedule=schedule)
     mesh = make_mesh(data=-1, fsdp=1)
     abstract = abstract_state(build, tx, mesh=mesh)
     spec = jv.get_spec(name)
@@ -67,11 +70,9 @@ def training(name: str, **options: Any) -> Training:
         mesh=mesh,
         abstract=abstract,
         train_step=make_train_step(
-            graphdef,
-            Classification(),
-            tx,
-            schedule=schedule,
-            preprocess_fn=preprocess_fn,
+            TrainInput(preprocess_fn),
+            make_gradient_fn(graphdef, Classification()),
+            Optimizer(tx, schedule),
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
         ),
         eval_step=make_eval_step(graphdef, Classification(), preprocess_fn=preprocess_fn),

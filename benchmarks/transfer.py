@@ -60,7 +60,7 @@ def train_in_torch(run, path):
         embed_dim=MODEL["width"],
         depth=MODEL["depth"],
         num_heads=MODEL["num_heads"],
-        num_classes=run.num_classes,
+        num_classes=run.num_outputs,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=run.total_steps)
@@ -109,6 +109,7 @@ def main():
     parser.add_argument("--steps", type=int, default=600, help="of training in torch")
     parser.add_argument("--tuning_steps", type=int, default=300, help="of both runs here")
     options = parser.parse_args()
+    from jaxvision.options.options import read_options
     from jaxvision.train.loop import train
     from jaxvision.train.setup import make_run
 
@@ -116,12 +117,13 @@ def main():
     logging.getLogger().setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "trained.pth"
-        run = make_run(config("easy", options.steps))
+        run = make_run(read_options(config("easy", options.steps)))
         peer = train_in_torch(run, path)
         compare(run, peer, path)
         for name, start in (("the file", str(path)), ("random values", "")):
             workdir = pathlib.Path(folder) / name.replace(" ", "_")
-            train(config("medium", options.tuning_steps, **{"model.init_from": start}), workdir)
+            tuning = config("medium", options.tuning_steps, **{"model.init_from": start})
+            train(make_run(read_options(tuning)), workdir)
             lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
             accuracy = next(x["eval/accuracy"] for x in lines if "eval/accuracy" in x)
             print(f"{options.tuning_steps} steps on harder images from {name}: {accuracy:.3f}")

@@ -1,10 +1,10 @@
 """Leaves a folder like that of a finished run, without training: a ViT on the built-in shapes."""
 
 import jax
+from opening import make_run
 
 from configs import smoke
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import create_state
 from jaxvision.train.workdir import open_workdir
 
@@ -18,10 +18,10 @@ def write(folder, *, steps=(3,), name="vit_ti16", options=VIT, **changes):
     config.model.name, config.model.kwargs = name, options
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     run = make_run(config)
-    state = create_state(run.build, run.tx, seed=0, abstract=run.abstract_state)
+    state = create_state(run.build, run.optimizer.tx, seed=0, abstract=run.abstract_state)
     if state.ema_params is not None:
         state = state.replace(ema_params=jax.tree.map(lambda x: 1.5 * x, state.params))
-    workdir = open_workdir(folder, config, run.data.class_names)
+    workdir = open_workdir(folder, run.options, run.task)
     with Checkpointer(workdir / "checkpoints", keep=len(steps)) as checkpointer:
         for step in steps:
             checkpointer.save(step, state, {"examples_seen": 0})

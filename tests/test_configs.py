@@ -1,19 +1,23 @@
 """Every recipe card loads, is locked, and describes a run that can be built."""
 
+import ast
+import dataclasses
+import functools
 import importlib.util
 import inspect
 import pathlib
 
 import pytest
+from opening import make_run
 
 from configs import common
 from jaxvision.data.augment.policies import RandAugment
 from jaxvision.data.augment.transforms import train_transform
-from jaxvision.train.optim.schedule import LENGTH_UNITS
-from jaxvision.train.setup import make_run
+from jaxvision.errors import InputError
+from jaxvision.options.length import LENGTH_UNITS
+from jaxvision.options.options import Options, read_options
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-TRANSFORM_OPTIONS = set(inspect.signature(train_transform).parameters)
 CARDS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 NEEDS_NO_DATA = [
     "quickstart",
@@ -76,9 +80,8 @@ def test_every_choice_of_a_card_is_inside_the_schema(name, argument):
     module, config = load(name, argument)
     assert config.is_locked and argument in module.__doc__
     assert set(keys(config)) == set(keys(common.get_config()))
-    augment = config.augment
-    options = {key: value for key, value in augment.items() if key in TRANSFORM_OPTIONS}
-    train_transform(config.data.image_size, interpolation=config.data.interpolation, **options)
+    options = read_options(config)
+    train_transform(config.data.image_size, options.augment)
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -94,7 +97,7 @@ def test_card_without_data_describes_a_run(name, argument):
     _, config = load(name, *filter(None, [argument]))
     config.batch_size = config.eval_batch_size = 64
     run = make_run(config)
-    assert run.total_steps > 0 and run.num_classes == 8
+    assert run.total_steps > 0 and run.num_outputs == 8
 
 
 def test_imagenet_recipe_is_torchvisions():
@@ -126,7 +129,7 @@ def test_recommended_recipe_is_the_courses():
         assert (optimizer.name, optimizer.learning_rate) == ("adamw", 0.001)
         assert optimizer.weight_decay == 0.01
         assert (schedule.name, schedule.warmup_epochs) == ("warmup_cosine", 5)
-        transforms = train_transform(64, preset=config.augment.preset).operations
+        transforms = train_transform(64, read_options(config).augment).operations
         assert [(t.layers, t.magnitude) for t in transforms if isinstance(t, RandAugment)] == [
             (2, 9)
         ]
@@ -197,17 +200,55 @@ def test_the_rungs_of_the_flickr_ladder():
         load("caption_flickr8k", "none")
 
 
-def test_every_option_of_the_schema_is_read_somewhere():
+def leaves(group, prefix=""):
+    """Yields (name, default) of every option of a dataclass and of those inside it."""
+    for field in dataclasses.fields(group):
+        default = getattr(group, field.name)
+        if dataclasses.is_dataclass(default):
+            yield from leaves(default, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", default
+
+
+def test_the_schema_and_the_types_are_the_same():
+    """Names, defaults and types: an option cannot exist in one of them alone."""
+    schema = common.get_config()
+    listed = {}
+    for name in keys(schema):
+        value = functools.reduce(getattr, name.split("."), schema)
+        if name == "model.kwargs":
+            listed[name] = {}
+        elif not hasattr(value, "items"):
+            listed[name] = value
+    typed = dict(leaves(Options()))
+    assert listed == typed
+    assert {n: type(x) for n, x in listed.items()} == {n: type(x) for n, x in typed.items()}
+    assert read_options(schema) == Options()
+
+
+def read_fields(path):
+    """Yields each attribute name that a file reads, and each length that it asks for by name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", node.func) == "updates":
+            yield from (f"{node.args[1].value}_{unit}" for unit in LENGTH_UNITS)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "updates":
+            yield from (f"{node.args[0].value}_{unit}" for unit in LENGTH_UNITS)
+
+
+def test_every_option_is_read():
+    """Outside of the types, whose own checks do not use an option."""
     package = pathlib.Path(__file__).parent.parent
-    code = "\n".join(
-        p.read_text() for p in [*(package / "jaxvision").rglob("*.py"), package / "launch.py"]
-    )
-
-    def is_read(option):
-        length, _, unit = option.rpartition("_")
-        if unit in LENGTH_UNITS and f'("{length}")' in code:  # all its units at once
-            return True
-        return f".{option}" in code or f"{option}:" in code
-
-    unread = {o for o in (k.split(".")[-1] for k in keys(common.get_config())) if not is_read(o)}
+    files = [p for p in (package / "jaxvision").rglob("*.py") if p.parent.name != "options"]
+    read = {name for path in [*files, package / "launch.py"] for name in read_fields(path)}
+    spread = {"num_train", "num_eval", "difficulty"}  # handed on as a whole, see ShapesSource
+    options = {name.split(".")[-1] for name, _ in leaves(Options())}
+    indirect = {"total_steps", "total_epochs"}  # by Options.length
+    unread = options - read - spread - indirect
     assert not unread, f"nobody reads {sorted(unread)}: delete the option"
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(InputError, match="no option --config.augment.blurr"):
+        read_options({"augment": {"blurr": 0.5}})

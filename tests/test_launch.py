@@ -5,12 +5,12 @@ import pathlib
 import signal
 
 from launching import CACHE, launch, start, wait_for_step
+from opening import make_run
 from train import helpers
 
 from configs import smoke
 from jaxvision.command_line import use_deterministic_kernels
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.setup import make_run
 
 
 def test_smoke_from_the_command_line(tmp_path):

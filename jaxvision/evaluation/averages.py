@@ -1,8 +1,6 @@
 """The mean of the last checkpoints of a run, with running statistics of its own."""
 
-import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +11,8 @@ from jaxvision.evaluation.soup import mean_weights
 from jaxvision.interop.load import assign_weights
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.run_folder import open_run, read_run
+from jaxvision.options.options import read_options
 from jaxvision.train.setup import make_run
-from jaxvision.train.workdir import Config
 
 
 def average_checkpoints(path: str | pathlib.Path, *, last: int) -> tuple[Weights, tuple[int, ...]]:
@@ -55,7 +53,7 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     Raises:
       InputError: if the run cannot be opened.
     """
-    run = make_run(_stored_config(pathlib.Path(path).expanduser()))
+    run = make_run(read_options(open_run(path).config))
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     assign_weights(model, weights)
     trees = (nnx.to_pure_dict(x) for x in nnx.split(model, nnx.Param, nnx.BatchStat)[1:])
@@ -63,16 +61,3 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), tuple(trees), abstract)
     found = run.recalibrator(batches)(*placed)
     return weights | {name: np.asarray(x) for name, x in flatten(found).items()}
-
-
-def _stored_config(folder: pathlib.Path) -> Config:
-    """Returns the config that a run was started with."""
-    from ml_collections import ConfigDict
-
-    def with_tuples(value: Any) -> Any:
-        """JSON knows lists only, of which a config has none."""
-        if isinstance(value, dict):
-            return {name: with_tuples(inner) for name, inner in value.items()}
-        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
-
-    return ConfigDict(with_tuples(json.loads((folder / "config.json").read_text())))

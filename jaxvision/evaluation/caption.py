@@ -21,7 +21,7 @@ from jaxvision.evaluation.predict import decoded_ahead
 from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
 from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.plots.caption_pictures import check_grid
-from jaxvision.train.step import make_preprocess
+from jaxvision.train.input import make_preprocess
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`--mode=eval`: everything about the newest checkpoint of a run, as numbers and as pictures."""
+"""Everything about the newest checkpoint of a classifier, as numbers and as pictures."""
 
 import dataclasses
 import logging
@@ -18,40 +18,46 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.ensemble import mean_logits, open_member
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
 from jaxvision.evaluation.scores import classification_scores, guesses_of
+from jaxvision.files import cannot_write, write_json
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
-from jaxvision.train.loop import evaluate_run, evaluated_weights, restore_run
+from jaxvision.tasks.classification import Classification
+from jaxvision.train.loop import restore_run
 from jaxvision.train.run import Run
-from jaxvision.train.workdir import Config, cannot_write, write_json
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "evaluation.json"
 
 
-def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+def evaluate_classifier(
+    run: Run, task: Classification, workdir: str | pathlib.Path
+) -> dict[str, Any]:
     """Evaluates the newest checkpoint of a run and writes what comes out into its folder.
 
-    Of a classifier: `evaluation.json` with the scores of the weights (`eval`), of the averaged ones
-    (`eval_ema`, `eval_swa`) and of the ensemble with other models (`ensemble`), and `confusion.png`
-    and `reliability.png` of the last of these. Of a captioner: nothing but its metrics.
+    `evaluation.json` holds the scores of the weights (`eval`), of the averaged ones (`eval_ema`,
+    `eval_swa`) and of the ensemble with other models (`ensemble`); `confusion.png` and
+    `reliability.png` show the last of these.
+
+    Args:
+      run: Run of `make_run`.
+      task: Task of the run.
+      workdir: Folder of the run.
 
     Returns:
-      The content of the file; of a captioner, {"eval/loss": ..., ...}.
+      The content of the file.
 
     Raises:
       InputError: if the folder holds no checkpoint, or one of another model, or a file that the
-        config names cannot be used.
+        options name cannot be used.
     """
-    if config.task != "classification":
-        return evaluate_run(config, workdir)
-    run, state, step = restore_run(config, workdir)
-    real = None
-    if config.eval.real_labels:
-        path, classes = config.eval.real_labels, run.num_classes
-        real = read_real_labels(path, run.eval_source, num_classes=classes)
-    members = [open_member(path, run) for path in config.eval.ensemble]
-    sets = evaluated_weights(state, run)
+    state, step = restore_run(run, workdir)
+    options, real = run.options.eval, None
+    if options.real_labels:
+        classes = run.num_outputs
+        real = read_real_labels(options.real_labels, run.eval_source, num_classes=classes)
+    members = [open_member(path, run, task.class_names) for path in options.ensemble]
+    sets = run.weights_of(state)
     found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess_fn, run.eval_transform)
     outputs = dict(zip(sets, found, strict=True))
     others = [
@@ -64,15 +70,15 @@ def evaluate_fully(config: Config, workdir: str | pathlib.Path) -> dict[str, Any
     if jax.process_index() > 0:
         return {}
     weights = {
-        name: classification_scores(values, best.labels, run.data.class_names)
+        name: classification_scores(values, best.labels, task.class_names)
         | _real_scores(values, best.records, real)
         for name, values in logits.items()
     }
     results = {
         "step": step,
-        "split": config.data.eval_split,
+        "split": run.options.data.eval_split,
         "examples": len(best.labels),
-        "tta": config.eval.tta,
+        "tta": options.tta,
         "members": {
             member.name: float(np.mean(guesses_of(each.values) == each.labels))
             for member, each in zip(members, others, strict=True)
@@ -92,13 +98,13 @@ def _outputs(
     transform: Transform,
 ) -> list[Outputs]:
     """Returns the logits of each set of weights, in one pass over the images."""
-    views = run.config.eval.tta
+    views = run.options.eval.tta
     step = make_views_step(graphdef, preprocess_fn=preprocess_fn, views=views)
     corrupt = run.corrupt_counter(run.eval_source)
 
     def batches() -> Iterator[dict]:
         for batch in run.eval_batches(transform=with_views(transform, views)):
-            check_batch(batch, num_classes=run.num_classes)
+            check_batch(batch, num_classes=run.num_outputs)
             corrupt.update(batch)
             yield batch
 

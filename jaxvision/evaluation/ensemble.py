@@ -16,8 +16,8 @@ from jaxvision.errors import InputError
 from jaxvision.interop.fill import fill_weights
 from jaxvision.interop.trained import open_trained
 from jaxvision.metrics.calibration import probabilities
+from jaxvision.train.input import make_preprocess
 from jaxvision.train.run import Run
-from jaxvision.train.step import make_preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Member:
     transform: Transform
 
 
-def open_member(path: str, run: Run) -> Member:
+def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
     """Returns another run, seen with its own preprocessing, or a file of weights for this one's.
 
     Args:
-      path: the folder of a run of any model, or a file of weights of the model of `run`.
-      run: the one that is evaluated.
+      path: Folder of a run of any model, or file of weights of the model of `run`.
+      run: Run that is evaluated.
+      class_names: Names of its classes, by label.
 
     Raises:
       InputError: if it cannot be read, or knows other classes.
@@ -54,20 +55,20 @@ def open_member(path: str, run: Run) -> Member:
         model, spec, transform = trained.model, trained.spec, trained.transform
         if spec.task != "classification":
             raise InputError(f"{path} of config.eval.ensemble is a run for {spec.task}.")
-        if trained.class_names and trained.class_names != tuple(run.data.class_names):
+        if trained.class_names and trained.class_names != class_names:
             raise InputError(
                 f"{path} of config.eval.ensemble has other classes than this run: "
                 f"{', '.join(trained.class_names[:3])}, ... and not "
-                f"{', '.join(run.data.class_names[:3])}, ...; give runs on the same data."
+                f"{', '.join(class_names[:3])}, ...; give runs on the same data."
             )
     else:
         model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
         fill_weights(model, path)
         spec, transform = run.spec, run.eval_transform
     classes: int = model.config.num_classes  # pyright: ignore - every image model has a config
-    if classes != run.num_classes:
+    if classes != run.num_outputs:
         raise InputError(
-            f"{path} of config.eval.ensemble has {classes} classes, this run {run.num_classes}; "
+            f"{path} of config.eval.ensemble has {classes} classes, this run {run.num_outputs}; "
             "give models of the same classes."
         )
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)

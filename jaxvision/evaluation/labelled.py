@@ -18,8 +18,8 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
 from jaxvision.interop.run_folder import open_run
 from jaxvision.interop.trained import Trained
+from jaxvision.train.input import make_preprocess
 from jaxvision.train.sharding import make_mesh
-from jaxvision.train.step import make_preprocess
 
 MAX_CORRUPT = 0.01  # of the images, as config.data.max_corrupt_fraction
 

@@ -21,7 +21,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.interop.run_folder import read_class_names
 from jaxvision.interop.trained import Trained
-from jaxvision.train.step import make_preprocess
+from jaxvision.train.input import make_preprocess
 
 
 @dataclasses.dataclass(frozen=True)

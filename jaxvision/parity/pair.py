@@ -21,6 +21,7 @@ from flax import nnx
 from jaxvision.errors import InputError
 from jaxvision.interop.load import assign_weights, extract_weights
 from jaxvision.models.registry import create_model
+from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.train.optim.optimizer import make_optimizer
 
 CLASSES = 10
@@ -301,10 +302,8 @@ def training_detail(
     graphdef, params, stats = split(pair.model)
     tx = make_optimizer(
         params,
-        name=name,
+        OptimizerOptions(name=name, weight_decay=weight_decay, eps=ADAM_EPS),
         schedule=optax.constant_schedule(rate),
-        weight_decay=weight_decay,
-        eps=ADAM_EPS,
     )
     opt_state = tx.init(params)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.errors import InputError
-from jaxvision.train.writer import read_metrics
+from jaxvision.files import read_metrics
 
 TRAIN, EVAL, EVAL_EMA, GRID = "#4269d0", "#ff725c", "#3ca951", "#d9d9de"
 

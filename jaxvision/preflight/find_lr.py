@@ -15,14 +15,14 @@ import numpy as np
 import optax
 
 from jaxvision.errors import InputError
+from jaxvision.files import cannot_write, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
-from jaxvision.train.optim.update import optimizer_of
+from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.run import Run
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import create_state
-from jaxvision.train.workdir import Config, cannot_write, write_json
+from jaxvision.train.step import Optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -122,34 +122,34 @@ def range_test(
     )
 
 
-def find_lr(config: Config, workdir: str | pathlib.Path) -> RangeTest:
+def find_lr(run: Run, workdir: str | pathlib.Path) -> RangeTest:
     """Trains a throw-away copy under a rising rate, and logs which rate to train with.
 
     The folder gets `lr_finder.png` and `lr_finder.json` only, so that a run may begin or go on
     there. The copy starts where a new run would: weights, groups and clipping are those of the
-    config; the rate is that of the group whose multiplier is 1.
+    run; the rate is that of the group whose multiplier is 1.
 
     Args:
-      config: see configs/common.py.
-      workdir: folder for the two files.
+      run: Run of `make_run`.
+      workdir: Folder for the two files.
 
     Raises:
-      InputError: for a wrong configuration, or if the loss diverges at once.
+      InputError: if the loss diverges at once.
     """
-    options = config.find_lr
-    if not 0 < options.start_rate < options.end_rate < math.inf:
-        raise InputError(
-            "--config.find_lr.start_rate must be above 0 and below --config.find_lr.end_rate, got "
-            f"{options.start_rate} and {options.end_rate}."
-        )
-    run = make_run(config)
+    options = run.options.find_lr
     schedule = rising_rate(options.start_rate, options.end_rate, options.num_steps)
-    tx = optimizer_of(config, run.abstract_state.params, schedule=schedule, groups=run.groups)
-    run = dataclasses.replace(run, schedule=schedule, tx=tx)
+    tx = make_optimizer(
+        run.abstract_state.params,
+        run.options.optimizer,
+        schedule=schedule,
+        groups=run.groups,
+        with_rate_factor=run.options.schedule.is_plateau,
+    )
+    run = dataclasses.replace(run, optimizer=Optimizer(tx, schedule))
     logger.info(
         "%d steps of %d images from the rate %.2g to %.2g, or until the loss diverges.",
         options.num_steps,
-        config.batch_size,
+        run.options.batch_size,
         options.start_rate,
         options.end_rate,
     )
@@ -217,7 +217,9 @@ def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, Non
     Steps whose loss is not finite leave the state alone, so the losses before them are sound.
     """
     initial = run.initial_weights()
-    state = create_state(run.build, run.tx, seed=run.config.seed, abstract=run.abstract_state)
+    state = create_state(
+        run.build, run.optimizer.tx, seed=run.options.seed, abstract=run.abstract_state
+    )
     state = state if initial is None else start_from(state, initial)
     train_step = run.train_step()
     constants = run.constants()

@@ -23,7 +23,7 @@ def group_table(run: Run) -> str:
     rows = {}
     for name, shape in shapes.items():
         rows.setdefault((run.groups[name], decays[name]), []).append((name, shape))
-    options = run.config.optimizer
+    options = run.options.optimizer
     cells = []
     for (group, decayed), members in rows.items():
         paths = [name for name, _ in members]

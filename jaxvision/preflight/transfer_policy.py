@@ -2,7 +2,7 @@
 
 import math
 
-from jaxvision.train.workdir import Config
+from jaxvision.options.options import Options
 
 # Images of the training split below which a row holds; preset if they look like those that the
 # weights were trained on, and if they do not.
@@ -25,21 +25,21 @@ def suggested_presets(num_images: int) -> tuple[str, str]:
     return next((like, unlike) for below, like, unlike in _POLICY if num_images < below)
 
 
-def transfer_advice(config: Config, num_images: int) -> str | None:
+def transfer_advice(options: Options, num_images: int) -> str | None:
     """Returns what the number of images speaks for, and what a run does; None from scratch.
 
     Args:
-      config: of the run.
-      num_images: of the training split.
+      options: Options of the run.
+      num_images: Number of images of the training split.
     """
-    if not config.model.init_from:
+    if not options.model.init_from:
         return None
     like, unlike = suggested_presets(num_images)
-    options = config.optimizer
-    own = f"'{options.preset}'" + (" with rules" if options.rules else "")
-    own += " with a timetable" if options.unfreeze else ""
+    optimizer = options.optimizer
+    own = f"'{optimizer.preset}'" + (" with rules" if optimizer.rules else "")
+    own += " with a timetable" if optimizer.unfreeze else ""
     return (
         f"For {num_images:,} training images, try --config.optimizer.preset={like} if "
-        f"they look like those that {config.model.init_from} was trained on, or {unlike} if "
+        f"they look like those that {options.model.init_from} was trained on, or {unlike} if "
         f"they do not; this run has {own}."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxvision.train.image_sizes import Size, sides
+from jaxvision.options.size import Size, sides
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import batch_sharding
@@ -67,7 +67,7 @@ class StepMemory:
         weights = self._state.params, self._state.batch_stats
         batch, train_batch = (
             self._batch(batch_size),
-            self._batch(self.run.config.batch_size, self.image_sizes[-1]),
+            self._batch(self.run.options.batch_size, self.image_sizes[-1]),
         )
         return self._parts(
             self._eval_step.lower(*weights, batch),

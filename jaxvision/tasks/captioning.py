@@ -1,26 +1,101 @@
 """Captioning: what a batch of images and their captions means."""
 
 import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Int
 
+from jaxvision.data.captions.caption_source import CaptionSource, CaptionSubset
+from jaxvision.data.captions.caption_target import CaptionTarget, check_captions
+from jaxvision.data.captions.open_captions import open_caption_source
+from jaxvision.data.captions.subword import SubwordVocabulary
+from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
+from jaxvision.decode.settings import DecodeSettings
+from jaxvision.errors import InputError
+from jaxvision.interop.run_folder import VOCABULARY_FILE
 from jaxvision.metrics.losses import token_cross_entropy
+from jaxvision.options.caption import CaptionOptions
+from jaxvision.options.options import Options
+from jaxvision.plots.caption_pictures import plot_captions
+from jaxvision.plots.previews import caption_title
+from jaxvision.tasks.caption_scores import evaluate_captions, make_caption_step, model_inputs
+from jaxvision.tasks.classification import smoothing_over_all
+from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, spread
+
+NUM_SAMPLES = 12  # images in the picture of captions
 
 
-@dataclasses.dataclass(frozen=True)
-class Captioning:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captioning(Task):
     """Loss and exact evaluation of a model that writes captions, given the true words before.
 
     Attributes:
-      pad: token that fills a row, of which nothing is asked.
-      label_smoothing: probability mass spread evenly over the vocabulary, in [0, 1).
+      pad: Token that fills a row, of which nothing is asked.
+      label_smoothing: Probability mass spread evenly over the vocabulary, in [0, 1).
+      vocabulary: Words of the tokens; None where only losses are computed.
+      settings: How captions are decoded in an evaluation; None where only losses are computed.
+      data: Records of the run.
     """
+
+    name = "captioning"
+    metrics = ("cider", "bleu4", "rouge_l", "exact_match", "token_accuracy", "loss")
 
     pad: int = 0
     label_smoothing: float = 0.0
+    vocabulary: Vocabulary | None = None
+    settings: DecodeSettings | None = None
+    data: TaskData = TaskData()
+
+    @classmethod
+    def open(cls, options: Options) -> "Captioning":
+        """Opens captioned images; see `Task.open`."""
+        _check_options(options)
+        data, caption = options.data, options.caption
+        open_split = functools.partial(
+            open_caption_source,
+            data.name,
+            path=data.path,
+            images=data.images,
+            features=data.features,
+            skip_missing=data.skip_missing,
+            image_size=data.image_size,
+            shapes=dataclasses.asdict(data.shapes),
+        )
+        train_source, eval_source = open_split(data.train_split), open_split(data.eval_split)
+        vocabulary = _open_vocabulary(caption, train_source)
+        check_captions(train_source, vocabulary, caption.max_length, strict=caption.strict_length)
+        model_options: dict[str, Any] = {"max_length": caption.max_length}
+        features = train_source[0].get("features")
+        if features is not None:
+            model_options |= {"encoder": None, "feature_width": features.shape[-1]}
+        return cls(
+            pad=vocabulary.pad,
+            label_smoothing=smoothing_over_all(options.loss, len(vocabulary)),
+            vocabulary=vocabulary,
+            settings=DecodeSettings(
+                max_length=caption.max_length,
+                num_beams=caption.num_beams,
+                length_penalty=caption.length_penalty,
+                repetition_penalty=caption.repetition_penalty,
+                no_repeat_ngram_size=caption.no_repeat_ngram_size,
+                suppress_tokens=(vocabulary.pad, vocabulary.start, vocabulary.unk),
+            ),
+            data=TaskData(
+                train_source,
+                eval_source,
+                len(vocabulary),
+                model_options,
+                CaptionTarget(vocabulary, caption.max_length),
+                has_images=features is None,
+            ),
+        )
 
     def prepare(self, batch: dict) -> dict:
         """Adds `token_weight` [B, T-1]: its mean with the losses is that of all valid tokens.
@@ -32,7 +107,7 @@ class Captioning:
         share = valid.shape[0] / jnp.maximum(jnp.sum(valid), 1.0)
         return dict(batch, token_weight=valid * share)
 
-    def loss(self, model: Any, batch: dict, *, rngs: Any) -> tuple:
+    def loss(self, model: Any, batch: dict, *, rngs: Any) -> tuple[jax.Array, dict]:
         """Returns the mean loss of the valid tokens and its float32 scalar metrics."""
         inputs, targets = shift(batch["tokens"])
         logits = model(model_inputs(batch), inputs, train=True, rngs=rngs)
@@ -60,6 +135,91 @@ class Captioning:
             name: (jnp.sum(jnp.where(valid, value, 0.0)), count) for name, value in values.items()
         }
 
+    def evaluator(self, run: OpenRun) -> Callable[[dict[str, Weights]], Metrics]:
+        """Returns the function from sets of weights to the losses and the scores of captions."""
+        vocabulary, settings = self.words()
+        eval_step = run.eval_step()
+        caption_step = make_caption_step(run.graphdef, settings, preprocess_fn=run.preprocess_fn)
+        return lambda weights: evaluate_captions(
+            eval_step,
+            caption_step,
+            weights,
+            run.eval_device_batches(),
+            vocabulary=vocabulary,
+            source=self.data.eval_source,
+        )
+
+    def check_start(self, path: str) -> None:
+        """Checks that a run to start from has this vocabulary."""
+        if path:
+            self._check_same_vocabulary(pathlib.Path(path).expanduser())
+
+    def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
+        """Writes the vocabulary, or checks that the run's is this one."""
+        vocabulary, _ = self.words()
+        if resumes:
+            self._check_same_vocabulary(workdir)
+        if jax.process_index() == 0:
+            vocabulary.save(str(workdir / VOCABULARY_FILE))
+
+    def eval_subset(self, indices: Sequence[int]) -> CaptionSource:
+        """Returns some images of the evaluation split with their captions."""
+        return CaptionSubset(self.data.eval_source, indices)
+
+    def shown(self, batch: dict) -> jax.Array:
+        """Returns the tokens, int32 [batch, length]."""
+        return batch["tokens"]
+
+    def titles(self, shown: np.ndarray) -> list[str]:
+        """Returns the caption of each image."""
+        vocabulary, _ = self.words()
+        return [caption_title(vocabulary.decode(row)) for row in shown]
+
+    def draw(self, run: OpenRun, weights: Weights, workdir: pathlib.Path) -> str | None:
+        """Draws evaluation images with what the model says, and with a true caption."""
+        if not self.data.has_images:  # features show nothing
+            return None
+        vocabulary, settings = self.words()
+        source = self.data.eval_source
+        samples = spread(len(source), NUM_SAMPLES)
+        batch = next(iter(run.eval_batches(self.eval_subset(samples))))
+        step = make_caption_step(run.graphdef, settings, preprocess_fn=run.preprocess_fn)
+        decoded = step(*weights, run.put(batch))
+        tokens = np.asarray(multihost_utils.process_allgather(decoded.tokens[:, 0], tiled=True))
+        if jax.process_index() == 0:
+            count = min(NUM_SAMPLES, int(batch["mask"].sum()))
+            rows = [samples[int(i)] for i in batch["index"][:count]]
+            plot_captions(
+                list(batch["image"][:count]),
+                [vocabulary.decode(row) for row in tokens[:count]],
+                [source.captions(i)[0] for i in rows],
+                workdir / "captions.png",
+            )
+        return "captions.png"
+
+    def words(self) -> tuple[Vocabulary, DecodeSettings]:
+        """Returns the vocabulary and the settings of decoding.
+
+        Raises:
+          ValueError: if the task was made without them.
+        """
+        if self.vocabulary is None or self.settings is None:
+            raise ValueError("This task was made without a vocabulary: use Captioning.open.")
+        return self.vocabulary, self.settings
+
+    def _check_same_vocabulary(self, folder: pathlib.Path) -> None:
+        """Raises InputError if the run in a folder was trained with another vocabulary."""
+        path = folder / VOCABULARY_FILE
+        if path.exists():
+            vocabulary, _ = self.words()
+            kept = Vocabulary.load(str(path))
+            check_vocabulary(
+                vocabulary,
+                size=len(kept),
+                fingerprint=kept.fingerprint,
+                where=f"the run in {folder}",
+            )
+
     def _valid(self, batch: dict) -> Bool[Array, "batch targets"]:
         _, targets = shift(batch["tokens"])
         return (targets != self.pad) & batch["mask"][:, None]
@@ -72,6 +232,31 @@ def shift(
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def model_inputs(batch: dict) -> Float[Array, "batch *space channels"]:
-    """Returns the normalised images of a batch, or the features in their place."""
-    return batch["features"] if "features" in batch else batch["image"]
+def _check_options(options: Options) -> None:
+    if options.augment.mixes:
+        raise InputError(
+            "Captions cannot be mixed as labels can: set --config.augment.mixup_alpha=0 "
+            "--config.augment.cutmix_alpha=0."
+        )
+    if options.loss.name == "bce" or options.distill.teacher_weights:
+        raise InputError(
+            "Captions are learned by --config.loss.name=softmax_cross_entropy and without a "
+            "teacher: leave --config.loss.name and --config.distill.teacher_weights out."
+        )
+    evaluation = options.eval
+    if evaluation.tta != "none" or evaluation.ensemble or evaluation.real_labels:
+        raise InputError(
+            "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
+            "got 'captioning': leave them out."
+        )
+
+
+def _open_vocabulary(options: CaptionOptions, train_source: CaptionSource) -> Vocabulary:
+    if options.vocabulary:
+        return Vocabulary.load(options.vocabulary)
+    if train_source.vocabulary is not None:  # the data's own, as CS231n's has
+        return train_source.vocabulary
+    captions = train_source.all_captions()
+    if options.tokens == "words":
+        return Vocabulary.build(captions, min_count=options.min_count)
+    return SubwordVocabulary.build(captions, size=options.vocabulary_size)

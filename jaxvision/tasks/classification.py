@@ -1,34 +1,83 @@
 """Image classification: what a batch of images and labels means."""
 
 import dataclasses
+import functools
+import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
+from jaxvision.data.sources.open_source import open_source
+from jaxvision.errors import InputError
+from jaxvision.files import write_text
+from jaxvision.interop.run_folder import CLASSES_FILE
 from jaxvision.metrics.classification import topk_correct
-from jaxvision.metrics.losses import binary_cross_entropy, softmax_cross_entropy
+from jaxvision.metrics.losses import (
+    binary_cross_entropy,
+    smoothing_of_all,
+    softmax_cross_entropy,
+)
+from jaxvision.options.loss import LossOptions
+from jaxvision.options.options import Options
+from jaxvision.plots.prediction_grid import plot_predictions
+from jaxvision.plots.previews import class_shares
+from jaxvision.tasks.task import OpenRun, Task, TaskData, Weights, spread
+
+NUM_SAMPLES = 25  # images in the picture of predictions
 
 
-@dataclasses.dataclass(frozen=True)
-class Classification:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
     """Loss and exact evaluation of an image classifier.
 
     Attributes:
-      label_smoothing: probability mass spread evenly over all classes, in [0, 1).
-      loss_name: `softmax_cross_entropy` or `bce`, of training; evaluations tell the former.
-      target_threshold: of bce, see `binary_cross_entropy`.
+      label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
+      loss_name: Loss of training, `softmax_cross_entropy` or `bce`; evaluations tell the former.
+      target_threshold: Threshold of bce, see `binary_cross_entropy`.
+      class_names: Names of the classes, by label.
+      data: Records of the run.
     """
+
+    name = "classification"
+    metrics = ("accuracy", "top5_accuracy", "loss")
 
     label_smoothing: float = 0.0
     loss_name: str = "softmax_cross_entropy"
     target_threshold: float = 0.0
+    class_names: tuple[str, ...] = ()
+    data: TaskData = TaskData()
 
-    def prepare(self, batch: dict) -> dict:
-        """Returns a training batch with what its loss needs; here, as it is."""
-        return batch
+    @classmethod
+    def open(cls, options: Options) -> "Classification":
+        """Opens labelled images; see `Task.open`."""
+        data = options.data
+        open_split = functools.partial(
+            open_source,
+            data.name,
+            path=data.path,
+            shapes=dataclasses.asdict(data.shapes),
+            image_size=data.image_size,
+        )
+        train_source = open_split(data.train_split)
+        class_names = train_source.class_names
+        eval_source = open_split(
+            data.eval_split, class_names=class_names, class_folders=options.eval.class_folders
+        )
+        num_classes = options.model.num_classes or len(class_names)
+        _check_classes(num_classes, class_names)
+        return cls(
+            label_smoothing=smoothing_over_all(options.loss, num_classes),
+            loss_name=options.loss.name,
+            target_threshold=options.loss.target_threshold,
+            class_names=class_names,
+            data=TaskData(train_source, eval_source, num_classes),
+        )
 
-    def loss(self, model: nnx.Module, batch: dict, *, rngs: nnx.Rngs) -> tuple:
+    def loss(self, model: Any, batch: dict, *, rngs: nnx.Rngs) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a training batch and its float32 scalar metrics.
 
         Labels are class indices [B], or probabilities [B, K] after mixup or cutmix. Against mixed
@@ -48,7 +97,7 @@ class Classification:
             )
         return softmax_cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def evaluate(self, model: nnx.Module, batch: dict) -> dict:
+    def evaluate(self, model: Any, batch: dict) -> dict:
         """Returns {metric: (sum, count)} over the valid examples of a batch."""
         logits = model(batch["image"])
         values = {
@@ -63,7 +112,74 @@ class Classification:
             for name, value in values.items()
         }
 
+    def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
+        """Writes the names of the classes, one a line."""
+        del resumes
+        if jax.process_index() == 0:
+            names = (" ".join(name.splitlines()) for name in self.class_names)
+            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in names))
+
+    def shown(self, batch: dict) -> jax.Array:
+        """Returns the share of each class, float32 [batch, classes]."""
+        labels = batch["label"]
+        return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.data.num_outputs)
+
+    def titles(self, shown: np.ndarray) -> list[str]:
+        """Returns the classes of each image."""
+        return [class_shares(shares, self.class_names) for shares in shown]
+
+    def draw(self, run: OpenRun, weights: Weights, workdir: pathlib.Path) -> str:
+        """Draws evaluation images with their predicted classes."""
+
+        @jax.jit
+        def predict(params, batch_stats, images):
+            model: Any = nnx.merge(run.graphdef, params, batch_stats, copy=True)
+            return jax.nn.softmax(model(run.preprocess_fn(images)))
+
+        samples = spread(len(self.data.eval_source), NUM_SAMPLES)
+        batch = next(iter(run.eval_batches(self.eval_subset(samples))))
+        # Of all processes; the first one's rows, which it has the images of, come first.
+        probabilities = multihost_utils.process_allgather(
+            predict(*weights, run.put(batch)["image"]), tiled=True
+        )
+        if jax.process_index() == 0:
+            count = min(NUM_SAMPLES, int(batch["mask"].sum()))
+            plot_predictions(
+                batch["image"][:count],
+                batch["label"][:count],
+                np.asarray(probabilities)[:count],
+                self.class_names,
+                workdir / "predictions.png",
+            )
+        return "predictions.png"
+
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> dict:
     """Returns the accuracy of a batch as a metric; none against mixed labels [B, K]."""
     return {"accuracy": jnp.mean(topk_correct(logits, labels, k=1))} if labels.ndim == 1 else {}
+
+
+def smoothing_over_all(options: LossOptions, num_outputs: int) -> float:
+    """Returns the label smoothing over all outputs that equals the one that was asked for.
+
+    Args:
+      options: Smoothing, and what it is spread over.
+      num_outputs: Number of classes, or of words.
+    """
+    if options.smoothing_over == "all" or not options.label_smoothing:
+        return options.label_smoothing
+    return smoothing_of_all(options.label_smoothing, num_outputs)
+
+
+def _check_classes(num_classes: int, class_names: tuple[str, ...]) -> None:
+    """Checks that a classifier can learn something from the training split, and has room for it."""
+    if num_classes < len(class_names):
+        raise InputError(
+            f"--config.model.num_classes must be at least {len(class_names)}, the classes of the "
+            f"training split, or 0 to take their number, got {num_classes}."
+        )
+    if num_classes < 2:
+        raise InputError(
+            f"The training split has one class, {class_names[0]!r}, but a classifier needs at least"
+            " two: give each class its own folder or label."
+        )

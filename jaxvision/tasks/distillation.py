@@ -1,13 +1,20 @@
 """Distillation: an image classifier that learns from the labels and from a teacher."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import hashlib
+import json
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jaxvision.errors import InputError
+from jaxvision.files import write_json
+from jaxvision.interop.rules import flatten
 from jaxvision.layers.linear import linear
 from jaxvision.metrics.distillation import (
     feature_distillation,
@@ -16,10 +23,13 @@ from jaxvision.metrics.distillation import (
 )
 from jaxvision.models.deit import DeiT
 from jaxvision.models.image_model import PROJECTION
+from jaxvision.models.spec import param_dtype
+from jaxvision.options.options import Options
+from jaxvision.options.size import sides
 from jaxvision.tasks.classification import Classification, accuracy
+from jaxvision.tasks.task import Build, Weights
 
-LOSSES = ("soft", "hard", "none")
-FEATURES = ("none", "mse", "cosine")
+TEACHER_FILE = "teacher.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,10 +37,10 @@ class Teacher:
     """A classifier in inference mode, whose weights are handed to it at every call.
 
     Attributes:
-      graphdef: of the model.
-      scale: of each channel, from the student's pixels to the teacher's.
-      shift: of each channel, added afterwards.
-      image_size: pixels (height, width) that it sees.
+      graphdef: Graph definition of the model.
+      scale: Factor of each channel, from the student's pixels to the teacher's.
+      shift: Sum of each channel, added afterwards.
+      image_size: Pixels (height, width) that it sees.
     """
 
     graphdef: nnx.GraphDef
@@ -53,6 +63,15 @@ class Teacher:
         features, maps = model.trunk(images)
         return model.classify(features), maps
 
+    def shapes(self, weights: Any, size: tuple[int, int]) -> tuple[Any, dict[int, Any]]:
+        """Returns the shapes of the logits and of the maps of one image of the student's.
+
+        Args:
+          weights: (params, batch_stats), as arrays or shapes.
+          size: Pixels (height, width) of the student's image.
+        """
+        return jax.eval_shape(self, weights, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation(Classification):
@@ -63,20 +82,25 @@ class Distillation(Classification):
     both. Evaluation is that of a classifier, without the teacher.
 
     Attributes:
-      teacher: whose weights are the constants of the step.
-      kind: `soft`: the teacher's probabilities; `hard`: its first choice; `none`: neither.
-      alpha: the teacher's share, in [0, 1]; without effect where the kind is `none`.
-      temperature: of `soft`.
-      features: `mse` or `cosine`, between maps of both, or `none`. With them the student has a
-        linear map to the teacher's width, see `build_with_projection`.
-      feature_weight: of the loss of the features.
-      strides: pixels, of the student's map and of the teacher's.
+      teacher: Teacher, whose weights are the constants of the step.
+      weights: Its (params, batch_stats) on the host; None where they are given otherwise.
+      report: Where they come from, in words.
+      kind: What is learned: `soft`, the teacher's probabilities; `hard`, its first choice; `none`,
+        neither.
+      alpha: Share of the teacher in the loss, in [0, 1]; without effect where the kind is `none`.
+      temperature: Temperature of `soft`.
+      features: Comparison of maps of both, `mse` or `cosine`; `none`: they are not compared. With
+        it the student has a linear map to the teacher's width, see `build_with_projection`.
+      feature_weight: Weight of the loss of the features.
+      strides: Pixels between places of the student's map and of the teacher's.
 
     Source: Hinton et al. 2015 (soft); Touvron et al. 2021, DeiT, section 4 (hard, token); Romero et
       al. 2015, FitNets (features).
     """
 
     teacher: Teacher
+    weights: Any = None
+    report: str = ""
     kind: str = "soft"
     alpha: float = 0.5
     temperature: float = 1.0
@@ -84,7 +108,75 @@ class Distillation(Classification):
     feature_weight: float = 1.0
     strides: tuple[int, int] = (0, 0)
 
-    def loss(self, model: Any, batch: dict, *, rngs: nnx.Rngs, constants: Any = None) -> tuple:
+    @property
+    def constants(self) -> Weights:
+        """The teacher's (params, batch_stats) on the host."""
+        return self.weights
+
+    def fit_model(self, build: Build, options: Options) -> tuple["Distillation", Build]:
+        """Returns the task and the student, which gets a projection where maps are compared.
+
+        Raises:
+          InputError: if one of the two has no map of the stride that is asked for.
+        """
+        if self.features == "none":
+            return self, build
+        size = sides(options.data.image_size)
+        student: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        graphdef, *states = nnx.split(student, nnx.Param, nnx.BatchStat)
+        plain = Teacher(graphdef=graphdef, scale=(1.0,) * 3, shift=(0.0,) * 3, image_size=size)
+        found = []
+        for who, (_, maps) in (
+            ("student", plain.shapes(tuple(map(nnx.to_pure_dict, states)), size)),
+            ("teacher", self.teacher.shapes(self.weights, size)),
+        ):
+            stride = options.distill.feature_stride or max(maps)
+            if stride not in maps:
+                raise InputError(
+                    f"The {who} has maps of the strides {', '.join(map(str, maps))}, none of "
+                    f"--config.distill.feature_stride={stride}; 0 takes the last map of both."
+                )
+            found.append((stride, maps[stride].shape[-1]))
+        (ours, width), (theirs, teacher_width) = found
+        dtype = options.model.dtype
+        build = functools.partial(
+            build_with_projection,
+            build=build,
+            width=width,
+            teacher_width=teacher_width,
+            dtype=dtype,
+            param_dtype=param_dtype(dtype),
+        )
+        return dataclasses.replace(self, strides=(ours, theirs)), build
+
+    def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
+        """Writes down the classes and which teacher a run has, or checks that it is the same.
+
+        Its weights are in no checkpoint, so that a run that resumes reads them again.
+        """
+        path, found = workdir / TEACHER_FILE, _digest(self.weights)
+        if resumes:
+            self._check_same_teacher(path, found)
+        elif jax.process_index() == 0:
+            write_json(path, {"sha256": found, "weights": self.report})
+        super().keep(workdir, resumes=resumes)
+
+    def _check_same_teacher(self, path: pathlib.Path, found: str) -> None:
+        try:
+            kept = json.loads(path.read_text())
+            same, began_with = kept["sha256"] == found, kept["weights"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error}): restore it.") from error
+        if not same:
+            raise InputError(
+                f"The run in {path.parent} began with another teacher ({began_with}) than "
+                f"--config.distill.teacher_weights holds now ({self.report}): give that one; of a "
+                "run that went on, the folder <run>/checkpoints/<step> of the checkpoint."
+            )
+
+    def loss(
+        self, model: Any, batch: dict, *, rngs: nnx.Rngs, constants: Any = None
+    ) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a training batch and its float32 scalar metrics.
 
         Args:
@@ -126,7 +218,7 @@ class Distillation(Classification):
 def build_with_projection(
     rngs: nnx.Rngs,
     *,
-    build: Callable[[nnx.Rngs], Any],
+    build: Build,
     width: int,
     teacher_width: int,
     dtype: str,
@@ -147,7 +239,7 @@ def build_with_projection(
 
     Source: Romero et al. 2015, FitNets, section 2.2 (the regressor).
     """
-    model = build(rngs)
+    model: Any = build(rngs)
     projection = linear(width, teacher_width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
     setattr(model, PROJECTION, projection)
     return model
@@ -158,3 +250,13 @@ def _resize(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
     if maps.shape[1:3] == tuple(size):
         return maps
     return jax.image.resize(maps, (maps.shape[0], *size, maps.shape[3]), "bilinear")
+
+
+def _digest(weights: Weights) -> str:
+    """Returns the SHA-256 of all arrays of a teacher, with their paths."""
+    digest = hashlib.sha256()
+    for tree in weights:
+        for path, array in sorted(flatten(tree).items()):
+            digest.update(f"{path} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

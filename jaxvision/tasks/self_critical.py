@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.data.captions.caption_source import Captions
-from jaxvision.data.captions.vocabulary import Vocabulary, caption_words
+from jaxvision.data.captions.vocabulary import caption_words
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError
 from jaxvision.metrics.cider import Cider
 from jaxvision.metrics.losses import token_cross_entropy
-from jaxvision.tasks.captioning import Captioning, model_inputs, shift
+from jaxvision.tasks.caption_scores import model_inputs
+from jaxvision.tasks.captioning import Captioning, shift
 
 logger = logging.getLogger(__name__)
 
@@ -32,44 +32,41 @@ class SelfCritical(Captioning):
     samples. The scores are computed on the host, which each step waits for.
 
     Attributes:
-      vocabulary: turns tokens into words.
-      settings: of the sampling; `num_return_sequences` samples an image.
-      scorer: of the training split's captions.
-      places: image id -> its place in the scorer.
+      sampling: How samples are drawn; `num_return_sequences` of each image.
+      scorer: CIDEr-D over the captions of the training split.
+      places: Place of each image id in the scorer.
 
     Source: Rennie et al. 2017, Self-critical Sequence Training, eq. 6; the baseline: Luo 2020, A
       Better Variant of Self-Critical Sequence Training, eq. 4.
     """
 
-    vocabulary: Vocabulary
-    settings: DecodeSettings
+    sampling: DecodeSettings
     scorer: Cider
     places: dict[int, int]
 
     @classmethod
-    def of(
-        cls, source: Captions, vocabulary: Vocabulary, settings: DecodeSettings
-    ) -> "SelfCritical":
-        """Returns the task for a training split.
+    def of(cls, task: Captioning, num_samples: int) -> "SelfCritical":
+        """Returns the second stage of a task.
 
         Args:
-          source: of the training captions, which samples are compared with.
-          vocabulary: of the tokens.
-          settings: of the sampling; at least two samples an image.
+          task: Captioning with its vocabulary and its data.
+          num_samples: Samples of each image, at least 2.
 
         Raises:
           InputError: for fewer than two samples, in a run of several processes, or for more images
             than the captions of which fit into memory.
         """
-        if settings.num_return_sequences < 2:
+        if num_samples < 2:
             raise InputError(
                 "--config.caption.self_critical_samples must be 0 (off) or at least 2, as each "
-                f"sample is compared with the others, got {settings.num_return_sequences}."
+                f"sample is compared with the others, got {num_samples}."
             )
         if jax.process_count() > 1:
             raise InputError(
                 "Self-critical training scores its samples in one process: start it on one machine."
             )
+        vocabulary, settings = task.words()
+        source = task.data.train_source
         images = range(len(source))
         if len(images) > _MOST_IMAGES:
             raise InputError(
@@ -82,18 +79,22 @@ class SelfCritical(Captioning):
             pad=vocabulary.pad,
             vocabulary=vocabulary,
             settings=settings,
+            data=task.data,
+            sampling=dataclasses.replace(
+                settings, num_beams=1, do_sample=True, num_return_sequences=num_samples
+            ),
             scorer=Cider([[_words(c) for c in source.captions(i)] for i in images]),
             places={source.image_id(i): i for i in images},
         )
 
-    def loss(self, model: Any, batch: dict, *, rngs: Any) -> tuple:
+    def loss(self, model: Any, batch: dict, *, rngs: Any) -> tuple[jax.Array, dict]:
         """Returns the loss of a batch, and the mean score of its samples as `cider`."""
-        count, ids = self.settings.num_return_sequences, batch["image_id"]
+        count, ids = self.sampling.num_return_sequences, batch["image_id"]
         fixed = jax.tree.map(jax.lax.stop_gradient, model)
         samples = generate(
             fixed,
             fixed.encode(model_inputs(batch)),
-            self.settings,
+            self.sampling,
             key=rngs.dropout(),
             image_ids=ids,
         ).tokens  # [B, count, T]
@@ -113,10 +114,9 @@ class SelfCritical(Captioning):
     def _score(self, samples: Any, image_ids: Any) -> np.ndarray:
         """Returns CIDEr-D of each sample, float32 [batch, samples]."""
         samples, image_ids = np.asarray(samples), np.asarray(image_ids)
+        vocabulary, _ = self.words()
         count = samples.shape[1]
-        captions = [
-            _words(self.vocabulary.decode(row)) for row in samples.reshape(-1, samples.shape[2])
-        ]
+        captions = [_words(vocabulary.decode(row)) for row in samples.reshape(-1, samples.shape[2])]
         places = [self.places[int(image_id)] for image_id in image_ids for _ in range(count)]
         return self.scorer.score(captions, places).reshape(-1, count).astype(np.float32)
 

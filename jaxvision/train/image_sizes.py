@@ -8,30 +8,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.train.workdir import Config
+from jaxvision.options.data import DataOptions
+from jaxvision.options.length import RunLength
+from jaxvision.options.size import Size, is_size, sides
 
-Size = int | tuple[int, int]
 Stages = tuple[tuple[int, Size], ...]
 
 
-def is_size(value: Any) -> bool:
-    """Returns whether a value is pixels, a whole number or (height, width)."""
-    sides = value if isinstance(value, tuple) else (value, value)
-    return len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """Returns (height, width)."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def image_size_stages(config: Config, *, total_steps: int, num_examples: int) -> Stages:
+def image_size_stages(options: DataOptions, length: RunLength) -> Stages:
     """Returns ((updates made before, size of the training images from then on), ...), from 0 on.
 
     Args:
-      config: see configs/common.py.
-      total_steps: updates of the run.
-      num_examples: of the training split.
+      options: Size of the images, and its timetable.
+      length: Length of the run.
 
     Raises:
       InputError: for a timetable that cannot work.
@@ -39,19 +28,19 @@ def image_size_stages(config: Config, *, total_steps: int, num_examples: int) ->
     Source: Tan and Le 2021, EfficientNetV2, section 4; Touvron et al. 2019, Fixing the train-test
       resolution discrepancy, for training below the size of the evaluation.
     """
-    stages: list[tuple[int, Size]] = [(0, config.data.image_size)]
+    stages: list[tuple[int, Size]] = [(0, options.image_size)]
     before = -1
-    for entry in config.data.image_size_schedule:
+    for entry in options.image_size_schedule:
         try:
             epoch, size = entry
-            step = round(epoch * num_examples / config.batch_size)
-            good = before < step < total_steps and step >= 0 and is_size(size)
+            step = length.step_of(epoch)
+            good = before < step < length.total_steps and step >= 0 and is_size(size)
         except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
             raise InputError(
                 "Each of --config.data.image_size_schedule must be (epoch inside the run of "
-                f"{total_steps * config.batch_size / num_examples:.4g} and after the one before, "
+                f"{length.total_epochs:.4g} and after the one before, "
                 f"pixels or (height, width)), got {entry!r}."
             )
         stages = stages[:-1] if step == 0 else stages

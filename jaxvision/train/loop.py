@@ -12,80 +12,68 @@ import jax
 import numpy as np
 
 from jaxvision.errors import InputError, RunError
+from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
+from jaxvision.tasks.task import Metrics
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.optim.rate_factor import set_rate_factor
+from jaxvision.train.optim.weight_average import Swa
 from jaxvision.train.progress import Progress, progress_of
 from jaxvision.train.run import Run
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import TrainState, count_params, create_state
 from jaxvision.train.stop import Stopped, StopSignal
-from jaxvision.train.teacher import keep_teacher
-from jaxvision.train.workdir import (
-    Config,
-    compare_run,
-    has_checkpoint,
-    open_workdir,
-    same_vocabulary,
-)
+from jaxvision.train.workdir import compare_run, has_checkpoint, open_workdir
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
 
+Cadence = LogOptions | EvalOptions | CheckpointOptions
 
-def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
-    """Trains the model of a config, or goes on where the folder's run ended.
+
+def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
+    """Trains the model of a run, or goes on where the folder's run ended.
 
     Args:
-      config: see configs/common.py.
-      workdir: folder of the run; the same folder again resumes, bit for bit.
+      run: Run of `make_run`.
+      workdir: Folder of the run; the same folder again resumes, bit for bit.
 
     Returns:
       The state after the last step.
 
     Raises:
-      InputError: for a wrong configuration or missing data.
+      InputError: if the folder holds another run, or cannot be written.
       Stopped: after a signal; the state is saved.
       TrainingDiverged: after `max_skipped_steps` non-finite steps in a row.
       RunError: if the last checkpoint could not be saved.
     """
-    run = make_run(config)
-    run.abstract_state  # noqa: B018 - refuses sharding rules that do not fit, before a folder is made
-    initial = None
-    vocabulary = run.data.captions.vocabulary if run.data.captions else None
-    resumes = has_checkpoint(workdir)
-    if not resumes:
-        if vocabulary is not None and config.model.init_from:
-            same_vocabulary(pathlib.Path(config.model.init_from).expanduser(), vocabulary)
-        initial = run.initial_weights()
-    workdir = open_workdir(workdir, config, run.data.class_names, vocabulary)
-    if run.data.teacher is not None:
-        keep_teacher(workdir, run.data.teacher, resumes=resumes)
+    options = run.options
+    initial = None if has_checkpoint(workdir) else run.initial_weights()
+    workdir = open_workdir(workdir, options, run.task)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
-        keep=config.checkpoint.keep,
-        best_metric=config.checkpoint.best_metric,
+        keep=options.checkpoint.keep,
+        best_metric=options.checkpoint.best_metric,
     )
     with StopSignal() as stop, checkpointer, closing(run.train_batches()) as data:
-        progress = progress_of(config)
+        progress = progress_of(options)
         state, start = resume_or_create(run, checkpointer, data, progress, initial)
         if start >= run.total_steps or progress.ended:
             logger.info("The run is finished: %s.", _end(run, start, progress))
             return state
         logger.info(
             "%s: %s parameters, %d outputs, %s training, %s evaluation examples; %d steps of %d.",
-            config.model.name,
+            options.model.name,
             f"{count_params(state.params):,}",
-            run.num_classes,
+            run.num_outputs,
             f"{len(run.train_source):,}",
             f"{len(run.eval_source):,}",
             run.total_steps,
-            config.batch_size,
+            options.batch_size,
         )
         writer = MetricWriter(
             workdir,
-            tensorboard=config.log.tensorboard,
+            tensorboard=options.log.tensorboard,
             total_steps=run.total_steps,
             resume_step=start,
             enabled=jax.process_index() == 0,
@@ -115,14 +103,14 @@ def _run_steps(
     Returns:
       (state, updates done), fewer than those of the run if the evaluations ended it.
     """
-    config = run.config
+    options = run.options
     train_step = run.train_step()
     constants = run.constants()
     evaluate = run.evaluator()
     recalibrate = _recalibrate_average(run)
     batches = _device_batches(run, data)
-    guard = NonFiniteGuard(config.max_skipped_steps)
-    log = TrainLog(writer, config.batch_size)
+    guard = NonFiniteGuard(options.max_skipped_steps)
+    log = TrainLog(writer, options.batch_size)
     sizes = dict(run.image_sizes)
     for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
         last = done == run.total_steps
@@ -134,14 +122,14 @@ def _run_steps(
         state, metrics = train_step(state, batch, constants)
         guard.watch(done, metrics, records)
         log.add(done, metrics)
-        if done <= start + 2 or last or _due(done, config.log, config.eval, config.checkpoint):
+        if done <= start + 2 or last or _due(done, options.log, options.eval, options.checkpoint):
             log.schedule()
 
         results = None
-        if _due(done, config.eval) or last:
+        if _due(done, options.eval) or last:
             log.flush()
             state = recalibrate(state, done)  # as it is evaluated, so it is saved
-            results = evaluate(evaluated_weights(state, run))
+            results = evaluate(run.weights_of(state))
             writer.write(done, results)
             if progress.update(done, results):
                 opt_state = set_rate_factor(state.opt_state, progress.rate_factor)
@@ -149,7 +137,7 @@ def _run_steps(
             last |= progress.ended
             log.restart()
         signum = stop.requested(done)
-        if results or signum or _due(done, config.checkpoint):
+        if results or signum or _due(done, options.checkpoint):
             log.schedule()
             log.flush()  # what is before the checkpoint is never computed again
             checkpointer.save(done, state, position | progress.saved(), results)
@@ -165,25 +153,32 @@ def _run_steps(
     return state, done
 
 
-def evaluate_run(config: Config, workdir: str | pathlib.Path) -> dict:
+def evaluate_run(run: Run, workdir: str | pathlib.Path) -> Metrics:
     """Evaluates the newest checkpoint of a run; returns {"eval/accuracy": ..., ...}.
+
+    Args:
+      run: Run of `make_run`.
+      workdir: Folder of the run.
 
     Raises:
       InputError: if the folder holds no checkpoint, or that of another model.
     """
-    run, state, step = restore_run(config, workdir)
-    results = run.evaluator()(evaluated_weights(state, run))
+    state, step = restore_run(run, workdir)
+    results = run.evaluator()(run.weights_of(state))
     logger.info("Step %d: %s", step, "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
 
 
-def restore_run(config: Config, workdir: str | pathlib.Path) -> tuple[Run, TrainState, int]:
-    """Returns a run, the state of its newest checkpoint, and the updates done until then.
+def restore_run(run: Run, workdir: str | pathlib.Path) -> tuple[TrainState, int]:
+    """Returns the state of the newest checkpoint of a run, and the updates done until then.
+
+    Args:
+      run: Run of `make_run`.
+      workdir: Folder of the run.
 
     Raises:
       InputError: if the folder holds no checkpoint, or that of another model.
     """
-    run = make_run(config)
     folder = pathlib.Path(workdir).expanduser() / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
@@ -191,16 +186,16 @@ def restore_run(config: Config, workdir: str | pathlib.Path) -> tuple[Run, Train
         try:
             state, _, step = checkpointer.restore(run.abstract_state)
         except InputError as error:
-            differences = compare_run(folder.parent, config)
+            differences = compare_run(folder.parent, run.options)
             other = f" The run there is another: {differences}." if differences else ""
             raise InputError(f"{error}{other}") from error
-    if config.eval.batch_norm_batches:
-        recalibrated = run.recalibrator(config.eval.batch_norm_batches)
+    if run.options.eval.batch_norm_batches:
+        recalibrated = run.recalibrator(run.options.eval.batch_norm_batches)
         stats = {"batch_stats": recalibrated(state.params, state.batch_stats)}
         if state.ema_params is not None:
             stats["ema_batch_stats"] = recalibrated(state.ema_params, state.ema_batch_stats)
         state = dataclasses.replace(state, **stats)
-    return run, state, step
+    return state, step
 
 
 def _end(run: Run, step: int, progress: Progress) -> str:
@@ -218,8 +213,9 @@ def resume_or_create(
     weights of `load_initial`, if there are any.
     """
     if checkpointer.latest_step is None:
-        seed = run.config.seed
-        state = create_state(run.build, run.tx, seed=seed, abstract=run.abstract_state)
+        state = create_state(
+            run.build, run.optimizer.tx, seed=run.options.seed, abstract=run.abstract_state
+        )
         return state if initial is None else start_from(state, initial), 0
     state, position, step = checkpointer.restore(run.abstract_state)
     data.set_state(position)
@@ -228,7 +224,7 @@ def resume_or_create(
     return state, step
 
 
-def _due(step: int, *cadences: Config) -> bool:
+def _due(step: int, *cadences: Cadence) -> bool:
     return any(c.every_steps and step % c.every_steps == 0 for c in cadences)
 
 
@@ -238,10 +234,10 @@ def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:
     The stochastic average of the weights gets running statistics of its own: the mean of those of
     the weights along the way are not the ones that it sees.
     """
-    swa = run.swa
-    if swa is None:
+    swa = run.average
+    if not isinstance(swa, Swa):
         return lambda state, done: state
-    measured = run.recalibrator(run.config.swa.batch_norm_batches)
+    measured = run.recalibrator(run.options.swa.batch_norm_batches)
 
     def recalibrate(state: TrainState, done: int) -> TrainState:
         if done < swa.start:  # it is the newest weights, and has theirs
@@ -250,17 +246,6 @@ def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:
         return dataclasses.replace(state, ema_batch_stats=stats)
 
     return recalibrate
-
-
-def evaluated_weights(state: TrainState, run: Run) -> dict[str, tuple[Any, Any]]:
-    """Returns the sets of weights to evaluate: the raw ones, and the averaged ones if kept."""
-    weights = {"eval": (state.params, state.batch_stats)}
-    if state.ema_params is not None:
-        weights["eval_ema" if run.swa is None else "eval_swa"] = (
-            state.ema_params,
-            state.ema_batch_stats,
-        )
-    return weights
 
 
 def _device_batches(run: Run, iterator: Any) -> Iterator[tuple[dict, dict, np.ndarray]]:

@@ -10,13 +10,10 @@ import logging
 import math
 from typing import Any
 
-from jaxvision.errors import InputError, check_choice
-from jaxvision.train.workdir import Config
+from jaxvision.options.options import Options
 
 logger = logging.getLogger(__name__)
 
-MODES = ("auto", "min", "max")
-THRESHOLD_MODES = ("rel", "abs")
 _LEAST_CHANGE = 1e-8  # of a rate that is worth a change; torch's eps
 
 
@@ -226,28 +223,15 @@ class Progress:
                 setattr(part, field, value)
 
 
-def progress_of(config: Config) -> Progress:
-    """Returns what a config asks for, before the first evaluation.
-
-    Raises:
-      InputError: for a name or number that cannot work, or if nothing is ever evaluated.
-    """
+def progress_of(options: Options) -> Progress:
+    """Returns what a run's options ask for, before the first evaluation."""
     progress = Progress()
-    rate, stop = config.schedule, config.early_stopping
-    if rate.name == "plateau":
-        check_choice(
-            "schedule.plateau_threshold_mode", rate.plateau_threshold_mode, THRESHOLD_MODES
-        )
-        _check_evaluated(config, "--config.schedule.name=plateau")
-        if not 0 < rate.plateau_factor < 1:
-            raise InputError(
-                "--config.schedule.plateau_factor must be above 0 and below 1, got "
-                f"{rate.plateau_factor}."
-            )
+    rate, stop = options.schedule, options.early_stopping
+    if rate.is_plateau:
         progress.plateau = ReduceOnPlateau(
             rate.plateau_metric,
-            _maximize("schedule.plateau_mode", rate.plateau_mode, rate.plateau_metric),
-            config.optimizer.learning_rate,
+            _maximize(rate.plateau_mode, rate.plateau_metric),
+            options.optimizer.learning_rate,
             factor=rate.plateau_factor,
             patience=rate.plateau_patience,
             threshold=rate.plateau_threshold,
@@ -256,23 +240,14 @@ def progress_of(config: Config) -> Progress:
             min_learning_rate=rate.plateau_min_learning_rate,
         )
     if stop.patience:
-        _check_evaluated(config, "--config.early_stopping.patience")
         progress.stopping = EarlyStopping(
             stop.metric,
-            _maximize("early_stopping.mode", stop.mode, stop.metric),
+            _maximize(stop.mode, stop.metric),
             stop.patience,
             min_delta=stop.min_delta,
         )
     return progress
 
 
-def _check_evaluated(config: Config, option: str) -> None:
-    if not config.eval.every_steps:
-        raise InputError(
-            f"{option} needs evaluations during the run; set --config.eval.every_steps."
-        )
-
-
-def _maximize(option: str, mode: str, metric: str) -> bool:
-    check_choice(option, mode, MODES)
+def _maximize(mode: str, metric: str) -> bool:
     return higher_is_better(metric) if mode == "auto" else mode == "max"

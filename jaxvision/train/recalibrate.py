@@ -8,29 +8,30 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.layers.norm import BatchNorm
+from jaxvision.tasks.task import Task
+from jaxvision.train.input import TrainInput
 
 
 def make_statistics_step(
-    graphdef: nnx.GraphDef, task: Any, *, preprocess_fn: Callable, seed: int, shardings: Any = None
+    graphdef: nnx.GraphDef, task: Task, *, prepare: TrainInput, seed: int, shardings: Any = None
 ) -> Callable[..., Any]:
     """Returns the jitted function (params, batch_stats, batch, seen, constants=None).
 
     It returns the mean of the statistics of `seen` batches before, and of this one.
 
     Args:
-      graphdef: of the model.
-      task: as in `make_train_step`; its loss is what runs the model, and is not computed.
-      preprocess_fn: (key, uint8 images) -> float images, on the device.
-      seed: of dropout and augmentation.
-      shardings: of the statistics.
+      graphdef: Graph definition of the model.
+      task: Task whose loss runs the model; it is not computed.
+      prepare: Function (batch, key) -> batch as the task reads it.
+      seed: Seed of dropout and augmentation.
+      shardings: Shardings of the statistics.
     """
 
     def step(
         params: Any, batch_stats: Any, batch: dict, seen: jax.Array, constants: Any = None
     ) -> Any:
         key = jax.random.fold_in(jax.random.key(seed), seen)
-        if "image" in batch:
-            batch = dict(batch, image=preprocess_fn(key, batch["image"]))
+        batch = prepare(batch, key)
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         for _, module in nnx.iter_modules(model):
             if isinstance(module, BatchNorm):

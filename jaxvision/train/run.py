@@ -1,4 +1,4 @@
-"""What a config describes, opened: the functions and batches of a run."""
+"""A run that is opened: its data, its model and its optimizer, and the functions made of them."""
 
 import contextlib
 import dataclasses
@@ -9,193 +9,183 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 
 from jaxvision.batch import ON_DEVICE, check_batch
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.types import Transform
-from jaxvision.decode.decoder import Decoded
-from jaxvision.decode.settings import DecodeSettings
 from jaxvision.models.registry import ModelSpec
+from jaxvision.options.length import RunLength
+from jaxvision.options.options import Options
+from jaxvision.tasks.task import Metrics, Task, Weights
 from jaxvision.train.augmentation import device_augment
-from jaxvision.train.caption_evaluation import evaluate_captions, make_caption_step
-from jaxvision.train.evaluate import evaluate
+from jaxvision.train.gradients import make_gradient_fn
 from jaxvision.train.image_sizes import Stages
 from jaxvision.train.init_from import load_initial
+from jaxvision.train.input import PreprocessFn, TrainInput, make_preprocess
 from jaxvision.train.mix import mix
 from jaxvision.train.optim.freeze import stop_frozen_gradients
 from jaxvision.train.optim.param_groups import Groups
-from jaxvision.train.optim.weight_average import Swa
+from jaxvision.train.optim.weight_average import Average
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
 from jaxvision.train.sharding import put_batch, state_shardings
-from jaxvision.train.state import TrainState, abstract_state
-from jaxvision.train.step import make_eval_step, make_preprocess, make_train_step
-from jaxvision.train.task_data import TaskData
-from jaxvision.train.workdir import Config
+from jaxvision.train.state import TrainState
+from jaxvision.train.step import Optimizer, make_eval_step, make_train_step
 
 _FEW = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a config describes, opened and checked; nothing is trained or allocated yet.
+    """What the options of a run describe, opened and checked; nothing is trained or allocated yet.
 
     Attributes:
-      config: the config it was made from.
-      total_steps: updates of the whole run.
-      spec: of the model.
-      build: makes the model from `nnx.Rngs`.
-      graphdef: of the model.
-      mesh: the devices.
-      data: the records, and what the task needs beside them.
-      image_sizes: of the training images, ((updates before, size from then on), ...).
-      train_transforms: what the host does with one training image, at each of these sizes.
-      eval_transform: resize and crop of one evaluation image.
-      schedule: learning rate of each update.
-      swa: stochastic averaging of the weights, or None.
-      groups: how each parameter is trained.
-      tx: the optimizer.
+      options: Options that it was made from.
+      length: Length of the run.
+      task: Meaning of its batches, with the records.
+      spec: Table row of the model.
+      build: Function that builds the model from `nnx.Rngs`.
+      graphdef: Graph definition of the model.
+      mesh: Devices.
+      image_sizes: Sizes of the training images, ((updates before, size from then on), ...).
+      train_transforms: What the host does with one training image, at each of these sizes.
+      eval_transform: Resize and crop of one evaluation image.
+      average: Average of the weights, or None.
+      groups: How each parameter is trained.
+      optimizer: Optimizer with its schedule.
+      abstract_state: Shapes, dtypes and shardings of the state.
     """
 
-    config: Config
-    total_steps: int
+    options: Options
+    length: RunLength
+    task: Task
     spec: ModelSpec
     build: Callable[[nnx.Rngs], nnx.Module]
     graphdef: nnx.GraphDef
     mesh: jax.sharding.Mesh
-    data: TaskData
     image_sizes: Stages
     train_transforms: tuple[Transform, ...]
     eval_transform: Transform
-    schedule: optax.Schedule
-    swa: Swa | None
+    average: Average | None
     groups: Groups
-    tx: optax.GradientTransformation
+    optimizer: Optimizer
+    abstract_state: TrainState
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.length.total_steps
 
     @property
     def train_source(self) -> Any:
         """Random access to the training records."""
-        return self.data.train_source
+        return self.task.data.train_source
 
     @property
     def eval_source(self) -> Any:
         """Random access to the evaluation records."""
-        return self.data.eval_source
+        return self.task.data.eval_source
 
     @property
-    def num_classes(self) -> int:
+    def num_outputs(self) -> int:
         """Outputs of the head: classes, or words of the vocabulary."""
-        return self.data.num_outputs
+        return self.task.data.num_outputs
 
     @property
-    def preprocess_fn(self) -> Callable[[jax.Array], jax.Array]:
-        """Uint8 images to the model's normalised input, on the device."""
+    def preprocess_fn(self) -> PreprocessFn:
+        """Function from uint8 images to the model's normalised input, on the device."""
         return make_preprocess(mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
 
-    @property
-    def augment(self) -> Callable | None:
-        """(key, uint8 images) -> normalised images, or None where all is done on the host."""
-        return device_augment(self.config, self.preprocess_fn)
-
-    @property
-    def mix(self) -> Callable | None:
-        """(key, images, labels) -> (images, soft labels), or None without mixup and cutmix."""
-        augment = self.config.augment
-        if not (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
-            return None
-        return functools.partial(
+    @functools.cached_property
+    def train_input(self) -> TrainInput:
+        """What becomes of a training batch on the devices."""
+        augment = self.options.augment
+        mixing = functools.partial(
             mix,
-            num_classes=self.num_classes,
+            num_classes=self.num_outputs,
             mixup_alpha=augment.mixup_alpha,
             cutmix_alpha=augment.cutmix_alpha,
             mix_probability=augment.mix_probability,
             cutmix_probability=augment.cutmix_probability,
         )
-
-    @functools.cached_property
-    def abstract_state(self) -> TrainState:
-        """The shapes, dtypes and shardings of the state."""
-        return abstract_state(
-            self.build,
-            self.tx,
-            mesh=self.mesh,
-            rules=self.config.sharding_rules,
-            ema=self.config.ema_decay > 0 or self.swa is not None,
-            loss_scale=self.config.model.dtype == "float16",
+        return TrainInput(
+            self.preprocess_fn,
+            augment=device_augment(augment, self.preprocess_fn),
+            mix=mixing if augment.mixes else None,
         )
 
     @functools.cached_property
     def abstract_constants(self) -> Any:
         """What a step is given beside state and batch, as shapes and shardings; None without."""
-        if self.data.teacher is None:
+        constants = self.task.constants
+        if constants is None:
             return None
-        weights = self.data.teacher.weights
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            weights,
-            state_shardings(weights, mesh=self.mesh),
+            constants,
+            state_shardings(constants, mesh=self.mesh),
         )
 
     def constants(self) -> Any:
         """Returns what a step is given beside state and batch, on the devices; None without."""
-        if self.data.teacher is None:
+        constants = self.task.constants
+        if constants is None:
             return None
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_constants)
-        return jax.jit(lambda tree: tree, out_shardings=shardings)(self.data.teacher.weights)
+        return jax.jit(lambda tree: tree, out_shardings=shardings)(constants)
 
     def initial_weights(self) -> Any:
-        """Returns (params, batch_stats) of the files that the config names; None without any."""
-        model = self.config.model
+        """Returns (params, batch_stats) of the files that the options name; None without any.
+
+        Raises:
+          InputError: if a file cannot be read or does not fit.
+        """
+        model = self.options.model
+        self.task.check_start(model.init_from)
         return load_initial(
             self.build,
             model.init_from,
             encoder_path=model.encoder_from,
-            seed=self.config.seed,
+            seed=self.options.seed,
         )
 
     @functools.cached_property
     def batch_shapes(self) -> dict[str, np.ndarray]:
         """One example of what goes to the devices: shapes and dtypes of a batch."""
         few = range(min(len(self.eval_source), _FEW))  # the first may be corrupt
-        batch = next(iter(self.eval_batches(self.data.eval_subset(few))))
+        batch = next(iter(self.eval_batches(self.task.eval_subset(few))))
         return {key: batch[key][:1] for key in ON_DEVICE if key in batch}
 
-    def train_step(self) -> Callable:
+    def train_step(self) -> Callable[..., tuple[TrainState, dict]]:
         """Returns the jitted training step."""
-        return make_train_step(
+        gradient_fn = make_gradient_fn(
             self.graphdef,
-            self.data.task,
-            self.tx,
-            schedule=self.schedule,
+            self.task,
             stop_frozen=stop_frozen_gradients(self.groups),
-            preprocess_fn=self.preprocess_fn,
-            augment=self.augment,
-            mix=self.mix,
-            ema_decay=self.config.ema_decay,
-            ema_warmup=self.config.ema_warmup,
-            swa=self.swa,
-            accumulate_steps=self.config.accumulate_steps,
+            accumulate_steps=self.options.accumulate_steps,
+        )
+        return make_train_step(
+            self.train_input,
+            gradient_fn,
+            self.optimizer,
+            average=self.average,
             shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state),
         )
 
-    def eval_step(self) -> Callable:
+    def eval_step(self) -> Callable[[Any, Any, dict], dict]:
         """Returns the jitted evaluation step."""
-        return make_eval_step(self.graphdef, self.data.task, preprocess_fn=self.preprocess_fn)
+        return make_eval_step(self.graphdef, self.task, preprocess_fn=self.preprocess_fn)
 
-    def evaluator(self) -> Callable[[dict[str, Any]], dict[str, float]]:
+    def evaluator(self) -> Callable[[dict[str, Weights]], Metrics]:
         """Returns the function from sets of weights to the metrics of the evaluation split."""
-        eval_step = self.eval_step()
-        if self.data.captions is None:
-            return lambda weights: evaluate(eval_step, weights, self.eval_device_batches())
-        caption_step = self.caption_step(self.data.captions.settings)
-        return lambda weights: evaluate_captions(
-            eval_step, caption_step, weights, self.eval_device_batches(), self.data
-        )
+        return self.task.evaluator(self)
 
-    def caption_step(self, settings: DecodeSettings) -> Callable[[Any, Any, dict], Decoded]:
-        """Returns the jitted function (params, batch_stats, batch) -> captions."""
-        return make_caption_step(self.graphdef, settings, preprocess_fn=self.preprocess_fn)
+    def weights_of(self, state: TrainState) -> dict[str, Weights]:
+        """Returns the sets of weights to evaluate: the raw ones, and the averaged ones if kept."""
+        weights = {"eval": (state.params, state.batch_stats)}
+        if self.average is not None:
+            weights[self.average.name] = (state.ema_params, state.ema_batch_stats)
+        return weights
 
     def recalibrator(self, num_batches: int) -> Callable[[Any, Any], Any]:
         """Returns the function (params, batch_stats) -> statistics of the first training batches.
@@ -205,9 +195,9 @@ class Run:
         """
         step = make_statistics_step(
             self.graphdef,
-            self.data.task,
-            preprocess_fn=self.augment or (lambda _, images: self.preprocess_fn(images)),
-            seed=self.config.seed,
+            self.task,
+            prepare=dataclasses.replace(self.train_input, mix=None),
+            seed=self.options.seed,
             shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state.batch_stats),
         )
 
@@ -225,19 +215,19 @@ class Run:
         """Returns the endless host iterator over this process's part of the training batches.
 
         Args:
-          last_size: give all images the last size of a timetable, from the first batch on.
+          last_size: Whether all images have the last size of a timetable, from the first batch on.
         """
-        config, data = self.config, self.config.data
+        options, data = self.options, self.options.data
         stages = list(zip(self.image_sizes, self.train_transforms, strict=True))
         (_, transform), *later = stages[-1:] if last_size else stages
         return train_dataset(
             self.train_source,
             transform=transform,
-            later_transforms=[(steps * config.batch_size, then) for (steps, _), then in later],
-            target=self.data.target,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            repeats=config.augment.repeats,
+            later_transforms=[(steps * options.batch_size, then) for (steps, _), then in later],
+            target=self.task.data.target,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            repeats=options.augment.repeats,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
@@ -252,15 +242,15 @@ class Run:
         """Returns the finite host batches of this process's part of the evaluation split.
 
         Args:
-          source: other records to see in the same way; None: the evaluation split.
-          transform: another resize and crop; None: that of the run.
+          source: Other records to see in the same way; None: the evaluation split.
+          transform: Another resize and crop; None: that of the run.
         """
-        config, data = self.config, self.config.data
+        options, data = self.options, self.options.data
         return eval_dataset(
             source or self.eval_source,
             transform=transform or self.eval_transform,
-            target=self.data.target,
-            batch_size=config.eval_batch_size,
+            target=self.task.data.target,
+            batch_size=options.eval_batch_size,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
@@ -271,12 +261,12 @@ class Run:
 
     def corrupt_counter(self, source: Any) -> CorruptCounter:
         """Returns the counter of the images of a source that cannot be decoded."""
-        data = self.config.data
+        data = self.options.data
         return CorruptCounter(source, data.max_corrupt_fraction, max_pixels=data.max_pixels)
 
     def put(self, batch: dict) -> dict:
         """Checks a host batch and sends the part that the step needs to the devices."""
-        check_batch(batch, num_classes=self.num_classes)
+        check_batch(batch, num_classes=self.num_outputs)
         return put_batch({key: batch[key] for key in ON_DEVICE if key in batch}, self.mesh)
 
     def eval_device_batches(self) -> Iterator[dict]:

@@ -1,132 +1,171 @@
-"""From a config to the objects of a run; below this file, functions take ordinary arguments."""
+"""From the options of a run to the run: opened once, checked, nothing allocated."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from flax import nnx
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.errors import InputError
 from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models, spec_with
+from jaxvision.options.options import Options
+from jaxvision.tasks.registry import open_task
+from jaxvision.tasks.task import Task
 from jaxvision.train.augmentation import host_transform
-from jaxvision.train.check import (
-    check_model_sizes,
-    check_numbers,
-    check_remat,
-    check_sharding_rules,
-    check_sizes,
-)
-from jaxvision.train.check_evaluation import check_evaluation
 from jaxvision.train.image_sizes import check_model_takes, image_size_stages
 from jaxvision.train.optim.freeze import build_with_frozen_stats
+from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.optim.update import (
-    freeze_encoder,
+    freeze_for_good,
     frozen_batch_norms,
-    groups_of,
-    optimizer_of,
-    schedule_of,
-    swa_of,
+    run_average,
+    run_groups,
+    run_schedule,
 )
-from jaxvision.train.progress import progress_of
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import make_mesh
-from jaxvision.train.state import abstract_model
-from jaxvision.train.task_data import TaskData, open_task, task_metrics
-from jaxvision.train.teacher import with_projection
-from jaxvision.train.workdir import Config
+from jaxvision.train.state import abstract_model, abstract_state
+from jaxvision.train.step import Optimizer
 
 
-def total_steps(config: Config, num_examples: int) -> int:
-    """Returns the updates of the run, given as `total_steps` or as `total_epochs`."""
-    if (config.total_steps > 0) == (config.total_epochs > 0):
-        raise InputError(
-            "Give exactly one of --config.total_steps and --config.total_epochs, got "
-            f"{config.total_steps} steps and {config.total_epochs} epochs."
-        )
-    return config.total_steps or max(
-        1, round(config.total_epochs * num_examples / config.batch_size)
-    )
+def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
+    """Opens the data, describes the model and makes the optimizer of a run.
 
-
-def make_run(config: Config) -> Run:
-    """Opens the data, describes the model and makes the optimizer of a config.
+    Args:
+      options: Options of the run, see `read_options`.
+      devices: Devices to run on; None: all of all processes.
 
     Raises:
-      InputError: for anything in the config that cannot work, with what to type.
+      InputError: for anything in the options that cannot work, with what to type.
     """
-    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-    check_numbers(config, metrics=task_metrics(config.task))
-    check_sizes(config, mesh.size)
-    check_sharding_rules(config.sharding_rules)
-    check_evaluation(config)
-    progress_of(config)  # refuses what cannot work
-    data = config.data
-    opened = open_task(config)
+    mesh = make_mesh(data=options.mesh.data, fsdp=options.mesh.fsdp, devices=devices)
+    _check_batch_sizes(options, mesh.size)
+    task, data = open_task(options), options.data
+    options.check_metrics(task.metrics)
     try:
-        spec, build = _describe_model(config, opened)
-        family = _image_family(spec, build)
-        frozen_encoder = _option(spec, build, "freeze_encoder")
-        if opened.teacher is not None and config.distill.features != "none":
-            build, task = with_projection(config, build, opened.task, opened.teacher)
-            opened = dataclasses.replace(opened, task=task)
+        spec, build = _describe_model(options, task)
+        task, build = task.fit_model(build, options)
         graphdef, params, _ = abstract_model(build)
     except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
-    steps = total_steps(config, len(opened.train_source))
-    lengths: Any = {"total_steps": steps, "num_examples": len(opened.train_source)}
-    stages = image_size_stages(config, **lengths)
+    length = options.length(len(task.data.train_source))
+    stages = image_size_stages(data, length)
     check_model_takes(build, stages, eval_size=data.image_size)
-    schedule = schedule_of(config, **lengths)
-    groups = groups_of(config, params, family=family, **lengths)
-    if frozen_encoder:
-        groups = freeze_encoder(groups)
-    frozen = frozen_batch_norms(config, groups)
+    schedule = run_schedule(options, length)
+    groups = run_groups(options, params, family=_image_family(spec, build), length=length)
+    if _option(spec, build, "freeze_encoder"):
+        groups = freeze_for_good(groups, ("encoder/",))
+    frozen = frozen_batch_norms(options.model.freeze_batch_stats, groups)
     if frozen:
         build = functools.partial(build_with_frozen_stats, build=build, frozen=frozen)
         graphdef, params, _ = abstract_model(build)
-    tx = optimizer_of(config, params, schedule=schedule, groups=groups)
+    tx = make_optimizer(
+        params,
+        options.optimizer,
+        schedule=schedule,
+        groups=groups,
+        with_rate_factor=options.schedule.is_plateau,
+    )
+    average = run_average(options, length)
     return Run(
-        config=config,
-        total_steps=steps,
+        options=options,
+        length=length,
+        task=task,
         spec=spec,
         build=build,
         graphdef=graphdef,
         mesh=mesh,
-        data=opened,
         image_sizes=stages,
-        train_transforms=tuple(host_transform(config, size) for _, size in stages),
+        train_transforms=tuple(
+            host_transform(options.augment, size, interpolation=data.interpolation)
+            for _, size in stages
+        ),
         eval_transform=eval_transform(
             data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
         ),
-        schedule=schedule,
-        swa=swa_of(config, **lengths),
+        average=average,
         groups=groups,
-        tx=tx,
+        optimizer=Optimizer(tx, schedule),
+        abstract_state=abstract_state(
+            build,
+            tx,
+            mesh=mesh,
+            rules=options.sharding_rules,
+            ema=average is not None,
+            loss_scale=options.model.dtype == "float16",
+        ),
     )
 
 
-def _describe_model(config: Config, opened: TaskData) -> tuple[ModelSpec, Any]:
+def _check_batch_sizes(options: Options, num_devices: int) -> None:
+    """Checks that batches divide over devices and micro-batches."""
+    unit = num_devices * options.accumulate_steps
+    for name, size, divisor in (
+        ("batch_size", options.batch_size, unit),
+        ("eval_batch_size", options.eval_batch_size, num_devices),
+    ):
+        if size < 1 or size % divisor:
+            raise InputError(
+                f"--config.{name} must be a multiple of {divisor} ({num_devices} devices"
+                + (f" x {options.accumulate_steps} micro-batches" if divisor == unit else "")
+                + f"), got {size}."
+            )
+
+
+def _describe_model(
+    options: Options, task: Task
+) -> tuple[ModelSpec, Callable[[nnx.Rngs], nnx.Module]]:
     """Returns the row of the model, and the function that builds it from `nnx.Rngs`."""
-    model = config.model
+    model = options.model
     spec = get_spec(model.name)
-    if spec.task != config.task:
-        fitting = list_models(task=config.task)
+    if spec.task != task.name:
+        fitting = list_models(task=task.name)
         raise InputError(
-            f"{spec.name} is a model for {spec.task}, not for --config.task={config.task}: choose "
+            f"{spec.name} is a model for {spec.task}, not for --config.task={options.task}: choose "
             f"{', '.join(fitting[:3])} ... (python -m jaxvision models)."
         )
     kwargs = {name: _hashable(value) for name, value in model.kwargs.items()}
-    check_model_sizes(kwargs, spec.config)
-    check_remat(kwargs.get("remat", False))
-    options = opened.model_options | kwargs
+    _check_counts(kwargs, spec.config)
+    _check_remat(kwargs.get("remat", False))
+    fields = dict(task.data.model_options) | kwargs
     if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
-        options.setdefault("image_size", config.data.image_size)
+        fields.setdefault("image_size", options.data.image_size)
     build = functools.partial(
-        _build, name=spec.name, num_classes=opened.num_outputs, dtype=model.dtype, **options
+        _build, name=spec.name, num_classes=task.data.num_outputs, dtype=model.dtype, **fields
     )
-    return spec_with(spec.name, options), build
+    return spec_with(spec.name, fields), build
+
+
+def _check_counts(kwargs: dict[str, Any], defaults: Any) -> None:
+    """Checks that what counts something in config.model.kwargs is a whole number of at least 1.
+
+    Args:
+      kwargs: Fields of the family's config that are set.
+      defaults: The family's config, whose whole numbers are the counts.
+    """
+    for name, value in kwargs.items():
+        is_count = type(getattr(defaults, name, None)) is int and name != "image_size"
+        if is_count and not (type(value) is int and value >= 1):
+            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def _check_remat(remat: Any) -> None:
+    """Checks config.model.kwargs.remat, and that the devices can do what it asks for."""
+    if remat not in (False, True, "offload"):
+        raise InputError(
+            f"--config.model.kwargs.remat must be False, True or offload, got {remat!r}."
+        )
+    device = jax.local_devices()[0]
+    kinds = {memory.kind for memory in device.addressable_memories()}
+    if remat == "offload" and "pinned_host" not in kinds:
+        raise InputError(
+            f"--config.model.kwargs.remat=offload needs devices that reach the memory of the host, "
+            f"but a {device.device_kind} reaches only {', '.join(sorted(kinds))}: set it to True."
+        )
 
 
 def _image_family(spec: ModelSpec, build: Any) -> str:
@@ -141,8 +180,8 @@ def _option(spec: ModelSpec, build: Any, name: str) -> Any:
 
 
 def _hashable(value: Any) -> Any:
-    """Returns a value of a config as a model's config holds it."""
-    if hasattr(value, "items"):
+    """Returns a value of the options as a model's config holds it."""
+    if isinstance(value, dict):
         return tuple((name, _hashable(inner)) for name, inner in value.items())
     return value
 

@@ -43,6 +43,11 @@ class TrainState:
     skipped_in_a_row: Any
     loss_scale: Any = None
 
+    @property
+    def updates(self) -> Any:
+        """Updates that were made: what the optimizer counts, without the skipped steps."""
+        return self.step - self.skipped_steps
+
 
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Any, Any]:
     """Returns (graphdef, params, batch_stats) of shapes and dtypes; allocates no weights."""
@@ -55,18 +60,6 @@ def seed_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the key of the initial values and `TrainState.key`, from the key of a run's seed."""
     params_key, step_key = jax.random.split(key)
     return params_key, step_key
-
-
-def step_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of mixup and of dropout in one update, from `TrainState.key`."""
-    mix_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
-    return mix_key, dropout_key
-
-
-def augment_key(key: jax.Array, step: jax.Array) -> jax.Array:
-    """Returns the key of the augmentation on the device in one update, from `TrainState.key`."""
-    # jax derives the two of `step_keys` as it would fold in 0 and 1.
-    return jax.random.fold_in(jax.random.fold_in(key, step), 2)
 
 
 def _init(

@@ -11,11 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxvision.errors import InputError
+from jaxvision.files import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricWriter:
@@ -143,34 +141,6 @@ class MetricWriter:
             self._bar.write(line, file=sys.stderr)  # above the bar instead of through it
         else:
             logger.info(line)
-
-
-def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics.jsonl, in the order they were written.
-
-    A last line that was cut off when the run was killed is left out. A value that was not finite is
-    None.
-
-    Raises:
-      InputError: if the file is missing, or another line is no JSON object with a step.
-    """
-    path = Path(workdir) / METRICS_FILE
-    if not path.is_file():
-        raise InputError(f"There is no {path}; give the --workdir of a run that has started.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            record["step"]
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise InputError(
-                f"Line {number} of {path} is no JSON object with a step: {line[:80]!r}; delete it."
-            ) from None
-        records.append(record)
-    return records
 
 
 def _drop_lines_after(workdir: Path, step: int) -> None:

@@ -5,9 +5,11 @@ import signal
 
 import numpy as np
 import pytest
+from making import train_transform
 
 from jaxvision.data import loader
-from jaxvision.data.augment.transforms import Compose, eval_transform, train_transform
+from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.source import CorruptImageError, DataError, Source
 from jaxvision.data.sources.open_source import open_source

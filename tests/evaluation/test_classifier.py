@@ -1,25 +1,24 @@
 """What `--mode=eval` writes about a classifier."""
 
+import dataclasses
 import json
 
 import finished_run
-import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 import pytest
 from flax import nnx
+from opening import evaluate_fully, evaluate_run
 from PIL import Image
 
 from jaxvision.errors import InputError
-from jaxvision.evaluation.classifier import evaluate_fully
 from jaxvision.evaluation.ensemble import mean_logits, open_member
 from jaxvision.evaluation.scores import classification_scores
 from jaxvision.interop.load import save_weights
 from jaxvision.metrics.calibration import probabilities
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
-from jaxvision.train.loop import evaluate_run
 
 CROPS = {"data__image_size": 24, "data__eval_resize": 28}
 
@@ -44,10 +43,8 @@ def figure(monkeypatch):
 
 
 def config(run, **options):
-    config = run.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.update_from_flattened_dict({f"eval.{k}": v for k, v in options.items()})
-    return config
+    evaluation = dataclasses.replace(run.options.eval, **options)
+    return dataclasses.replace(run.options, eval=evaluation)
 
 
 def logits_of(run, state, images):
@@ -61,15 +58,15 @@ def labels_of(run):
 
 def test_the_scores_are_those_of_training(finished):
     folder, run, _ = finished
-    expected = evaluate_run(run.config, folder)
-    results = evaluate_fully(run.config, folder)
+    expected = evaluate_run(run.options, folder)
+    results = evaluate_fully(run.options, folder)
     assert results["step"] == 3 and results["examples"] == 16
     assert list(results["weights"]) == ["eval", "eval_ema"]
     for weights, scores in results["weights"].items():
         for name in ("accuracy", "top5_accuracy", "loss"):
             assert scores[name] == pytest.approx(expected[f"{weights}/{name}"], rel=1e-5)
         assert np.sum(scores["confusion"]["matrix"]) == 16
-        assert [c["class"] for c in scores["classes"]] == list(run.data.class_names)
+        assert [c["class"] for c in scores["classes"]] == list(run.task.class_names)
     assert json.loads((folder / "evaluation.json").read_text()) == results
     for name in ("confusion.png", "reliability.png"):
         assert np.asarray(Image.open(folder / name).convert("L")).std() > 5
@@ -91,7 +88,7 @@ def test_views_average_logits(finished, tta):
     views = np.array(views)
     logits = logits_of(run, state, views.reshape(-1, *views.shape[2:]))
     expected = classification_scores(
-        logits.reshape(*views.shape[:2], -1).mean(1), labels_of(run), run.data.class_names
+        logits.reshape(*views.shape[:2], -1).mean(1), labels_of(run), run.task.class_names
     )
     scores = evaluate_fully(config(run, tta=tta), folder)["weights"]["eval_ema"]
     assert scores["accuracy"] == expected["accuracy"]
@@ -128,7 +125,7 @@ def test_an_ensemble_averages_probabilities(finished, tmp_path):
         )
     ]
     expected = np.log(np.mean(shares, axis=0))
-    scores = classification_scores(expected, labels_of(run), run.data.class_names)
+    scores = classification_scores(expected, labels_of(run), run.task.class_names)
     assert results["weights"]["ensemble"]["loss"] == pytest.approx(scores["loss"], rel=1e-5)
     assert results["weights"]["ensemble"]["accuracy"] == scores["accuracy"]
 
@@ -245,15 +242,9 @@ def test_real_labels_and_folders_of_labels(tmp_path):
         evaluate_fully(config(run, real_labels=str(path)), tmp_path / "run")
 
 
-def test_every_device_count_gives_the_same(finished, monkeypatch):
+def test_every_device_count_gives_the_same(finished):
     folder, run, _ = finished
-    several = evaluate_fully(config(run, tta="five_crop"), folder)
-    from jaxvision.train import setup
-
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
+    several = evaluate_fully(config(run, tta="five_crop"), folder, devices=8)
     one = evaluate_fully(config(run, tta="five_crop"), folder)
     for name in ("eval", "eval_ema"):
         assert one["weights"][name]["loss"] == pytest.approx(

@@ -69,7 +69,7 @@ def test_a_run_predicts_what_it_evaluates(finished, photos, batch_size):
         assert indices == list(np.argsort(-probabilities, kind="stable"))
         values = [guess.probability for guess in prediction.guesses]
         np.testing.assert_allclose(values, probabilities[indices], rtol=1e-5)
-        assert [g.name for g in prediction.guesses] == [run.data.class_names[i] for i in indices]
+        assert [g.name for g in prediction.guesses] == [run.task.class_names[i] for i in indices]
 
 
 def test_a_file_needs_a_model_and_brings_its_number_of_classes(tmp_path, photos):

@@ -31,7 +31,7 @@ def assert_same(left, right):
 @pytest.mark.parametrize("scan", [True, False])
 def test_the_averaged_weights_of_the_newest_checkpoint(finished, scan):
     folder, run, state = finished
-    options = dict(run.config.model.kwargs, image_size=32, scan=scan)
+    options = dict(run.options.model.kwargs, image_size=32, scan=scan)
     model = jv.create_model("vit_ti16", num_classes=8, rngs=nnx.Rngs(5), **options)
     report = jv.load_weights(model, folder)
     assert (report.source, report.wrapper) == ("jaxvision", "averaged weights of step 7")
@@ -56,7 +56,7 @@ def test_a_run_without_averages_and_one_of_its_checkpoints(tmp_path):
 
 def test_another_head_and_grid_are_adapted(finished):
     folder, run, _ = finished
-    options = dict(run.config.model.kwargs, image_size=48)
+    options = dict(run.options.model.kwargs, image_size=48)
     model = jv.create_model("vit_ti16", num_classes=3, rngs=nnx.Rngs(5), **options)
     report = jv.load_weights(model, folder)
     assert "8 classes in the file, 3 in the model" in report.adapted["head"]
@@ -75,7 +75,7 @@ def test_our_own_names_in_a_file(tmp_path):
 def test_the_run_knows_its_classes(finished):
     folder, run, _ = finished
     opened = open_run(folder)
-    assert opened.class_names == run.data.class_names and len(opened.class_names) == 8
+    assert opened.class_names == run.task.class_names and len(opened.class_names) == 8
     assert opened.config["model"]["name"] == "vit_ti16" and opened.steps == (7, 3)
     assert open_run(folder / "checkpoints/3").steps == (3,)
 

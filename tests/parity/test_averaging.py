@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from making import make_schedule
 from parity import members, peers
 
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.optim.schedule import make_schedule
 from jaxvision.train.optim.weight_average import Swa, swa_schedule
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from making import make_optimizer
 from parity import peers
 
 import jaxvision as jv
@@ -17,7 +18,6 @@ from jaxvision.layers.attention import MultiHeadAttention
 from jaxvision.layers.decoder_block import DecoderBlock
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.position import sinusoids
-from jaxvision.train.optim.optimizer import make_optimizer
 
 torch = pytest.importorskip("torch")
 from parity import course  # noqa: E402

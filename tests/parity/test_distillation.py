@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from making import make_optimizer, make_train_step
 from parity import members, peers
 
 from jaxvision.metrics.distillation import hard_distillation, soft_distillation
@@ -17,9 +18,7 @@ from jaxvision.metrics.losses import (
 )
 from jaxvision.models.registry import get_spec
 from jaxvision.tasks.distillation import Distillation, Teacher
-from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.state import TrainState
-from jaxvision.train.step import make_train_step
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")

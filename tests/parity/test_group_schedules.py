@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from making import run_length
 
 from configs import common
 from jaxvision.errors import InputError
-from jaxvision.train.optim.update import groups_of, optimizer_of, schedule_of
+from jaxvision.options.options import read_options
+from jaxvision.train.optim.optimizer import make_optimizer
+from jaxvision.train.optim.update import run_groups, run_schedule
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -19,7 +22,7 @@ STEPS, RATE, DECAY = 12, 0.1, 0.01
 ATOL = 1e-12 if jax.config.jax_enable_x64 else 2e-6
 ADAM_ATOL = 1e-12 if jax.config.jax_enable_x64 else 1e-4
 DTYPE = "float64" if jax.config.jax_enable_x64 else "float32"
-LENGTHS = {"total_steps": STEPS, "num_examples": 64}
+LENGTH = run_length(STEPS, 64, 64)
 
 
 def config_of(name, rules, **options):
@@ -32,7 +35,7 @@ def config_of(name, rules, **options):
     config.schedule.warmup_steps = 3
     with config.unlocked():
         config.update_from_flattened_dict(options)
-    return config
+    return read_options(config)
 
 
 def parameters():
@@ -74,8 +77,10 @@ def test_each_group_follows_its_own_lambda(name, start):
         rules = (RULES[0], ("head/", RULES[1][1] | {"frozen": True}))
         options = {"optimizer.unfreeze": ((start, "head"),)}
     config = config_of(name, rules, **options)
-    groups = groups_of(config, params, family="vit", **LENGTHS)
-    tx = optimizer_of(config, params, schedule=schedule_of(config, **LENGTHS), groups=groups)
+    groups = run_groups(config, params, family="vit", length=LENGTH)
+    tx = make_optimizer(
+        params, config.optimizer, schedule=run_schedule(config, LENGTH), groups=groups
+    )
 
     blocks = [torch.from_numpy(np.array(x)) for x in params["blocks"]["mlp"]["kernel"]]
     theirs = {
@@ -131,15 +136,18 @@ def test_each_group_follows_its_own_lambda(name, start):
 
 def test_one_schedule_for_all_keeps_the_state_as_it_was():
     params = parameters()
-    plain = optimizer_of(
-        config_of("adamw", ()),
+    config = config_of("adamw", ())
+    plain = make_optimizer(
         params,
-        schedule=schedule_of(config_of("adamw", ()), **LENGTHS),
-        groups=groups_of(config_of("adamw", ()), params, family="vit", **LENGTHS),
+        config.optimizer,
+        schedule=run_schedule(config, LENGTH),
+        groups=run_groups(config, params, family="vit", length=LENGTH),
     )
     config = config_of("adamw", RULES[:1])
-    groups = groups_of(config, params, family="vit", **LENGTHS)
-    own = optimizer_of(config, params, schedule=schedule_of(config, **LENGTHS), groups=groups)
+    groups = run_groups(config, params, family="vit", length=LENGTH)
+    own = make_optimizer(
+        params, config.optimizer, schedule=run_schedule(config, LENGTH), groups=groups
+    )
     shapes = [jax.tree.map(jnp.shape, tx.init(params)) for tx in (plain, own)]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
@@ -150,4 +158,4 @@ def test_one_schedule_for_all_keeps_the_state_as_it_was():
 def test_a_schedule_that_is_none_is_refused(own):
     config = config_of("adamw", (("head/", {"schedule": own}),))
     with pytest.raises(InputError, match="dict of options of\n? ?.*config.schedule"):
-        groups_of(config, parameters(), family="vit", **LENGTHS)
+        run_groups(config, parameters(), family="vit", length=LENGTH)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from jaxvision.train.optim.schedule import make_schedule
+from making import make_schedule
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler as torch_lr  # noqa: E402

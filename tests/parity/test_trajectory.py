@@ -111,7 +111,7 @@ def check(start, *, bar):
     peers.assert_close(trajectory.distances(ours, theirs), bar)
     # What agrees must have been trained, clipped and averaged.
     assert peers.worst(theirs.weights, before) > 1e-2
-    clip_norm = start.run.config.optimizer.clip_norm
+    clip_norm = start.run.options.optimizer.clip_norm
     assert not clip_norm or (theirs.traces["grad_norm"] > clip_norm).any()
     assert theirs.average is None or peers.worst(theirs.average, theirs.weights) > 1e-3
     return theirs

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from opening import make_run
 from parity import peers
 
 from configs import common
 from jaxvision.interop.load import assign_weights
 from jaxvision.parity.pair import NOT_DECAYED
 from jaxvision.train.init_from import start_from
-from jaxvision.train.setup import make_run
-from jaxvision.train.sharding import make_mesh
-from jaxvision.train.state import create_state, step_keys
+from jaxvision.train.input import mix_and_dropout_keys, update_key
+from jaxvision.train.state import create_state
 
 torch = pytest.importorskip("torch")
 timm_optim = pytest.importorskip("timm.optim")
@@ -103,14 +103,13 @@ def start(peer: Any, config: Any, *, source: str, devices: int = 1) -> Start:
       source: the peer's library.
       devices: that our batches are split over.
     """
-    run = make_run(config)
-    run = dataclasses.replace(run, mesh=make_mesh(devices=jax.devices()[:devices]))
+    run = make_run(config, devices=devices)
     peer = peer.to(getattr(torch, config.model.dtype)).train()
     peers.randomise(peer)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     report = assign_weights(model, peers.arrays(peer.state_dict()), source=source)
     assert not report.adapted and not report.left_out
-    state = create_state(run.build, run.tx, seed=config.seed, abstract=run.abstract_state)
+    state = create_state(run.build, run.optimizer.tx, seed=config.seed, abstract=run.abstract_state)
     state = start_from(state, peers.split(model)[1:])
     batches = list(itertools.islice(run.train_batches(), config.total_steps))
     mixings = draw_mixings(run, state.key)
@@ -160,14 +159,14 @@ class Mixing:
 
 def draw_mixings(run: Any, key: jax.Array) -> list[Mixing]:
     """Returns what the key of every step decides, read from mixtures of probes."""
-    size, steps = run.config.batch_size, run.total_steps
-    if run.mix is None:
+    size, steps = run.options.batch_size, run.total_steps
+    if run.train_input.mix is None:
         return [Mixing("none", np.arange(size))] * steps
-    mix = functools.partial(run.mix, num_classes=size)
+    mix = functools.partial(run.train_input.mix, num_classes=size)
 
     @jax.jit  # one step at a time, as in training: a vector of logarithms may round differently
     def probe(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mix_key, _ = step_keys(key, step)
+        mix_key, _ = mix_and_dropout_keys(update_key(key, step))
         images = jnp.zeros((size, IMAGE_SIZE, IMAGE_SIZE, 1)).at[0].set(1.0)
         images, labels = mix(mix_key, images, jnp.arange(size))
         return images[0, :, :, 0], labels
@@ -195,7 +194,7 @@ def train_peer(start: Start, **changes: Any) -> Trajectory:
       start: see `start`.
       **changes: options that the script gets wrong.
     """
-    peer, config = copy.deepcopy(start.pair.peer), start.run.config.copy_and_resolve_references()
+    peer, config = copy.deepcopy(start.pair.peer), start.run.options.copy_and_resolve_references()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     options, warmup = config.optimizer, config.schedule.warmup_steps
     spared = [n for n, _ in peer.named_parameters() if n.endswith(NOT_DECAYED)]

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from opening import make_run
 
 from configs import smoke
 from jaxvision.data.augment.presets import PRESETS
 from jaxvision.errors import InputError
 from jaxvision.preflight.preflight import first_samples
-from jaxvision.train.setup import make_run
 
 
 def make_config(preset, **options):

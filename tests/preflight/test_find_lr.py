@@ -6,10 +6,11 @@ import logging
 import jax
 import numpy as np
 import pytest
+from opening import find_lr
 
 from configs import smoke
 from jaxvision.errors import InputError
-from jaxvision.preflight.find_lr import find_lr, range_test, rising_rate, suggestion
+from jaxvision.preflight.find_lr import range_test, rising_rate, suggestion
 
 
 def config(**options):

@@ -2,22 +2,12 @@
 
 import jax
 import pytest
+from opening import make_run, train
 
 from configs import smoke
 from jaxvision.errors import InputError
 from jaxvision.preflight.group_table import group_table
-from jaxvision.train import setup
-from jaxvision.train.loop import train
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import count_params
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
 
 
 def config(**options):

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
+from opening import make_run, preflight
 
 from configs import smoke
 from jaxvision.errors import InputError
+from jaxvision.options.options import read_options
 from jaxvision.plots.previews import class_shares, plot_schedule
 from jaxvision.preflight.preflight import (
     _verdict,
     first_samples,
-    preflight,
     without_compilation_cache,
 )
 from jaxvision.profiling.memory import StepMemory, largest_batch, memory_table
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import count_params, create_state
 from jaxvision.train.workdir import open_workdir
 
@@ -65,7 +65,7 @@ def total(parts):
     [("vit_ti16", WIDE, 1, 0.9), ("vit_ti16", WIDE, 8, 0.0), ("resnet18", RESNET, 1, 0.9)],
 )
 def test_parts_are_those_of_one_device(name, kwargs, fsdp, ema_decay):
-    run = make_run(config(name, kwargs, mesh__fsdp=fsdp, ema_decay=ema_decay))
+    run = make_run(config(name, kwargs, mesh__fsdp=fsdp, ema_decay=ema_decay), devices=8)
     memory = StepMemory(run)
     parts = memory.train(16)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
@@ -199,7 +199,7 @@ def test_samples_are_what_the_step_sees():
         images.shape
     )
 
-    spied = dataclasses.replace(run, data=dataclasses.replace(run.data, task=Spy()))
+    spied = dataclasses.replace(run, task=Spy())
     abstract = spied.abstract_state
     state = create_state(spied.build, spied.tx, seed=3, abstract=abstract)
     step = spied.train_step()
@@ -239,11 +239,12 @@ def test_schedule_is_drawn_over_steps_and_epochs(tmp_path, monkeypatch):
         lambda self, *args: (figures.append(self), save(self, *args)),
     )
     run = make_run(config())
-    plot_schedule(run.schedule, total_steps=30, steps_per_epoch=25.0, path=tmp_path / "s.png")
+    schedule = run.optimizer.schedule
+    plot_schedule(schedule, total_steps=30, steps_per_epoch=25.0, path=tmp_path / "s.png")
     (axes,) = figures[0].axes
     steps, rates = axes.lines[0].get_xydata().T
     np.testing.assert_array_equal(steps, np.arange(1, 31))
-    np.testing.assert_allclose(rates, [run.schedule(step) for step in range(30)], rtol=1e-6)
+    np.testing.assert_allclose(rates, [schedule(step) for step in range(30)], rtol=1e-6)
     assert "0.001 at first, 0.005 at most" in axes.get_title(loc="left")
     (epochs,) = axes.child_axes
     assert epochs.get_xlabel() == "epoch" and axes.get_xlabel() == "step"
@@ -296,7 +297,7 @@ def test_cold_compilation_neither_reads_nor_writes_the_cache(tmp_path):
 def test_preflight_beside_a_run(tmp_path, caplog):
     """It leaves the run alone, and the batch it finds is the largest one that fits."""
     caplog.set_level(logging.INFO)
-    other = open_workdir(tmp_path, config(seed=7))
+    other = open_workdir(tmp_path, read_options(config(seed=7)))
     (other / "checkpoints" / "10").mkdir()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     settings = config(accumulate_steps=2, **QUICK)
@@ -322,7 +323,9 @@ def test_what_to_do_where_something_does_not_fit():
 
     def verdict(limit, *, needed):
         memory.train = lambda size: {"all": needed(size)}
-        return _verdict(run, memory, memory.train(run.config.batch_size), {"all": 3 * state}, limit)
+        return _verdict(
+            run, memory, memory.train(run.options.batch_size), {"all": 3 * state}, limit
+        )
 
     assert re.search("The state alone needs .*fsdp", verdict(state - 1, needed=lambda _: state))
     text = verdict(2 * state, needed=lambda _: math.inf)
@@ -330,7 +333,7 @@ def test_what_to_do_where_something_does_not_fit():
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search(r"is 32, which needs .*in steps of 16", text)
     assert "does not fit: lower --config.eval_batch_size" in text and "A batch of" not in text
-    run.config.batch_size = 64
+    run.options.batch_size = 64
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search("is 32, .* A batch of 64 does not fit: .*accumulate_steps", text)
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from making import make_train_step
 from train import helpers
 
 from jaxvision.data.captions.caption_source import CaptionList
@@ -19,9 +20,9 @@ from jaxvision.metrics.losses import token_cross_entropy
 from jaxvision.models.registry import create_model
 from jaxvision.tasks.captioning import Captioning, shift
 from jaxvision.tasks.self_critical import SelfCritical
+from jaxvision.tasks.task import TaskData
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import abstract_model, abstract_state, create_state
-from jaxvision.train.step import make_train_step
 
 WORDS = 12
 TOKENS = np.array(
@@ -154,8 +155,13 @@ CAPTIONS = ["a red circle", "a blue square", "two green stars", "one white ring"
 def self_critical(samples=4):
     vocabulary = Vocabulary(sorted({word for caption in CAPTIONS for word in caption.split()}))
     source = CaptionList("test", [(i, f"{i}.jpg", [c]) for i, c in enumerate(CAPTIONS)])
-    settings = DecodeSettings(max_length=6, do_sample=True, num_return_sequences=samples)
-    return SelfCritical.of(source, vocabulary, settings), vocabulary
+    task = Captioning(
+        pad=vocabulary.pad,
+        vocabulary=vocabulary,
+        settings=DecodeSettings(max_length=6),
+        data=TaskData(train_source=source),
+    )
+    return SelfCritical.of(task, samples), vocabulary
 
 
 def test_samples_are_scored_against_their_own_image():

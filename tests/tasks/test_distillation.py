@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from making import make_train_step
 from train import helpers
 
 import jaxvision as jv
@@ -17,7 +18,6 @@ from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.distillation import Distillation, Teacher, build_with_projection
 from jaxvision.train.sharding import make_mesh, put_batch, state_shardings
 from jaxvision.train.state import abstract_model, abstract_state, create_state
-from jaxvision.train.step import make_train_step
 
 
 def weights_of(model):

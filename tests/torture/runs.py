@@ -11,9 +11,9 @@ import uuid
 import jax
 import launching
 import numpy as np
+from opening import make_run
 
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.setup import make_run
 from jaxvision.train.writer import read_metrics
 
 logger = logging.getLogger(__name__)

@@ -5,12 +5,13 @@ import functools
 import jax
 import numpy as np
 import optax
+from making import make_train_step
 
 from jaxvision.models.registry import create_model
 from jaxvision.tasks.classification import Classification
+from jaxvision.train.input import make_preprocess
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import abstract_model, abstract_state, create_state
-from jaxvision.train.step import make_preprocess, make_train_step
 
 CLASSES = 5
 preprocess = make_preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -41,7 +42,7 @@ def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=Fa
     schedule = optax.constant_schedule(1e-2)
     tx = tx or optax.adamw(schedule)
     graphdef, _, _ = abstract_model(build)
-    ema = options.get("ema_decay", 0) > 0 or "swa" in options
+    ema = options.get("average") is not None
     abstract = abstract_state(build, tx, mesh=mesh, rules=rules, ema=ema, loss_scale=loss_scale)
     state = create_state(build, tx, seed=seed, abstract=abstract)
     step = make_train_step(

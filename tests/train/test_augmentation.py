@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from opening import make_run
 from train import helpers
 
 from configs import smoke
 from jaxvision.errors import InputError
+from jaxvision.options.options import read_options
 from jaxvision.preflight.preflight import first_samples
 from jaxvision.train.augmentation import host_transform
 from jaxvision.train.device_augment import augment
-from jaxvision.train.setup import make_run
+from jaxvision.train.input import augment_key, mix_and_dropout_keys, update_key
 from jaxvision.train.sharding import make_mesh, put_batch
-from jaxvision.train.state import augment_key, step_keys
 
 ALL = dict(padding=2, horizontal_flip=0.5, vertical_flip=0.5, erasing=0.5)
 seen = functools.partial(augment, preprocess_fn=helpers.preprocess, **ALL)
@@ -31,9 +32,14 @@ def config(**options):
     return result
 
 
+def host(config, size):
+    return host_transform(read_options(config).augment, size, interpolation="bilinear")
+
+
 def test_keys_of_a_step_are_three():
     key = jax.random.key(3)
-    keys = [*step_keys(key, jnp.int32(5)), augment_key(key, jnp.int32(5))]
+    key = update_key(key, jnp.int32(5))
+    keys = [*mix_and_dropout_keys(key), augment_key(key)]
     assert len({tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in keys}) == 3
 
 
@@ -87,13 +93,13 @@ def test_every_step_draws_anew():
 def test_the_host_leaves_out_what_the_device_does():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     options = {"augment.crop": "pad", "augment.erasing": 1.0, "augment.horizontal_flip": 1.0}
-    transform = host_transform(config(**options), 40)
+    transform = host(config(**options), 40)
     np.testing.assert_array_equal(transform(image, np.random.default_rng(0)), image)
     # What can only be done on the host stays there.
     options = {"augment.crop": "random_resized", "augment.policy": "trivial_augment"}
-    ours = host_transform(config(**options), 24)(image, np.random.default_rng(1))
+    ours = host(config(**options), 24)(image, np.random.default_rng(1))
     options |= {"augment.on_device": False, "augment.horizontal_flip": 0.0}
-    expected = host_transform(config(**options), 24)(image, np.random.default_rng(1))
+    expected = host(config(**options), 24)(image, np.random.default_rng(1))
     np.testing.assert_array_equal(ours, expected)
 
 
@@ -108,7 +114,7 @@ def test_the_host_leaves_out_what_the_device_does():
 )
 def test_refused(options, message):
     with pytest.raises(InputError, match=message):
-        host_transform(config(**options), 24)
+        host(config(**options), 24)
 
 
 def test_samples_of_preflight_show_it():

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from opening import evaluate_run, make_run, preflight, train, write_report
 from train import helpers
 
 from configs import caption_shapes
@@ -16,13 +17,8 @@ from jaxvision.data.captions.open_captions import open_caption_source
 from jaxvision.data.captions.shape_captions import ShapeCaptionSource
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.errors import InputError
-from jaxvision.evaluation.report import write_report
 from jaxvision.interop.trained import open_trained
-from jaxvision.preflight.preflight import preflight
-from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import evaluate_run, train
-from jaxvision.train.setup import make_run
 
 SIZES = {"num_train": 32, "num_eval": 10}
 TINY = dict(
@@ -51,12 +47,10 @@ def config(**options):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_device_and_fewer_captions():
+def fewer_captions():
     """Of the 92,160 captions of shapes every 101st, which have all words."""
-    make_mesh, all_captions = setup.make_mesh, ShapeCaptionSource.all_captions
+    all_captions = ShapeCaptionSource.all_captions
     with pytest.MonkeyPatch.context() as patch:
-        one = jax.devices()[:1]
-        patch.setattr(setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=one))
         patch.setattr(
             ShapeCaptionSource,
             "all_captions",
@@ -66,7 +60,7 @@ def one_device_and_fewer_captions():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, one_device_and_fewer_captions):
+def finished(tmp_path_factory, fewer_captions):
     folder = tmp_path_factory.mktemp("captions") / "run"
     state = train(config(ema_decay=0.9), folder)
     write_report(config(ema_decay=0.9), state, folder)
@@ -142,9 +136,9 @@ def test_the_command_says_what_the_evaluation_said(finished, tmp_path, capsys):
     folder, state = finished
     run = make_run(config(ema_decay=0.9))
     batch = next(iter(run.eval_batches()))
-    decode = run.caption_step(run.data.captions.settings)
+    decode = run.caption_step(run.task.settings)
     tokens = np.asarray(decode(state.ema_params, state.ema_batch_stats, run.put(batch)).tokens)
-    expected = [run.data.captions.vocabulary.decode(row) for row in tokens[:, 0]]
+    expected = [run.task.vocabulary.decode(row) for row in tokens[:, 0]]
     for number, pixels in enumerate(batch["image"]):
         PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     assert main(["caption", str(tmp_path), f"--run={folder}", "--json"]) == 0

@@ -10,6 +10,7 @@ from train import helpers
 
 from jaxvision.errors import InputError
 from jaxvision.train.checkpoint import Checkpointer
+from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.state import abstract_state
 
@@ -23,7 +24,7 @@ def abstract(state):
 
 
 def test_round_trip_is_bitwise_while_the_next_step_donates(tmp_path):
-    state, step, mesh, _ = helpers.make(build=helpers.build_resnet, ema_decay=0.9)
+    state, step, mesh, _ = helpers.make(build=helpers.build_resnet, average=Ema(0.9))
     state, _ = step(state, put_batch(helpers.batch(0), mesh))
     expected = jax.tree.map(lambda x: x.copy(), state)
     checkpointer = Checkpointer(tmp_path)

@@ -4,24 +4,14 @@ import json
 
 import jax
 import pytest
+from opening import evaluate_run, make_run, train
 from train import helpers
 
 from configs import smoke
 from jaxvision.errors import InputError
 from jaxvision.interop.trained import open_trained
 from jaxvision.profiling.memory import StepMemory
-from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import evaluate_run, train
-from jaxvision.train.setup import make_run
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
 
 
 def config(**options):
@@ -45,12 +35,7 @@ CNN = {
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
-    with pytest.MonkeyPatch.context() as patch:
-        make_mesh = setup.make_mesh
-        patch.setattr(
-            setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-        )
-        train(config(**CNN, **{"checkpoint.every_steps": 1}), folder)
+    train(config(**CNN, **{"checkpoint.every_steps": 1}), folder)
     return folder
 
 

@@ -5,7 +5,7 @@ import pytest
 from train import helpers
 
 from jaxvision.tasks.classification import Classification
-from jaxvision.train.evaluate import evaluate
+from jaxvision.tasks.sums import evaluate_sums
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.step import make_eval_step
 
@@ -30,7 +30,7 @@ def test_exact_for_any_batch_size_and_device_count(size):
         state, _, _, graphdef = helpers.make(mesh=mesh)
         step = make_eval_step(graphdef, Classification(), preprocess_fn=helpers.preprocess)
         batches = (put_batch(b, mesh) for b in padded(data, size))
-        results.append(evaluate(step, {"eval": (state.params, state.batch_stats)}, batches))
+        results.append(evaluate_sums(step, {"eval": (state.params, state.batch_stats)}, batches))
     single, sharded = results
     assert single["eval/accuracy"] == sharded["eval/accuracy"]
     assert single["eval/loss"] == pytest.approx(sharded["eval/loss"], rel=1e-6)
@@ -54,4 +54,4 @@ def _by_hand(data):
 
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no valid example"):
-        evaluate(lambda *_: {}, {"eval": ({}, {})}, [])
+        evaluate_sums(lambda *_: {}, {"eval": ({}, {})}, [])

@@ -6,23 +6,25 @@ import logging
 import jax
 import numpy as np
 import pytest
+from opening import make_run, preflight, train
 from train import helpers
-from train.test_loop import Killed, config, losses, one_device  # noqa: F401
+from train.test_loop import Killed, config, losses
 
 from jaxvision.errors import InputError
-from jaxvision.preflight.preflight import first_samples, preflight
-from jaxvision.train import setup
+from jaxvision.options.options import read_options
+from jaxvision.preflight.preflight import first_samples
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.image_sizes import image_size_stages
-from jaxvision.train.loop import train
 from jaxvision.train.optim import loss_scale
+from jaxvision.train.run import Run
 
 GROWING = ((0, 16), (0.2, 24), (0.36, 32))  # from updates 0, 5 and 9 on
 
 
 def stages(schedule):
     options = {"data.image_size_schedule": schedule}
-    return image_size_stages(config(**options), total_steps=30, num_examples=400)
+    options = read_options(config(**options))
+    return image_size_stages(options.data, options.length(400))
 
 
 def test_stages_begin_at_the_nearest_batch():
@@ -53,7 +55,7 @@ def test_timetables_that_cannot_work_are_refused(schedule):
 def test_a_size_that_the_model_refuses_is_refused_at_the_start():
     options = {"data.image_size_schedule": ((0, 20),)}
     with pytest.raises(InputError, match="does not take images of 20 pixels. .*patches of 8"):
-        setup.make_run(config(**options))
+        make_run(config(**options))
     # A captioner looks with its encoder.
     with contextlib.suppress(ImportError):
         from configs import caption_shapes
@@ -61,7 +63,7 @@ def test_a_size_that_the_model_refuses_is_refused_at_the_start():
         captions = caption_shapes.get_config()
         with captions.unlocked():
             captions.data.image_size_schedule = ((0, 32),)
-        assert setup.make_run(captions).image_sizes[0] == (0, 32)
+        assert make_run(captions).image_sizes[0] == (0, 32)
 
 
 def interrupted(options, folder, monkeypatch, at):
@@ -89,7 +91,7 @@ def test_run_with_growing_images_repetitions_and_float16_resumes_bit_for_bit(
     options |= {"augment.erasing": 0.3, "model.dtype": "float16"}
     monkeypatch.setattr(loss_scale, "INITIAL_SCALE", 2.0**26)
     sizes, steps = [], []
-    put, make = setup.Run.put, setup.Run.train_step
+    put, make = Run.put, Run.train_step
 
     def noted_put(self, batch):
         sizes.append(batch["image"].shape[1])
@@ -99,8 +101,8 @@ def test_run_with_growing_images_repetitions_and_float16_resumes_bit_for_bit(
         steps.append(make(self))
         return steps[-1]
 
-    monkeypatch.setattr(setup.Run, "put", noted_put)
-    monkeypatch.setattr(setup.Run, "train_step", noted_step)
+    monkeypatch.setattr(Run, "put", noted_put)
+    monkeypatch.setattr(Run, "train_step", noted_step)
     with caplog.at_level(logging.INFO):
         whole = train(config(**options), tmp_path / "whole")
     assert sizes[:12] == [16] * 5 + [24] * 4 + [32] * 3
@@ -114,7 +116,7 @@ def test_run_with_growing_images_repetitions_and_float16_resumes_bit_for_bit(
 
 
 def test_statistics_are_measured_at_the_last_size():
-    run = setup.make_run(config(**{"data.image_size_schedule": GROWING}))
+    run = make_run(config(**{"data.image_size_schedule": GROWING}))
     with contextlib.closing(run.train_batches(last_size=True)) as batches:
         assert next(batches)["image"].shape[1] == 32
 
@@ -123,7 +125,7 @@ def test_preflight_tells_the_memory_of_each_size(tmp_path, caplog):
     options = {"data.image_size_schedule": ((0, 16), (0.12, 64)), "augment.mixup_alpha": 0.0}
     options |= {"model.kwargs": dict(width=16, depth=1, num_heads=2, patch_size=8)}
     run = config(**options)
-    images, _ = first_samples(setup.make_run(run))
+    images, _ = first_samples(make_run(run))
     assert images.shape == (3, 5, 16, 16, 3)  # only those of the first size
     with caplog.at_level(logging.INFO):
         preflight(run, tmp_path, memory_gib=1e-3)

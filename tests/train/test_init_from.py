@@ -4,24 +4,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from opening import make_run, train
 from train import helpers
 
 import jaxvision as jv
 from configs import smoke
 from jaxvision.errors import InputError
-from jaxvision.train import setup
 from jaxvision.train.init_from import load_initial, start_from
-from jaxvision.train.loop import train
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import create_state
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
 
 
 def config(**options):
@@ -33,7 +23,9 @@ def config(**options):
 
 
 def new_state(run):
-    return create_state(run.build, run.tx, seed=run.config.seed, abstract=run.abstract_state)
+    return create_state(
+        run.build, run.optimizer.tx, seed=run.options.seed, abstract=run.abstract_state
+    )
 
 
 def test_starts_from_a_file_and_keeps_its_own_head(tmp_path):

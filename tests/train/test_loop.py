@@ -8,14 +8,14 @@ import signal
 import jax
 import numpy as np
 import pytest
+from opening import evaluate_run, train
 from train import helpers
 
 from configs import smoke
 from jaxvision.errors import InputError
-from jaxvision.train import setup
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import evaluate_run, train
 from jaxvision.train.monitor import TrainingDiverged, TrainLog
+from jaxvision.train.run import Run
 from jaxvision.train.stop import Stopped
 
 
@@ -26,14 +26,6 @@ def config(**options):
     with config.unlocked():
         config.update_from_flattened_dict(options)
     return config
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    make_mesh = setup.make_mesh
-    monkeypatch.setattr(
-        setup, "make_mesh", lambda **sizes: make_mesh(**sizes, devices=jax.devices()[:1])
-    )
 
 
 def metrics(workdir):
@@ -123,7 +115,7 @@ def test_signal_saves_at_the_step_boundary_and_resumes(tmp_path, monkeypatch):
 
 
 def test_divergence_names_step_and_records(tmp_path, monkeypatch):
-    put = setup.Run.put
+    put = Run.put
     calls = []
 
     def poisoned(self, batch):
@@ -133,7 +125,7 @@ def test_divergence_names_step_and_records(tmp_path, monkeypatch):
             batch["label"] = batch["label"] + np.int32(10_000)  # take_along_axis fills with NaN
         return batch
 
-    monkeypatch.setattr(setup.Run, "put", poisoned)
+    monkeypatch.setattr(Run, "put", poisoned)
     options = {"max_skipped_steps": 2, "augment.mixup_alpha": 0.0}
     with pytest.raises(TrainingDiverged, match="2 steps in a row, from step 4 on") as error:
         train(config(**options), tmp_path)

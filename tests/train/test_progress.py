@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from making import make_optimizer, make_schedule
+from opening import train
 from train import helpers
-from train.test_loop import Killed, config, losses, metrics, one_device  # noqa: F401
+from train.test_loop import Killed, config, losses, metrics
 
 from jaxvision.errors import InputError
+from jaxvision.options.optimizer import OPTIMIZERS
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import train
-from jaxvision.train.optim.optimizer import OPTIMIZERS, make_optimizer
 from jaxvision.train.optim.rate_factor import rate_factor, set_rate_factor
-from jaxvision.train.optim.schedule import make_schedule
 from jaxvision.train.progress import EarlyStopping, Progress, ReduceOnPlateau
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import put_batch

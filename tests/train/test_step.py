@@ -7,8 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from train import helpers
 
+from jaxvision.train.input import make_preprocess
+from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import make_mesh, put_batch
-from jaxvision.train.step import make_preprocess
 
 
 def test_loss_falls_on_one_batch():
@@ -53,7 +54,7 @@ def test_dropout_differs_from_step_to_step_and_repeats_from_the_state():
 
 @pytest.mark.parametrize("build", [helpers.build_vit, helpers.build_resnet])
 def test_non_finite_step_changes_nothing_but_counters(build):
-    state, step, mesh, _ = helpers.make(build=build, ema_decay=0.9, preprocess_fn=_poison)
+    state, step, mesh, _ = helpers.make(build=build, average=Ema(0.9), preprocess_fn=_poison)
     state, _ = step(state, put_batch(helpers.batch(0), mesh))
     before = jax.tree.map(jnp.copy, state)
     bad = helpers.batch(1)
@@ -119,7 +120,7 @@ def test_sharding_rules_by_path():
 
 def test_ema_follows_its_formula():
     decay = 0.9
-    first, step, mesh, _ = helpers.make(ema_decay=decay, ema_warmup=False)
+    first, step, mesh, _ = helpers.make(average=Ema(decay, warmup=False))
     start = jax.device_get(first.params)
     state, _ = step(first, put_batch(helpers.batch(0), mesh))
     expected = jax.tree.map(
@@ -130,7 +131,7 @@ def test_ema_follows_its_formula():
 
 def test_the_average_of_what_stands_still_stands_still():
     """The two shares sum to 1 as they are rounded: 0.9999 and 1e-4 would lose 2e-8 in each step."""
-    state, step, mesh, _ = helpers.make(ema_decay=0.9999, ema_warmup=False, tx=optax.sgd(0.0))
+    state, step, mesh, _ = helpers.make(average=Ema(0.9999, warmup=False), tx=optax.sgd(0.0))
     start = jax.device_get(state.params)
     for i in range(20):
         state, _ = step(state, put_batch(helpers.batch(i), mesh))
@@ -139,7 +140,7 @@ def test_the_average_of_what_stands_still_stands_still():
 
 
 def test_ema_warmup_starts_fast():
-    first, step, mesh, _ = helpers.make(ema_decay=0.999)
+    first, step, mesh, _ = helpers.make(average=Ema(0.999))
     start = jax.device_get(first.params)
     state, _ = step(first, put_batch(helpers.batch(0), mesh))
     expected = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * np.asarray(b), start, state.params)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxvision.data.augment.limits import check_probability
 from jaxvision.data.types import Image, Transform, require_rng
 from jaxvision.errors import InputError
+from jaxvision.options.checks import check_probability
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from jaxvision.data.augment.limits import check_interval, check_limits, check_probability
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import check_choice
+from jaxvision.options.checks import check_interval, check_limits, check_probability
 
 _FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR}
 _BORDERS = {"black": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from jaxvision.data.augment import color
-from jaxvision.data.augment.limits import check_limits, check_probability
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import InputError
+from jaxvision.options.checks import check_limits, check_probability
 
 _HUES = 180  # of OpenCV's 8-bit HSV: two degrees each
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from jaxvision.data.augment.limits import check_interval, check_probability
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import check_interval, check_probability
 
 # Of ImageNet, in grey levels: what a normalised image calls 0 and 1.
 _MEAN = (123.675, 116.28, 103.53)

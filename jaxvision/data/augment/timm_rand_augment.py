@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 
 from jaxvision.data.augment import color
-from jaxvision.data.augment.limits import check_probability
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import InputError
+from jaxvision.options.checks import check_probability
 
 _GREATEST = 10.0  # magnitude
 _FILL = (124, 116, 104)  # ImageNet's mean colour

@@ -8,7 +8,6 @@ from jaxvision.data.augment.compose import Compose
 from jaxvision.data.augment.crops import CenterCrop
 from jaxvision.data.types import Image, Transform
 
-VIEWS = ("none", "flip", "five_crop", "ten_crop")
 NUM_CROPS = 5
 
 
@@ -42,7 +41,7 @@ def with_views(transform: Transform, views: str) -> Transform:
 
     Args:
       transform: of `eval_transform`, which ends with the crop of the middle.
-      views: one of VIEWS; flips are made on the device and change nothing here.
+      views: One of `options.run.VIEWS`; flips are made on the device and change nothing here.
     """
     if views not in ("five_crop", "ten_crop"):
         return transform

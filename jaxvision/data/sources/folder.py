@@ -21,8 +21,6 @@ _PREPARE = (
     " (<path>/<split>.zip, or a split such as 'train_*.zip')"
 )
 
-CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
-
 
 class FolderSource(Source):
     """Images in one folder per class, in any of these places.

@@ -56,3 +56,13 @@ class LossScale:
         smaller = jnp.maximum(self.scale * BACKOFF_FACTOR, LEAST_SCALE)
         scale = jnp.where(finite, jnp.where(grow, larger, self.scale), smaller)
         return LossScale(scale, jnp.where(grow, 0, good_steps))
+
+
+def scaled(loss: jax.Array, loss_scale: LossScale | None) -> jax.Array:
+    """Returns the loss that the gradient is taken of."""
+    return loss if loss_scale is None else loss * loss_scale.scale
+
+
+def unscaled(grads: Any, loss_scale: LossScale | None) -> Any:
+    """Returns the gradient of the loss itself from that of the scaled one."""
+    return grads if loss_scale is None else jax.tree.map(lambda x: x / loss_scale.scale, grads)

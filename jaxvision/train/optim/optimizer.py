@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvision.errors import InputError, check_choice
+from jaxvision.errors import InputError
+from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.train.optim.freeze import is_stacked, nested, per_leaf, scheduled_unfreeze
 from jaxvision.train.optim.param_groups import Groups, ParamGroup, param_names
 from jaxvision.train.optim.rate_factor import scale_by_rate_factor
 from jaxvision.train.sharding import path_name
-
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion")
 
 # The last name of a parameter's path says whether weight decay pulls it to zero. The number of
 # dimensions would not do: the blocks of a transformer may be stacked, and then a bias has two.
@@ -38,17 +37,9 @@ NOT_DECAYED_MODULES = frozenset({"position_bias"})
 
 def make_optimizer(
     params: Any,
+    options: OptimizerOptions,
     *,
-    name: str,
     schedule: optax.Schedule,
-    weight_decay: float,
-    momentum: float = 0.9,
-    nesterov: bool = True,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    clip_norm: float = 0.0,
-    clip_factor: float = 0.0,
     groups: Groups | None = None,
     with_rate_factor: bool = False,
 ) -> optax.GradientTransformation:
@@ -58,29 +49,21 @@ def make_optimizer(
     weight decay follow. Each rule keeps the conventions of its PyTorch peer, so that published
     recipes keep their numbers.
 
+    The rules are `adamw`, `adam`, `sgd` and `rmsprop` of torch.optim, and `lamb`, `lion` and
+    `rmsprop_tf` of timm; the last one has TensorFlow's epsilon under the root, begins with a mean
+    square of 1 and has the learning rate in its momentum. Weight decay is decoupled and scaled by
+    the learning rate for adamw and lion; added to the gradient before anything else for adam, sgd,
+    rmsprop and rmsprop_tf (L2); part of the rescaled update for lamb.
+
     Args:
-      params: nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
-      name: `adamw`, `adam`, `sgd` or `rmsprop` (those of torch.optim), `lamb`, `lion` or
-        `rmsprop_tf` (those of timm; the last one has TensorFlow's epsilon under the root, begins
-        with a mean square of 1 and has the learning rate in its momentum).
-      schedule: from the number of updates to the learning rate, see `make_schedule`.
-      weight_decay: decoupled and scaled by the learning rate for adamw and lion; added to the
-        gradient before anything else for adam, sgd, rmsprop and rmsprop_tf (L2); part of the
-        rescaled update for lamb. 0: off.
-      momentum: of sgd, rmsprop and rmsprop_tf; 0 keeps no momentum buffer.
-      nesterov: of sgd.
-      b1: decay of the first moment, in adamw, adam, lamb and lion.
-      b2: decay of the second moment (torch's alpha in the rmsprops); of the momentum in lion.
-      eps: added to the root of the second moment; in rmsprop_tf to the second moment.
-      clip_norm: greatest global norm of the gradient of what is trained; 0: off.
-      clip_factor: greatest norm of a gradient's unit, the weights of one output, as a share of the
-        norm of these weights (adaptive gradient clipping); the head is spared. 0: off.
-      groups: of every parameter, see `assign_groups`; None: all are trained alike.
-      with_rate_factor: keep a factor of all rates in the state, see rate_factor.py.
+      params: Nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
+      options: Rule and its numbers.
+      schedule: Learning rate by the number of updates, see `make_schedule`.
+      groups: Group of every parameter, see `assign_groups`; None: all are trained alike.
+      with_rate_factor: Whether the state keeps a factor of all rates, see rate_factor.py.
 
     Raises:
-      InputError: if the name is unknown, a number is out of range, or a parameter's name is in
-        neither DECAYED nor NOT_DECAYED.
+      InputError: if a parameter's name is in neither DECAYED nor NOT_DECAYED.
 
     Note:
       The global norm is clipped as torch's clip_grad_norm_ does, which divides by norm + 1e-6;
@@ -91,32 +74,24 @@ def make_optimizer(
     Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion);
       Brock et al. 2021, NFNets, eq. 3 (adaptive clipping).
     """
-    check_choice("optimizer.name", name, OPTIMIZERS)
-    for option, value in (
-        ("weight_decay", weight_decay),
-        ("clip_norm", clip_norm),
-        ("clip_factor", clip_factor),
-    ):
-        if value < 0:
-            raise InputError(f"optimizer.{option} must be 0 (off) or positive, got {value}.")
-    for option, value in (("momentum", momentum), ("b1", b1), ("b2", b2)):
-        if not 0 <= value < 1:
-            raise InputError(f"optimizer.{option} must be in [0, 1), got {value}.")
+    name, momentum = options.name, options.momentum
     shapes = param_names(params)
     groups = dict.fromkeys(shapes, ParamGroup()) if groups is None else groups
-    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
     rms = optax.scale_by_rms(
-        decay=b2,
-        eps=eps,
+        decay=options.b2,
+        eps=options.eps,
         initial_scale=float(name == "rmsprop_tf"),
         eps_in_sqrt=name == "rmsprop_tf",
     )
-    trace = [optax.trace(decay=momentum, nesterov=nesterov and name == "sgd")] if momentum else []
+    nesterov = options.nesterov and name == "sgd"
+    trace = [optax.trace(decay=momentum, nesterov=nesterov)] if momentum else []
 
     def rule(params: Any, *, start: int) -> optax.GradientTransformation:
         """Returns the update rule of a tree of parameters that are trained from `start` on."""
         mask = decay_mask(params)
-        decays = per_leaf(params, {n: weight_decay * g.weight_decay for n, g in groups.items()})
+        decay_of = {n: options.weight_decay * g.weight_decay for n, g in groups.items()}
+        decays = per_leaf(params, decay_of)
         decay = optax.masked(_add_decayed_weights(decays), mask)
         rate = _learning_rates(params, groups, schedule, start)
         if with_rate_factor:
@@ -127,7 +102,7 @@ def make_optimizer(
             rescale = optax.masked(_blockwise(optax.scale_by_trust_ratio()), mask)
             return optax.chain(adam, decay, rescale, *rate)
         if name == "lion":
-            return optax.chain(optax.scale_by_lion(b1=b1, b2=b2), decay, *rate)
+            return optax.chain(optax.scale_by_lion(b1=options.b1, b2=options.b2), decay, *rate)
         steps = {
             "adamw": [adam, decay, *rate],
             "adam": [decay, adam, *rate],
@@ -139,9 +114,11 @@ def make_optimizer(
 
     def clip(params: Any) -> list[optax.GradientTransformation]:
         steps = []
-        if clip_factor:
-            steps.append(_clip_units(params, clip_factor))
-        return [*steps, _clip_norm(clip_norm)] if clip_norm else steps
+        if options.clip_factor:
+            steps.append(_clip_units(params, options.clip_factor))
+        if options.clip_norm:
+            steps.append(_clip_norm(options.clip_norm))
+        return steps
 
     starts = {n: group.start_step for n, group in groups.items()}
     if not any(start != 0 for start in starts.values()):

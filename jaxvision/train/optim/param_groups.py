@@ -12,12 +12,12 @@ import optax
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.layers.block_stack import unstack_blocks
+from jaxvision.options.optimizer import PRESETS
 from jaxvision.train.optim.layer_depth import is_head, layer_numbers, unit_numbers
 from jaxvision.train.sharding import path_name
 
 # Share of the units (stages, or blocks) that is trained, counted from the head.
 _TRAINED = {"head": 0.0, "late": 1 / 4, "half": 1 / 2, "most": 3 / 4}
-PRESETS = (*_TRAINED, "full_low_lr", "full")
 LOW_LEARNING_RATE = 0.1  # of the trunk under full_low_lr, as a share of the head's
 _FIELDS = {"frozen": bool, "learning_rate": float, "weight_decay": float, "schedule": Callable}
 

@@ -8,116 +8,83 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.errors import InputError, check_choice
+from jaxvision.errors import InputError
+from jaxvision.options.length import RunLength
+from jaxvision.options.schedule import ARRIVING, ScheduleOptions
 
-# Those that run from the end of the warmup to the cooldown and arrive at `end_learning_rate`.
-_ARRIVING = ("warmup_cosine", "cosine_restarts", "linear", "polynomial")
-_DROPPING = ("exponential", "step", "multi_step")
-# Of a plateau the host lowers the rate, see progress.py; without that it is constant.
-SCHEDULES = (*_ARRIVING, "one_cycle", *_DROPPING, "plateau", "constant")
 # Where the warmup counts from: torch trainers end step s at (s + 1) / warmup, optax at s / warmup.
-WARMUP_OFFSETS = {"torch": 1, "optax": 0}
-# An option of a length is <name>_<unit>; see `length_in_steps`.
-LENGTH_UNITS = ("steps", "epochs", "examples", "percent")
+_WARMUP_OFFSETS = {"torch": 1, "optax": 0}
 
 
 def make_schedule(
-    name: str,
-    *,
-    learning_rate: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    warmup_convention: str = "torch",
-    warmup_factor: float = 0.0,
-    cooldown_steps: int = 0,
-    end_learning_rate: float = 0.0,
-    step_steps: int = 0,
-    step_factor: float = 0.1,
-    milestone_steps: tuple[int, ...] = (),
-    power: float = 1.0,
-    restart_steps: int = 0,
-    restart_factor: int = 1,
-    one_cycle_rise: float = 0.3,
-    one_cycle_anneal: str = "cosine",
-    one_cycle_start_factor: float = 0.04,
-    one_cycle_end_factor: float = 1e-4,
+    options: ScheduleOptions, *, learning_rate: float, length: RunLength
 ) -> optax.Schedule:
     """Returns the function from a step to its learning rate; it may be jitted.
 
     A step is the number of updates already done, so the first update uses the rate of step 0. The
     rate is a float32 scalar, under JAX_ENABLE_X64 a float64 one.
 
+    `warmup_cosine` (a half cosine), `cosine_restarts` (SGDR), `linear` and `polynomial` begin where
+    the warmup ends and arrive at `end_learning_rate` after the last update; `step`, `multi_step`
+    and `exponential` count from step 0, as timm and Goyal et al. do; `plateau` is constant here and
+    multiplied by what `progress.ReduceOnPlateau` decides.
+
     Args:
-      name: `warmup_cosine` (a half cosine), `cosine_restarts` (SGDR), `linear` or `polynomial`,
-        which all begin where the warmup ends; `step`, `multi_step` and `exponential`, which count
-        from step 0, as timm and Goyal et al. do; `one_cycle`; `constant`; or `plateau`, which is
-        the same and multiplied by what `progress.ReduceOnPlateau` decides.
-      learning_rate: the peak.
-      total_steps: updates of the whole run, warmup and cooldown included; the rate of that step,
-        which no update uses, is `end_learning_rate` where the schedule arrives anywhere.
-      warmup_steps: updates that the rate rises linearly in; 0 starts at the peak.
-      warmup_convention: `torch` warms up by (step + 1) / warmup_steps, so that no update is lost;
-        `optax` by step / warmup_steps, so that the first update has the rate of `warmup_factor`.
-      warmup_factor: share of the peak that the warmup starts from.
-      cooldown_steps: last updates, in which the rate goes linearly to `end_learning_rate`.
-      end_learning_rate: where all but the stepwise and constant schedules end, and the cooldown.
-      step_steps: updates between two drops of `step`, or for one factor of `exponential`.
-      step_factor: what each drop multiplies the rate by.
-      milestone_steps: the updates before which `multi_step` drops, rising.
-      power: of `polynomial`.
-      restart_steps: length of the first cosine of `cosine_restarts`.
-      restart_factor: how much longer each cosine is than the one before.
-      one_cycle_rise: share of the run in which `one_cycle` rises to the peak.
-      one_cycle_anneal: its curve, `cosine` or `linear`.
-      one_cycle_start_factor: share of the peak that it starts from.
-      one_cycle_end_factor: share of that start which it ends at.
+      options: Name and numbers of the schedule.
+      learning_rate: Peak of the schedule.
+      length: Length of the run, warmup and cooldown included.
 
     Raises:
-      InputError: if a name is unknown, warmup and cooldown leave nothing between them or a number
-        is out of range.
+      InputError: if warmup and cooldown leave nothing between them or a number is out of range.
 
     Note:
-      `torch` equals LinearLR(1 / warmup, total_iters=warmup - 1) in a SequentialLR with the other
-      scheduler (a ChainedScheduler for those that count from step 0), and `optax` equals
-      LinearLR(warmup_factor, total_iters=warmup) or `optax.warmup_cosine_decay_schedule`.
-      `one_cycle` is torch's: it arrives one step earlier than optax's.
+      The warmup of `torch` goes by (step + 1) / warmup_steps, so that no update is lost: it equals
+      LinearLR(1 / warmup, total_iters=warmup - 1) in a SequentialLR with the other scheduler (a
+      ChainedScheduler for those that count from step 0). That of `optax` goes by step /
+      warmup_steps and equals LinearLR(warmup_factor, total_iters=warmup) or
+      `optax.warmup_cosine_decay_schedule`. `one_cycle` is torch's: it arrives one step earlier than
+      optax's.
 
     Source: Loshchilov and Hutter 2017, SGDR, eq. 5; Goyal et al. 2017, section 2.2 (warmup); Smith
       and Topin 2018 (one-cycle).
     """
-    check_choice("schedule.name", name, SCHEDULES)
-    check_choice("schedule.warmup_convention", warmup_convention, tuple(WARMUP_OFFSETS))
-    _check_lengths(name, total_steps, warmup_steps, cooldown_steps)
+
+    def updates(name: str) -> Any:
+        return length.updates(options, name, group="schedule")
+
+    name, warmup_steps, cooldown_steps = options.name, updates("warmup"), updates("cooldown")
+    _check_lengths(name, length.total_steps, warmup_steps, cooldown_steps)
     if learning_rate < 0:
         raise InputError(f"learning_rate must not be negative, got {learning_rate}.")
-    arrives = name in _ARRIVING or cooldown_steps > 0
-    if arrives and not 0 <= end_learning_rate <= learning_rate:
-        raise InputError(
-            f"end_learning_rate must be in 0..{learning_rate} (the peak), got {end_learning_rate}."
-        )
-    end = total_steps - cooldown_steps
-    peak, floor = learning_rate, end_learning_rate
+    peak, floor = learning_rate, options.end_learning_rate
+    if (name in ARRIVING or cooldown_steps > 0) and not 0 <= floor <= peak:
+        raise InputError(f"end_learning_rate must be in 0..{peak} (the peak), got {floor}.")
+    end = length.total_steps - cooldown_steps
     if name == "warmup_cosine":
         curve = _falling(peak, floor, warmup_steps, end, _cosine)
     elif name in ("linear", "polynomial"):
-        if not power > 0:
-            raise InputError(f"schedule.power must be above 0, got {power}.")
-        exponent = power if name == "polynomial" else 1.0
+        if not options.power > 0:
+            raise InputError(f"schedule.power must be above 0, got {options.power}.")
+        exponent = options.power if name == "polynomial" else 1.0
         curve = _falling(peak, floor, warmup_steps, end, lambda left: left**exponent)
     elif name == "cosine_restarts":
-        curve = _restarts(peak, floor, warmup_steps, end, restart_steps, restart_factor)
+        first = updates("restart")
+        curve = _restarts(peak, floor, warmup_steps, end, first, options.restart_factor)
     elif name == "one_cycle":
-        start, last = peak * one_cycle_start_factor, one_cycle_end_factor
-        curve = _one_cycle(peak, start, start * last, end, one_cycle_rise, one_cycle_anneal)
+        start = peak * options.one_cycle_start_factor
+        last = start * options.one_cycle_end_factor
+        rise, anneal = options.one_cycle_rise, options.one_cycle_anneal
+        curve = _one_cycle(peak, start, last, end, rise, anneal)
     else:
-        curve = _drops(name, peak, step_steps, step_factor, milestone_steps)
+        curve = _drops(name, peak, updates("step"), options.step_factor, updates("milestone"))
+    offset, warmup_factor = _WARMUP_OFFSETS[options.warmup_convention], options.warmup_factor
 
     def schedule(step) -> jax.Array:
         step = jnp.asarray(step)
         count = step.astype(jnp.result_type(float))
         rate = curve(jnp.minimum(step, end))
         if warmup_steps:
-            done = jnp.minimum((count + WARMUP_OFFSETS[warmup_convention]) / warmup_steps, 1.0)
+            done = jnp.minimum((count + offset) / warmup_steps, 1.0)
             rate = rate * (warmup_factor + (1 - warmup_factor) * done)
         if cooldown_steps:
             cooled = jnp.clip((count - end) / cooldown_steps, 0.0, 1.0)
@@ -125,60 +92,6 @@ def make_schedule(
         return rate
 
     return schedule
-
-
-def length_in_steps(
-    name: str,
-    *,
-    steps: Any,
-    epochs: Any,
-    examples: Any,
-    percent: Any,
-    total_steps: int,
-    num_examples: int,
-    batch_size: int,
-    group: str = "schedule",
-) -> Any:
-    """Returns a length of the run in updates, at least 1 if it is given at all.
-
-    It is given in one unit, as a number or as a tuple of them; 0 or () in the others.
-
-    Args:
-      name: of the length, for messages.
-      steps: updates.
-      epochs: passes over the training split.
-      examples: training examples seen.
-      percent: of the run.
-      total_steps: updates of the run.
-      num_examples: of the training split.
-      batch_size: examples of one update.
-      group: of the options, for messages.
-
-    Returns:
-      The length as updates: a whole number or a tuple of them; 0 or () if it is not given.
-
-    Raises:
-      InputError: if it is given in two units, or as something else than numbers above 0.
-    """
-    steps_of = {
-        "steps": 1.0,
-        "epochs": num_examples / batch_size,
-        "examples": 1 / batch_size,
-        "percent": total_steps / 100,
-    }
-    values = {"steps": steps, "epochs": epochs, "examples": examples, "percent": percent}
-    given = {unit: value for unit, value in values.items() if value}
-    if len(given) > 1:
-        listing = " and ".join(f"{name}_{unit}={value}" for unit, value in given.items())
-        raise InputError(f"Give {group}.{name}_* in one unit, got {listing}; set the others to 0.")
-    if not given:
-        return steps
-    ((unit, value),) = given.items()
-    numbers = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(x, int | float) and 0 < x < math.inf for x in numbers):
-        raise InputError(f"{group}.{name}_{unit} must be 0 (off) or above, got {value}.")
-    updates = tuple(max(1, round(x * steps_of[unit])) for x in numbers)
-    return updates if isinstance(value, tuple) else updates[0]
 
 
 def _check_lengths(name: str, total_steps: int, warmup_steps: int, cooldown_steps: int) -> None:
@@ -246,7 +159,6 @@ def _restarts(peak: float, floor: float, start: int, end: int, length: int, fact
 
 def _one_cycle(peak: float, start: float, last: float, end: int, rise: float, anneal: str):
     """Returns the curve that rises to the peak and falls below its start, as torch's OneCycleLR."""
-    check_choice("schedule.one_cycle_anneal", anneal, ("cosine", "linear"))
     top = rise * end - 1  # torch counts both phases from 0, and may put the peak between two steps
     if not 0 < top < end - 1:
         raise InputError(

@@ -1,15 +1,52 @@
-"""Stochastic weight averaging: which weights count, and the learning rate they are made with."""
+"""Averages of the weights along a run: exponential, or stochastic over its last part."""
 
 import dataclasses
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvision.errors import InputError, check_choice
+from jaxvision.errors import InputError
+from jaxvision.train.state import TrainState
 
-CURVES = ("cosine", "linear")
+
+@runtime_checkable
+class Average(Protocol):
+    """A running mean of the weights.
+
+    Attributes:
+      name: Prefix of its metrics in an evaluation.
+    """
+
+    name: str
+
+    def decay(self, updates: jax.Array) -> jax.Array:
+        """Returns the share that the average keeps of itself after so many updates."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema:
+    """The exponential moving average of the weights.
+
+    Attributes:
+      rate: Share that the average keeps of itself in one update.
+      warmup: Whether it begins with the smaller share u / (9 + u) after u updates.
+    """
+
+    rate: float
+    warmup: bool = True
+    name = "eval_ema"
+
+    def decay(self, updates: jax.Array) -> jax.Array:
+        """Returns the share that the average keeps of itself after so many updates."""
+        # An array: 1 - decay must be taken after the rounding, or the two do not sum to 1 and the
+        # average shrinks, in float32 by 2e-4 where the rate is 0.9999.
+        rate = jnp.asarray(self.rate, jnp.result_type(float))
+        updates = jnp.asarray(updates).astype(rate.dtype)
+        return jnp.minimum(rate, updates / (9 + updates)) if self.warmup else rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +57,15 @@ class Swa:
     is the newest weights.
 
     Attributes:
-      start: updates before the first weights that count.
-      every: updates between two.
+      start: Updates before the first weights that count.
+      every: Updates between two of them.
 
     Source: Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, algorithm 1.
     """
 
     start: int
     every: int
+    name = "eval_swa"
 
     def decay(self, updates: jax.Array) -> jax.Array:
         """Returns the share that the average keeps of itself after so many updates."""
@@ -37,13 +75,30 @@ class Swa:
         return jnp.where(counts, counted / (counted + 1), jnp.where(since < 0, 0.0, 1.0))
 
 
+def update_average(average: Average, state: TrainState) -> TrainState:
+    """Returns the state after an update with the new weights in the average.
+
+    Args:
+      average: How much of itself it keeps.
+      state: State with the new parameters and statistics and the old average; the step is not
+        counted yet.
+    """
+    decay = average.decay(state.updates + 1)
+    params, batch_stats = jax.tree.map(
+        lambda old, new: old * decay.astype(old.dtype) + new * (1 - decay).astype(old.dtype),
+        (state.ema_params, state.ema_batch_stats),
+        (state.params, state.batch_stats),
+    )
+    return dataclasses.replace(state, ema_params=params, ema_batch_stats=batch_stats)
+
+
 def make_swa(start: int, every: int, *, total_steps: int) -> Swa:
     """Returns the averaging of a run.
 
     Args:
-      start: updates before the first weights that count.
-      every: updates between two.
-      total_steps: updates of the run.
+      start: Updates before the first weights that count.
+      every: Updates between two of them.
+      total_steps: Updates of the run.
 
     Raises:
       InputError: if nothing would be averaged.
@@ -69,15 +124,14 @@ def swa_schedule(
     """Returns a schedule that leaves another one at `start` and goes to a constant rate.
 
     Args:
-      schedule: until then.
-      start: updates done.
-      learning_rate: constant, once it is reached.
-      anneal_steps: updates in which it goes there; 0: at once.
-      curve: `cosine` or `linear`.
+      schedule: Schedule until then.
+      start: Updates done when it is left.
+      learning_rate: Constant rate, once it is reached.
+      anneal_steps: Updates in which the rate goes there; 0: at once.
+      curve: Form of that change, `cosine` or `linear`.
 
     Note: as torch's SWALR, made after `start` steps of the other scheduler.
     """
-    check_choice("swa.curve", curve, CURVES)
 
     def annealed(step) -> jax.Array:
         step = jnp.asarray(step)

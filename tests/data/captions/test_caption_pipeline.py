@@ -7,9 +7,11 @@ import logging
 
 import numpy as np
 import pytest
+from making import train_transform
 
 from jaxvision.batch import check_batch
-from jaxvision.data.augment.transforms import Compose, eval_transform, train_transform
+from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.captions.caption_source import CaptionSource
 from jaxvision.data.captions.caption_target import CaptionTarget, check_captions
 from jaxvision.data.captions.open_captions import open_caption_source

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxvision.data.augment.transforms import Compose
+from jaxvision.data.augment.compose import Compose
 from jaxvision.data.captions.caption_source import CaptionList
 from jaxvision.data.captions.caption_target import CaptionTarget
 from jaxvision.data.captions.features import FeatureArray, open_features, write_features

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from making import make_optimizer
 from train import helpers
 
+from jaxvision.options.optimizer import OPTIMIZERS
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.optim.freeze import stop_frozen_gradients
-from jaxvision.train.optim.optimizer import OPTIMIZERS, make_optimizer
 from jaxvision.train.optim.param_groups import assign_groups
 from jaxvision.train.sharding import put_batch
 from jaxvision.train.state import abstract_model, abstract_state

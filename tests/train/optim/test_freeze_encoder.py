@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from opening import make_run
 from train import helpers
-from train.test_captioning_run import TINY, config, one_device_and_fewer_captions  # noqa: F401
+from train.test_captioning_run import TINY, config, fewer_captions  # noqa: F401
 
 from jaxvision.errors import InputError
 from jaxvision.preflight.group_table import group_table
-from jaxvision.train.setup import make_run
 from jaxvision.train.state import create_state
 
 FROZEN = dict(TINY, freeze_encoder=True)
@@ -22,7 +22,7 @@ def test_encoder_keeps_every_bit_and_owns_no_state():
     assert shapes and not [path for path in paths if "encoder" in path]
     assert [path for path in paths if "decoder" in path]
 
-    state = create_state(run.build, run.tx, seed=0, abstract=abstract)
+    state = create_state(run.build, run.optimizer.tx, seed=0, abstract=abstract)
     before = jax.device_get((state.params, state.batch_stats))
     step, batches = run.train_step(), run.train_batches()
     for _ in range(3):

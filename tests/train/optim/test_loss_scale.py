@@ -12,6 +12,7 @@ from train import helpers
 from jaxvision.tasks.classification import Classification
 from jaxvision.train.optim import loss_scale
 from jaxvision.train.optim.loss_scale import LossScale
+from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import put_batch
 
 
@@ -85,7 +86,7 @@ def test_without_float16_the_state_is_what_it_was():
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 def test_overflows_are_skipped_until_the_scale_fits(accumulate_steps):
     state, step, mesh, _ = helpers.make(
-        build=build_half, loss_scale=True, ema_decay=0.9, accumulate_steps=accumulate_steps
+        build=build_half, loss_scale=True, average=Ema(0.9), accumulate_steps=accumulate_steps
     )
     state = with_scale(state, 2.0**26)
     before = jax.tree.map(jnp.copy, state)

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from making import make_optimizer, make_schedule
 
 import jaxvision
 from jaxvision.errors import InputError
-from jaxvision.train.optim.optimizer import OPTIMIZERS, decay_mask, make_optimizer
+from jaxvision.options.optimizer import OPTIMIZERS
+from jaxvision.train.optim.optimizer import decay_mask
 from jaxvision.train.optim.param_groups import ParamGroup, param_names
-from jaxvision.train.optim.schedule import make_schedule
 from jaxvision.train.state import abstract_model
 
 STEPS = 20

@@ -1,19 +1,21 @@
 import importlib.util
 import inspect
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from making import make_schedule, run_length
 
 from jaxvision.errors import InputError
-from jaxvision.train.optim.schedule import SCHEDULES, length_in_steps, make_schedule
+from jaxvision.options.schedule import SCHEDULES
 
 # Seven printed digits and one float32 rounding.
 GOLDEN_RTOL = 6e-7
-RUN = {"total_steps": 2000, "num_examples": 6400, "batch_size": 64}
+RUN = run_length(2000, 6400, 64)
 NO_LENGTH = {"steps": 0, "epochs": 0.0, "examples": 0, "percent": 0.0}
 
 
@@ -151,6 +153,12 @@ def test_cooldown_ends_at_the_floor():
     np.testing.assert_allclose(rates(schedule, 10), [*[1.0] * 5, 0.8, 0.6, 0.4, 0.2, 0.2])
 
 
+def length(name, **units):
+    """Returns a length in updates; the schema refuses most wrong ones before this is asked."""
+    options = types.SimpleNamespace(**{f"{name}_{unit}": x for unit, x in units.items()})
+    return RUN.updates(options, name, group="schedule")
+
+
 @pytest.mark.parametrize(
     ("given", "steps"),
     [
@@ -163,24 +171,24 @@ def test_cooldown_ends_at_the_floor():
     ],
 )
 def test_lengths(given, steps):
-    assert length_in_steps("warmup", **NO_LENGTH | given, **RUN) == steps
+    assert length("warmup", **NO_LENGTH | given) == steps
 
 
 def test_a_length_that_is_several():
     none = dict.fromkeys(NO_LENGTH, ())
-    assert length_in_steps("milestone", **none | {"epochs": (0.5, 2)}, **RUN) == (50, 200)
-    assert length_in_steps("milestone", **none, **RUN) == ()
+    assert length("milestone", **none | {"epochs": (0.5, 2)}) == (50, 200)
+    assert length("milestone", **none) == ()
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), (1, -2), (1, "x")])
 def test_a_length_that_is_none(value):
     with pytest.raises(InputError, match="warmup_epochs must be 0 .off. or above, got"):
-        length_in_steps("warmup", **NO_LENGTH | {"epochs": value}, **RUN)
+        length("warmup", **NO_LENGTH | {"epochs": value})
 
 
 def test_a_length_in_two_units():
     with pytest.raises(InputError, match=r"step_epochs=1.5 and step_percent=3.0; set the others"):
-        length_in_steps("step", **NO_LENGTH | {"epochs": 1.5, "percent": 3.0}, **RUN)
+        length("step", **NO_LENGTH | {"epochs": 1.5, "percent": 3.0})
 
 
 def test_constant_with_warmup():

@@ -5,16 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from opening import evaluate_run, make_run, train
 from train import helpers
-from train.test_loop import Killed, config, metrics, one_device  # noqa: F401
+from train.test_loop import Killed, config, metrics
 
 from jaxvision import __main__ as command
 from jaxvision.errors import InputError
 from jaxvision.interop.load import load_weights
 from jaxvision.train.checkpoint import Checkpointer
-from jaxvision.train.loop import evaluate_run, train
 from jaxvision.train.optim.weight_average import Swa
-from jaxvision.train.setup import make_run
 from jaxvision.train.sharding import put_batch
 
 
@@ -24,7 +23,9 @@ def _poison(images):
 
 def test_average_is_the_mean_of_the_weights_that_count():
     swa = Swa(start=2, every=3)
-    state, step, mesh, _ = helpers.make(build=helpers.build_resnet, swa=swa, preprocess_fn=_poison)
+    state, step, mesh, _ = helpers.make(
+        build=helpers.build_resnet, average=swa, preprocess_fn=_poison
+    )
     bad = helpers.batch(0)
     bad["image"][:] = 255
     counted, updates = [], 0

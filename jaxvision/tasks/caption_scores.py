@@ -9,16 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+from jaxtyping import Array, Float
 
-from jaxvision.data.captions.vocabulary import caption_words
+from jaxvision.data.captions.caption_source import CaptionSource
+from jaxvision.data.captions.vocabulary import Vocabulary, caption_words
 from jaxvision.decode.decoder import Decoded
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.metrics.caption import score_captions
-from jaxvision.tasks.captioning import model_inputs
-from jaxvision.train.evaluate import divide_sums
+from jaxvision.tasks.sums import divide_sums
 
 SCORES = ("bleu", "rouge_l", "cider")
+
+
+def model_inputs(batch: dict) -> Float[Array, "batch *space channels"]:
+    """Returns the normalised images of a batch, or the features in their place."""
+    return batch["features"] if "features" in batch else batch["image"]
 
 
 def make_caption_step(
@@ -40,16 +46,19 @@ def evaluate_captions(
     caption_step: Callable[[Any, Any, dict], Decoded],
     weights: dict[str, tuple[Any, Any]],
     batches: Iterable[dict],
-    data: Any,
+    *,
+    vocabulary: Vocabulary,
+    source: CaptionSource,
 ) -> dict[str, float]:
     """Returns the mean of every metric, and the scores of the captions, for each set of weights.
 
     Args:
-      eval_step: from `make_eval_step`.
-      caption_step: from `make_caption_step`.
-      weights: {prefix: (params, batch_stats)}.
-      batches: device batches; every process must bring the same number.
-      data: a `TaskData` with captions.
+      eval_step: Function of `make_eval_step`.
+      caption_step: Function of `make_caption_step`.
+      weights: Sets of weights, {prefix: (params, batch_stats)}.
+      batches: Device batches; every process must bring the same number.
+      vocabulary: Words of the tokens.
+      source: Evaluation split, with the true captions.
 
     Returns:
       {"<prefix>/loss", ".../perplexity", ".../token_accuracy", ".../bleu1" to "bleu4",
@@ -66,13 +75,10 @@ def evaluate_captions(
         for prefix, tree in weights.items():
             sums[prefix] = eval_step(*tree, batch)
             tokens = caption_step(*tree, batch).tokens[:, 0]
-            written[prefix] |= _captions(tokens, batch, data)
+            written[prefix] |= _captions(tokens, batch, vocabulary)
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     results = divide_sums(totals)
-    references = {
-        data.eval_source.image_id(i): list(data.eval_source.captions(i))
-        for i in range(len(data.eval_source))
-    }
+    references = {source.image_id(i): list(source.captions(i)) for i in range(len(source))}
     for prefix, captions in written.items():
         results[f"{prefix}/perplexity"] = math.exp(min(results[f"{prefix}/loss"], 80.0))
         wanted = [references[image_id] for image_id in captions]
@@ -82,13 +88,13 @@ def evaluate_captions(
     return results
 
 
-def _captions(tokens: jax.Array, batch: dict, data: Any) -> dict[int, str]:
+def _captions(tokens: jax.Array, batch: dict, vocabulary: Vocabulary) -> dict[int, str]:
     """Returns {image id: caption} of all processes' valid images."""
     rows = (tokens, batch["image_id"], batch["mask"])
     gathered = multihost_utils.process_allgather(rows, tiled=True)
     words, ids, valid = (np.asarray(values) for values in gathered)
     return {
-        int(image_id): data.captions.vocabulary.decode(row)
+        int(image_id): vocabulary.decode(row)
         for row, image_id in zip(words[valid], ids[valid], strict=True)
     }
 

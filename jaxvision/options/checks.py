@@ -1,9 +1,24 @@
-"""Checks of the numbers that operations are made with; each error is one sentence."""
+"""Checks of numbers that users give; each error is one sentence."""
 
 import math
 from typing import Any
 
 from jaxvision.errors import InputError
+
+
+def check_ranges(group: str, options: Any, **ranges: tuple[int | float, int | float]) -> None:
+    """Raises an InputError unless each option lies in its range.
+
+    Args:
+      group: Name of the options in the schema, such as "optimizer"; "": those outside any group.
+      options: The options, with one attribute for each name.
+      **ranges: Least and greatest value of each option.
+    """
+    for name, (least, greatest) in ranges.items():
+        value = getattr(options, name)
+        if not least <= value <= greatest:
+            option = f"{group}.{name}" if group else name
+            raise InputError(f"--config.{option} must be in {least}..{greatest}, got {value}.")
 
 
 def check_probability(option: str, value: float) -> None:

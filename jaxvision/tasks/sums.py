@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def evaluate(
+def evaluate_sums(
     eval_step: Callable[[Any, Any, dict], dict],
     weights: dict[str, tuple[Any, Any]],
     batches: Iterable[dict],

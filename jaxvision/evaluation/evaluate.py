@@ -1,0 +1,27 @@
+"""`--mode=eval`: the newest checkpoint of a run, as thoroughly as its task allows."""
+
+import pathlib
+from typing import Any
+
+from jaxvision.evaluation.classifier import evaluate_classifier
+from jaxvision.tasks.classification import Classification
+from jaxvision.train.loop import evaluate_run
+from jaxvision.train.run import Run
+
+
+def evaluate_fully(run: Run, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run: a classifier with pictures, others by metrics.
+
+    Args:
+      run: Run of `make_run`.
+      workdir: Folder of the run.
+
+    Returns:
+      What `evaluate_classifier` returns; of another task its metrics, {"eval/loss": ..., ...}.
+
+    Raises:
+      InputError: if the folder holds no checkpoint, or one of another model.
+    """
+    if isinstance(run.task, Classification):
+        return evaluate_classifier(run, run.task, workdir)
+    return evaluate_run(run, workdir)

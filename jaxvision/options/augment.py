@@ -1,0 +1,148 @@
+"""config.augment: what happens to a training image, and to a batch of them."""
+
+import dataclasses
+import math
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import are_numbers, check_limits, check_probability, check_ranges
+
+PRESETS = ("basic", "recommended", "deit", "torchvision_v2", "small_data")
+POLICIES = (
+    "trivial_augment",
+    "auto_augment_imagenet",
+    "auto_augment_cifar10",
+    "auto_augment_svhn",
+    "aug_mix",
+    "three_augment",
+)
+CROPS = ("random_resized", "pad", "center", "none")
+# What the host does after the crop, and would then not do to the border of a padded one.
+_BETWEEN = (
+    "rotation shift_scale_rotate perspective rand_augment_layers policy color_jitter grayscale "
+    "blur noise"
+).split()
+# What a preset leaves to the user: what is done to batches, and where.
+_BESIDE_A_PRESET = frozenset(
+    "preset on_device repeats mixup_alpha cutmix_alpha mix_probability cutmix_probability".split()
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """The options of config.augment; configs/common.py has their units and meanings."""
+
+    preset: str = ""
+    crop: str = "random_resized"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_antialias: bool = False
+    crop_padding: int = 4
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotation: float = 0.0
+    shift_scale_rotate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    perspective: float = 0.0
+    rand_augment_layers: int = 0
+    rand_augment_magnitude: int = 9
+    policy: str = ""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    grayscale: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    erasing: float = 0.0
+    on_device: bool = False
+    repeats: int = 1
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_probability: float = 1.0
+    cutmix_probability: float = 0.5
+
+    def __post_init__(self):
+        check_ranges(
+            "augment",
+            self,
+            crop_padding=(0, 10_000),
+            rand_augment_layers=(0, 100),
+            repeats=(1, 1_000),
+            mixup_alpha=(0.0, 100.0),
+            cutmix_alpha=(0.0, 100.0),
+            mix_probability=(0.0, 1.0),
+            cutmix_probability=(0.0, 1.0),
+        )
+        if self.preset:
+            check_choice("augment.preset", self.preset, PRESETS)
+            self._check_alone()
+        else:
+            self._check_single_options()
+        if self.on_device:
+            self._check_on_device()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are blended with each other."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def _check_single_options(self) -> None:
+        check_choice("augment.crop", self.crop, CROPS)
+        for name in (
+            *("horizontal_flip", "vertical_flip", "perspective"),
+            *("grayscale", "blur", "noise", "erasing"),
+        ):
+            check_probability(f"config.augment.{name}", getattr(self, name))
+        for name, greatest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            pair = getattr(self, name)
+            if not are_numbers(pair, 2) or not 0 < pair[0] <= pair[1] <= greatest:
+                raise InputError(
+                    f"config.augment.{name} is (least, greatest), both above 0"
+                    + (" and at most 1" if greatest == 1.0 else "")
+                    + f", but is {tuple(pair)}."
+                )
+        jitter = self.color_jitter
+        if not are_numbers(jitter, 4) or min(jitter) < 0 or jitter[3] > 0.5:
+            raise InputError(
+                "config.augment.color_jitter is (brightness, contrast, saturation, hue), each at "
+                f"least 0 and the hue at most 0.5, but is {tuple(jitter)}."
+            )
+        check_limits("config.augment.rotation", (self.rotation,), {"degrees": 180.0})
+        check_limits(
+            "config.augment.shift_scale_rotate",
+            self.shift_scale_rotate,
+            {"shift": 1.0, "scale": 0.99, "degrees": 180.0},
+        )
+        if self.policy:
+            check_choice("augment.policy", self.policy, POLICIES)
+            if self.rand_augment_layers:
+                raise InputError(
+                    f"config.augment.policy={self.policy} takes the place of RandAugment: set"
+                    " --config.augment.rand_augment_layers=0, or the policy to ''."
+                )
+
+    def _check_alone(self) -> None:
+        """Checks that no single option stands beside a preset, which would not heed it."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _BESIDE_A_PRESET and value != field.default:
+                raise InputError(
+                    f"config.augment.preset={self.preset} decides all operations on an image: leave"
+                    f" --config.augment.{field.name} at {field.default!r} instead of {value!r}, or "
+                    "set the preset to ''."
+                )
+
+    def _check_on_device(self) -> None:
+        if self.preset:
+            raise InputError(
+                f"config.augment.preset={self.preset} decides all operations on an image, and "
+                "config.augment.on_device=True moves single options to the device: set one of them "
+                "off."
+            )
+        between = [name for name in _BETWEEN if _is_on(getattr(self, name))]
+        if self.crop == "pad" and between:
+            raise InputError(
+                "On the device config.augment.crop=pad would come after "
+                f"config.augment.{between[0]}, which is done on the host: set "
+                "--config.augment.on_device=False, or another crop."
+            )
+
+
+def _is_on(value: object) -> bool:
+    return any(value) if isinstance(value, tuple) else bool(value)

@@ -1,0 +1,72 @@
+"""config.data: which examples, and how they are read."""
+
+import dataclasses
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import check_ranges
+from jaxvision.options.size import Size, is_size, sides
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+_LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShapesOptions:
+    """The options of config.data.shapes, the built-in data."""
+
+    num_train: int = 50_000
+    num_eval: int = 2_000
+    difficulty: str = "medium"
+
+    def __post_init__(self):
+        most = 1_000_000_000_000
+        check_ranges("data.shapes", self, num_train=(1, most), num_eval=(1, most))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The options of config.data; configs/common.py has their units and meanings."""
+
+    name: str = "shapes"
+    path: str = ""
+    train_split: str = "train"
+    eval_split: str = "test"
+    images: str = ""
+    features: str = ""
+    skip_missing: bool = False
+    image_size: Size = 224
+    image_size_schedule: tuple = ()
+    num_workers: int = 0
+    num_threads: int = 16
+    prefetch_examples: int = 512
+    max_corrupt_fraction: float = 0.01
+    max_pixels: int = 89_478_485
+    eval_resize: int = 256
+    interpolation: str = "bilinear"
+    shapes: ShapesOptions = dataclasses.field(default_factory=ShapesOptions)
+
+    def __post_init__(self):
+        check_ranges(
+            "data",
+            self,
+            max_corrupt_fraction=(0.0, 1.0),
+            num_workers=(0, 1_000),
+            num_threads=(1, 1_000),
+            prefetch_examples=(1, 1_000_000_000),
+            max_pixels=(1, 1_000_000_000_000),
+        )
+        check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
+        if not is_size(self.image_size):
+            raise InputError(
+                "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
+                f"{self.image_size!r}."
+            )
+        if self.eval_resize < 0:
+            raise InputError(f"config.data.eval_resize is pixels or 0, but is {self.eval_resize}.")
+        side = max(sides(self.image_size))
+        if side < _LEAST_SEEN * self.eval_resize:
+            raise InputError(
+                f"An evaluation would see only the middle {side} of --config.data.eval_resize="
+                f"{self.eval_resize} pixels: give about {round(side * 256 / 224)}, or 0 for images "
+                "that need no resize."
+            )

@@ -1,0 +1,72 @@
+"""Lengths of a run: given in updates, epochs, examples or percent; used in updates."""
+
+import dataclasses
+import math
+from typing import Any
+
+from jaxvision.errors import InputError
+
+# An option of a length is <name>_<unit>.
+LENGTH_UNITS = ("steps", "epochs", "examples", "percent")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """How long a run is.
+
+    Attributes:
+      total_steps: Updates of the whole run.
+      num_examples: Examples of the training split.
+      batch_size: Examples of one update.
+    """
+
+    total_steps: int
+    num_examples: int
+    batch_size: int
+
+    @property
+    def total_epochs(self) -> float:
+        """Passes over the training split."""
+        return self.total_steps * self.batch_size / self.num_examples
+
+    def step_of(self, epoch: float) -> int:
+        """Returns the updates that were done after so many passes over the training split."""
+        return round(epoch * self.num_examples / self.batch_size)
+
+    def updates(self, options: Any, name: str, *, group: str) -> Any:
+        """Returns a length in updates, at least 1 if it is given at all.
+
+        It is given in one unit, as a number or as a tuple of them; 0 or () in the others.
+
+        Args:
+          options: Group of options with the attributes `<name>_steps`, `<name>_epochs`, ...
+          name: Name of the length, such as "warmup".
+          group: Name of the group in the schema, for messages.
+
+        Returns:
+          The length as updates: a whole number or a tuple of them; 0 or () if it is not given.
+
+        Raises:
+          InputError: if it is given in two units, or as something else than numbers above 0.
+        """
+        values = {unit: getattr(options, f"{name}_{unit}") for unit in LENGTH_UNITS}
+        given = {unit: value for unit, value in values.items() if value}
+        if len(given) > 1:
+            listing = " and ".join(f"{name}_{unit}={value}" for unit, value in given.items())
+            raise InputError(
+                f"Give {group}.{name}_* in one unit, got {listing}; set the others to 0."
+            )
+        if not given:
+            return values["steps"]
+        ((unit, value),) = given.items()
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(x, int | float) and 0 < x < math.inf for x in numbers):
+            raise InputError(f"{group}.{name}_{unit} must be 0 (off) or above, got {value}.")
+        steps_of = {
+            "steps": 1.0,
+            "epochs": self.num_examples / self.batch_size,
+            "examples": 1 / self.batch_size,
+            "percent": self.total_steps / 100,
+        }
+        updates = tuple(max(1, round(x * steps_of[unit])) for x in numbers)
+        return updates if isinstance(value, tuple) else updates[0]

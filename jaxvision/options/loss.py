@@ -1,0 +1,68 @@
+"""config.loss and config.distill: what training makes smaller."""
+
+import dataclasses
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import check_ranges
+from jaxvision.options.size import Size, is_size
+
+LOSSES = ("softmax_cross_entropy", "bce")
+SMOOTHING_OVER = ("all", "wrong")
+TEACHER_LOSSES = ("soft", "hard", "none")
+TEACHER_FEATURES = ("none", "mse", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """The options of config.loss; configs/common.py has their units and meanings."""
+
+    name: str = "softmax_cross_entropy"
+    label_smoothing: float = 0.0
+    smoothing_over: str = "all"
+    target_threshold: float = 0.0
+
+    def __post_init__(self):
+        check_ranges("loss", self, label_smoothing=(0.0, 0.999), target_threshold=(0.0, 1.0))
+        check_choice("--config.loss.name", self.name, LOSSES)
+        check_choice("--config.loss.smoothing_over", self.smoothing_over, SMOOTHING_OVER)
+        if self.target_threshold and self.name != "bce":
+            raise InputError(
+                "--config.loss.target_threshold is for --config.loss.name=bce: set it to 0, got "
+                f"{self.target_threshold}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """The options of config.distill; configs/common.py has their units and meanings."""
+
+    teacher_weights: str = ""
+    teacher: str = ""
+    loss: str = "soft"
+    alpha: float = 0.5
+    temperature: float = 1.0
+    image_size: Size = 0
+    features: str = "none"
+    feature_stride: int = 0
+    feature_weight: float = 1.0
+
+    def __post_init__(self):
+        check_ranges(
+            "distill",
+            self,
+            alpha=(0.0, 1.0),
+            temperature=(1e-3, 1e3),
+            feature_weight=(0.0, 1e9),
+        )
+        check_choice("--config.distill.loss", self.loss, TEACHER_LOSSES)
+        check_choice("--config.distill.features", self.features, TEACHER_FEATURES)
+        if not self.teacher_weights and (self.teacher or self.features != "none"):
+            raise InputError(
+                "A teacher needs weights: give --config.distill.teacher_weights=FILE or the "
+                "folder of a run, or leave --config.distill.teacher and .features out."
+            )
+        if self.image_size and not is_size(self.image_size):
+            raise InputError(
+                "--config.distill.image_size must be pixels, a whole number or '(height, width)', "
+                f"or 0, got {self.image_size!r}."
+            )

@@ -1,0 +1,49 @@
+"""config.optimizer: the update rule, and what it does to which parameters."""
+
+import dataclasses
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import check_ranges
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion")
+PRESETS = ("head", "late", "half", "most", "full_low_lr", "full")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The options of config.optimizer; configs/common.py has their units and meanings."""
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = True
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float = 0.0
+    clip_factor: float = 0.0
+    rules: tuple = ()
+    preset: str = "full"
+    unfreeze: tuple = ()
+    layer_decay: float = 1.0
+    part_multipliers: tuple = ()
+    head_multiplier: float = 1.0
+
+    def __post_init__(self):
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check_choice("optimizer.preset", self.preset, PRESETS)
+        check_ranges(
+            "optimizer",
+            self,
+            learning_rate=(0.0, 1e6),
+            weight_decay=(0.0, 1e6),
+            eps=(0.0, 1.0),
+            clip_norm=(0.0, 1e9),
+            clip_factor=(0.0, 1e6),
+            layer_decay=(1e-6, 1.0),
+            head_multiplier=(0.0, 1e6),
+        )
+        for name in ("momentum", "b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}.")

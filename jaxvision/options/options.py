@@ -1,0 +1,209 @@
+"""All options of a run: the schema of configs/common.py as types, checked as they are made."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxvision.errors import InputError
+from jaxvision.options.augment import AugmentOptions
+from jaxvision.options.averaging import SwaOptions
+from jaxvision.options.caption import CaptionOptions
+from jaxvision.options.checks import check_ranges
+from jaxvision.options.data import DataOptions
+from jaxvision.options.length import RunLength
+from jaxvision.options.loss import DistillOptions, LossOptions
+from jaxvision.options.model import ModelOptions
+from jaxvision.options.optimizer import OptimizerOptions
+from jaxvision.options.run import (
+    CheckpointOptions,
+    EarlyStoppingOptions,
+    EvalOptions,
+    LogOptions,
+    MeshOptions,
+)
+from jaxvision.options.schedule import FindLrOptions, ScheduleOptions
+from jaxvision.options.size import sides
+
+_MESH_AXES = frozenset({"data", "fsdp", None})
+
+
+def _default(group: type) -> Any:
+    return dataclasses.field(default_factory=group)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a run; configs/common.py has their units and meanings.
+
+    Raises:
+      InputError: for a value that cannot work, alone or beside another, with what to type.
+    """
+
+    seed: int = 0
+    task: str = "classification"
+    model: ModelOptions = _default(ModelOptions)
+    data: DataOptions = _default(DataOptions)
+    caption: CaptionOptions = _default(CaptionOptions)
+    augment: AugmentOptions = _default(AugmentOptions)
+    batch_size: int = 256
+    eval_batch_size: int = 256
+    total_steps: int = 0
+    total_epochs: float = 0.0
+    accumulate_steps: int = 1
+    loss: LossOptions = _default(LossOptions)
+    distill: DistillOptions = _default(DistillOptions)
+    optimizer: OptimizerOptions = _default(OptimizerOptions)
+    schedule: ScheduleOptions = _default(ScheduleOptions)
+    early_stopping: EarlyStoppingOptions = _default(EarlyStoppingOptions)
+    find_lr: FindLrOptions = _default(FindLrOptions)
+    swa: SwaOptions = _default(SwaOptions)
+    ema_decay: float = 0.0
+    ema_warmup: bool = True
+    max_skipped_steps: int = 10
+    deterministic: bool = False
+    mesh: MeshOptions = _default(MeshOptions)
+    sharding_rules: tuple = ()
+    checkpoint: CheckpointOptions = _default(CheckpointOptions)
+    eval: EvalOptions = _default(EvalOptions)
+    log: LogOptions = _default(LogOptions)
+    compilation_cache: str = "~/.cache/jaxvision"
+
+    def __post_init__(self):
+        check_ranges(
+            "",
+            self,
+            seed=(0, 2**32 - 1),
+            total_steps=(0, 1_000_000_000),
+            total_epochs=(0.0, 1e6),
+            ema_decay=(0.0, 0.999999),
+            accumulate_steps=(1, 1_000_000),
+            max_skipped_steps=(1, 1_000_000),
+        )
+        self._check_sharding_rules()
+        self._check_evaluation()
+        if self.ema_decay and self.swa.is_on:
+            raise InputError(
+                "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."
+            )
+
+    def length(self, num_examples: int) -> RunLength:
+        """Returns how long the run is, given as `total_steps` or as `total_epochs`.
+
+        Args:
+          num_examples: Examples of the training split.
+
+        Raises:
+          InputError: unless exactly one of the two is given.
+        """
+        if (self.total_steps > 0) == (self.total_epochs > 0):
+            raise InputError(
+                "Give exactly one of --config.total_steps and --config.total_epochs, got "
+                f"{self.total_steps} steps and {self.total_epochs} epochs."
+            )
+        steps = round(self.total_epochs * num_examples / self.batch_size)
+        return RunLength(
+            total_steps=self.total_steps or max(1, steps),
+            num_examples=num_examples,
+            batch_size=self.batch_size,
+        )
+
+    def check_metrics(self, metrics: tuple[str, ...]) -> None:
+        """Checks the metrics that decide something by the names that an evaluation has.
+
+        Args:
+          metrics: Names that the task's evaluations give, without prefix.
+
+        Raises:
+          InputError: naming the option, what it may be and what it is.
+        """
+        averages = ["eval_ema"] * (self.ema_decay > 0) + ["eval_swa"] * self.swa.is_on
+        names = [f"{weights}/{metric}" for weights in ["eval", *averages] for metric in metrics]
+        chosen = {"checkpoint.best_metric": self.checkpoint.best_metric}
+        if self.schedule.is_plateau:
+            chosen["schedule.plateau_metric"] = self.schedule.plateau_metric
+        if self.early_stopping.patience:
+            chosen["early_stopping.metric"] = self.early_stopping.metric
+        for option, name in chosen.items():
+            if name not in names:
+                raise InputError(
+                    f"--config.{option} must be one of {', '.join(names)} (eval_ema needs "
+                    f"--config.ema_decay above 0, eval_swa --config.swa.start_*), got '{name}'."
+                )
+
+    def _check_evaluation(self) -> None:
+        evaluation, data = self.eval, self.data
+        if evaluation.class_folders == "indices" and data.name != "folder":
+            raise InputError(
+                "--config.eval.class_folders=indices is for --config.data.name=folder, got "
+                f"'{data.name}': set it to names."
+            )
+        side = max(sides(data.image_size))
+        if evaluation.tta in ("five_crop", "ten_crop") and 0 < data.eval_resize <= side:
+            raise InputError(
+                f"--config.eval.tta={evaluation.tta} cuts crops of {side} pixels out of images "
+                f"whose short side has --config.data.eval_resize={data.eval_resize}: give more, "
+                f"e.g. {round(side * 256 / 224)}."
+            )
+        if not evaluation.every_steps:
+            for option, needs in (
+                ("--config.schedule.name=plateau", self.schedule.is_plateau),
+                ("--config.early_stopping.patience", self.early_stopping.patience),
+            ):
+                if needs:
+                    raise InputError(
+                        f"{option} needs evaluations during the run; set --config.eval.every_steps."
+                    )
+
+    def _check_sharding_rules(self) -> None:
+        """Checks the form of the rules; whether they fit an array is seen when it is placed."""
+        for rule in self.sharding_rules:
+            try:
+                pattern, axes = rule
+                re.compile(pattern)
+                known = isinstance(axes, tuple) and _MESH_AXES >= set(axes)
+            except (TypeError, ValueError, re.error):
+                known = False
+            if not known:
+                raise InputError(
+                    "Each of --config.sharding_rules must be (regex of a parameter path, (axis or "
+                    "None of each dimension, ...)) with the axes 'data' and 'fsdp', got "
+                    f"{rule!r}."
+                )
+
+
+def read_options(config: ConfigDict | Mapping[str, Any]) -> Options:
+    """Returns the options of a config: the only place that looks into one.
+
+    Args:
+      config: Config of configs/common.py, or what a run's config.json holds; what it leaves out has
+        its default.
+
+    Raises:
+      InputError: for an unknown name, or a value that cannot work.
+    """
+    return _read(Options, config, "config")
+
+
+def _read(group: type, values: ConfigDict | Mapping[str, Any], place: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    unknown = sorted(set(values.keys()) - set(fields))
+    if unknown:
+        raise InputError(f"There is no option --{place}.{unknown[0]}: see configs/common.py.")
+    read = {}
+    for name, value in values.items():
+        kind = fields[name].default_factory
+        if dataclasses.is_dataclass(kind):
+            read[name] = _read(kind, value, f"{place}.{name}")  # pyright: ignore - a class
+        else:
+            read[name] = _plain(value)
+    return group(**read)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value with plain dicts and tuples inside; JSON knows lists only."""
+    if isinstance(value, Mapping | ConfigDict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,79 @@
+"""config.mesh, .checkpoint, .eval, .early_stopping and .log: what goes on beside the updates."""
+
+import dataclasses
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.checks import check_ranges
+from jaxvision.options.schedule import MODES
+
+VIEWS = ("none", "flip", "five_crop", "ten_crop")
+CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
+_MOST_STEPS = 1_000_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """The options of config.mesh; configs/common.py has their units and meanings."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The options of config.checkpoint; configs/common.py has their units and meanings."""
+
+    every_steps: int = 1_000
+    keep: int = 2
+    best_metric: str = "eval/accuracy"
+
+    def __post_init__(self):
+        check_ranges("checkpoint", self, every_steps=(0, _MOST_STEPS), keep=(1, 1_000_000))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """The options of config.eval; configs/common.py has their units and meanings."""
+
+    every_steps: int = 1_000
+    batch_norm_batches: int = 0
+    class_folders: str = "names"
+    tta: str = "none"
+    ensemble: tuple[str, ...] = ()
+    real_labels: str = ""
+
+    def __post_init__(self):
+        check_ranges("eval", self, every_steps=(0, _MOST_STEPS), batch_norm_batches=(0, 1_000_000))
+        check_choice("--config.eval.tta", self.tta, VIEWS)
+        check_choice("--config.eval.class_folders", self.class_folders, CLASS_FOLDERS)
+        if not all(isinstance(path, str) and path for path in self.ensemble):
+            raise InputError(
+                "--config.eval.ensemble must be paths, \"('runs/a','weights.safetensors')\", got "
+                f"{self.ensemble!r}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EarlyStoppingOptions:
+    """The options of config.early_stopping; configs/common.py has their units and meanings."""
+
+    patience: int = 0
+    metric: str = "eval/loss"
+    mode: str = "auto"
+    min_delta: float = 0.0
+
+    def __post_init__(self):
+        check_ranges("early_stopping", self, patience=(0, 1_000_000), min_delta=(0.0, 1e9))
+        if self.patience:
+            check_choice("early_stopping.mode", self.mode, MODES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """The options of config.log; configs/common.py has their units and meanings."""
+
+    every_steps: int = 50
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        check_ranges("log", self, every_steps=(0, _MOST_STEPS))

@@ -1,0 +1,71 @@
+"""The list of all tasks, and the door to them."""
+
+import importlib
+import inspect
+
+from jaxvision.errors import InputError, check_choice
+from jaxvision.options.options import Options
+from jaxvision.tasks.captioning import Captioning
+from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.self_critical import SelfCritical
+from jaxvision.tasks.task import Task
+from jaxvision.tasks.teacher import with_teacher
+
+
+def _open_classification(options: Options) -> Task:
+    task = Classification.open(options)
+    return with_teacher(task, options) if options.distill.teacher_weights else task
+
+
+def _open_captioning(options: Options) -> Task:
+    task, samples = Captioning.open(options), options.caption.self_critical_samples
+    return SelfCritical.of(task, samples) if samples else task
+
+
+# A new task of the package is one import and one entry here.
+_TASKS = {"classification": _open_classification, "captioning": _open_captioning}
+
+
+def open_task(options: Options) -> Task:
+    """Returns the task of a run, with its data.
+
+    Args:
+      options: Options of the run; `options.task` is a name, or `package.module:Class` of a task
+        outside the package.
+
+    Raises:
+      InputError: if there is no such task, or its data is missing or does not fit.
+    """
+    if ":" not in options.task:
+        check_choice("--config.task", options.task, tuple(_TASKS))
+        return _TASKS[options.task](options)
+    if options.distill.teacher_weights:
+        raise InputError(
+            "--config.distill.teacher_weights is for --config.task=classification, got "
+            f"'{options.task}': leave it out."
+        )
+    task = _find(options.task).open(options)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"--config.task={options.task}: its open() must return a jaxvision.tasks.task.Task, "
+            f"but returned a {type(task).__name__}."
+        )
+    return task
+
+
+def _find(address: str) -> type[Task]:
+    """Returns the class of a task outside the package."""
+    module, _, name = address.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(
+            f"--config.task={address}: {module} cannot be imported ({error}); it must be a module "
+            "on PYTHONPATH or in the folder that you start from."
+        ) from error
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise InputError(
+            f"--config.task={address}: {module} must have a class {name!r} that derives from "
+            "jaxvision.tasks.task.Task."
+        )
+    return found
