@@ -80,6 +80,9 @@ def test_every_choice_of_a_card_is_inside_the_schema(name, argument):
     module, config = load(name, argument)
     assert config.is_locked and argument in module.__doc__
     assert set(keys(config)) == set(keys(common.get_config()))
+    if config.distill.features != "none" and not config.distill.teacher_weights:
+        with config.unlocked():
+            config.distill.teacher_weights = "teacher.safetensors"  # the command line must give it
     options = read_options(config)
     train_transform(config.data.image_size, options.augment)
 
@@ -231,10 +234,10 @@ def read_fields(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             yield node.attr
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", node.func) == "updates":
-            yield from (f"{node.args[1].value}_{unit}" for unit in LENGTH_UNITS)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "updates":
-            yield from (f"{node.args[0].value}_{unit}" for unit in LENGTH_UNITS)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "updates":
+            for argument in node.args:
+                if isinstance(argument, ast.Constant):
+                    yield from (f"{argument.value}_{unit}" for unit in LENGTH_UNITS)
 
 
 def test_every_option_is_read():

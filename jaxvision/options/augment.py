@@ -33,19 +33,19 @@ class AugmentOptions:
 
     preset: str = ""
     crop: str = "random_resized"
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: tuple = (0.08, 1.0)
+    crop_ratio: tuple = (3 / 4, 4 / 3)
     crop_antialias: bool = False
     crop_padding: int = 4
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     rotation: float = 0.0
-    shift_scale_rotate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    shift_scale_rotate: tuple = (0.0, 0.0, 0.0)
     perspective: float = 0.0
     rand_augment_layers: int = 0
     rand_augment_magnitude: int = 9
     policy: str = ""
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter: tuple = (0.0, 0.0, 0.0, 0.0)
     grayscale: float = 0.0
     blur: float = 0.0
     noise: float = 0.0

@@ -1,10 +1,11 @@
 """config.data: which examples, and how they are read."""
 
 import dataclasses
+from typing import Any
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
-from jaxvision.options.size import Size, is_size, sides
+from jaxvision.options.size import is_size, sides
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
@@ -34,7 +35,7 @@ class DataOptions:
     images: str = ""
     features: str = ""
     skip_missing: bool = False
-    image_size: Size = 224
+    image_size: Any = 224  # a Size, once it is checked
     image_size_schedule: tuple = ()
     num_workers: int = 0
     num_threads: int = 16

@@ -29,7 +29,7 @@ class RunLength:
         """Passes over the training split."""
         return self.total_steps * self.batch_size / self.num_examples
 
-    def step_of(self, epoch: float) -> int:
+    def step_of(self, epoch: int | float) -> int:
         """Returns the updates that were done after so many passes over the training split."""
         return round(epoch * self.num_examples / self.batch_size)
 

@@ -1,10 +1,11 @@
 """config.loss and config.distill: what training makes smaller."""
 
 import dataclasses
+from typing import Any
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
-from jaxvision.options.size import Size, is_size
+from jaxvision.options.size import is_size
 
 LOSSES = ("softmax_cross_entropy", "bce")
 SMOOTHING_OVER = ("all", "wrong")
@@ -41,7 +42,7 @@ class DistillOptions:
     loss: str = "soft"
     alpha: float = 0.5
     temperature: float = 1.0
-    image_size: Size = 0
+    image_size: Any = 0  # a Size, once it is checked; 0: the student's
     features: str = "none"
     feature_stride: int = 0
     feature_weight: float = 1.0

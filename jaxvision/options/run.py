@@ -39,7 +39,7 @@ class EvalOptions:
     batch_norm_batches: int = 0
     class_folders: str = "names"
     tta: str = "none"
-    ensemble: tuple[str, ...] = ()
+    ensemble: tuple = ()
     real_labels: str = ""
 
     def __post_init__(self):

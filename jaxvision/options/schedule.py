@@ -39,10 +39,10 @@ class ScheduleOptions:
     step_examples: int = 0
     step_percent: float = 0.0
     step_factor: float = 0.1
-    milestone_steps: tuple[int, ...] = ()
-    milestone_epochs: tuple[float, ...] = ()
-    milestone_examples: tuple[int, ...] = ()
-    milestone_percent: tuple[float, ...] = ()
+    milestone_steps: tuple = ()
+    milestone_epochs: tuple = ()
+    milestone_examples: tuple = ()
+    milestone_percent: tuple = ()
     power: float = 1.0
     restart_steps: int = 0
     restart_epochs: float = 0.0

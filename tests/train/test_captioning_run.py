@@ -18,6 +18,7 @@ from jaxvision.data.captions.shape_captions import ShapeCaptionSource
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.errors import InputError
 from jaxvision.interop.trained import open_trained
+from jaxvision.tasks.caption_scores import make_caption_step
 from jaxvision.train.checkpoint import Checkpointer
 
 SIZES = {"num_train": 32, "num_eval": 10}
@@ -136,7 +137,7 @@ def test_the_command_says_what_the_evaluation_said(finished, tmp_path, capsys):
     folder, state = finished
     run = make_run(config(ema_decay=0.9))
     batch = next(iter(run.eval_batches()))
-    decode = run.caption_step(run.task.settings)
+    decode = make_caption_step(run.graphdef, run.task.settings, preprocess_fn=run.preprocess_fn)
     tokens = np.asarray(decode(state.ema_params, state.ema_batch_stats, run.put(batch)).tokens)
     expected = [run.task.vocabulary.decode(row) for row in tokens[:, 0]]
     for number, pixels in enumerate(batch["image"]):

@@ -77,7 +77,7 @@ def test_killed_and_resumed_ends_bit_for_bit_where_it_would_have(teacher, tmp_pa
 def test_preflight_counts_the_teacher(teacher):
     run = make_run(student(teacher, **{"distill.features": "none"}))
     parts = StepMemory(run).state_parts()
-    arrays = jax.tree.leaves(run.data.teacher.weights)
+    arrays = jax.tree.leaves(run.task.constants)
     assert parts["teacher"] == sum(x.nbytes for x in arrays) > 0
     assert "teacher" not in StepMemory(make_run(config())).state_parts()
 

@@ -224,7 +224,7 @@ def test_every_single_option_adds_its_operation():
     "options, message",
     [
         ({"preset": "diet"}, "augment.preset must be one of basic, .*; did you mean 'deit'"),
-        ({"policy": "autoaugment"}, "augment.policy must be one of auto_augment_imagenet, .*mean"),
+        ({"policy": "autoaugment"}, "augment.policy must be one of trivial_augment, .*mean"),
         (
             {"policy": "aug_mix", "rand_augment_layers": 2},
             "policy=aug_mix takes the place of RandAugment: set --config.augment.rand_augment_lay",

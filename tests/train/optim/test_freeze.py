@@ -15,6 +15,7 @@ from jaxvision.options.optimizer import OPTIMIZERS
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.optim.freeze import stop_frozen_gradients
 from jaxvision.train.optim.param_groups import assign_groups
+from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import put_batch
 from jaxvision.train.state import abstract_model, abstract_state
 
@@ -199,7 +200,7 @@ def test_unfrozen_moments_and_counts_begin_at_their_step(name):
 def test_a_run_goes_on_in_the_middle_of_its_timetable(build, family, tmp_path):
     timetable = {"preset": "head", "unfreeze": ((2, "late"), (5, "full"))}
     options, _ = setup(build, family=family, **timetable)
-    options["ema_decay"] = 0.9
+    options["average"] = Ema(0.9)
     state, step, mesh, _ = helpers.make(**options)
     abstract = abstract_state(build, options["tx"], mesh=mesh, ema=True)
     for i in range(4):

@@ -377,8 +377,8 @@ def test_stacked_blocks_are_updated_as_a_list_of_blocks_is(name):
     ("options", "message"),
     [
         ({"name": "adamx"}, "did you mean 'adam'"),
-        ({"name": "sgd", "weight_decay": -1.0}, "weight_decay must be 0"),
-        ({"name": "sgd", "clip_norm": -1.0}, "clip_norm must be 0"),
+        ({"name": "sgd", "weight_decay": -1.0}, "optimizer.weight_decay must be in 0.0"),
+        ({"name": "sgd", "clip_norm": -1.0}, "optimizer.clip_norm must be in 0.0"),
         ({"name": "sgd", "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"name": "adamw", "b2": 99.0}, r"b2 must be in \[0, 1\), got 99.0"),
     ],

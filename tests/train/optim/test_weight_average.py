@@ -120,10 +120,10 @@ def test_wrong_options_are_one_clear_error(tmp_path, options, message):
 def test_command_averages_the_last_checkpoints(tmp_path, capsys, monkeypatch):
     options = RESNET | {"checkpoint.keep": 3, "checkpoint.best_metric": "eval/accuracy"}
     options |= {"swa.start_steps": 0, "total_steps": 6, "checkpoint.every_steps": 2}
-    options["eval.every_steps"] = 0
+    options |= {"eval.every_steps": 0, "mesh.data": -1}
     run_folder, out = tmp_path / "run", tmp_path / "mean.safetensors"
-    train(config(**options), run_folder)
-    run = make_run(config(**options))
+    train(config(**options), run_folder, devices=8)
+    run = make_run(config(**options), devices=8)  # all, as the command uses them
     with Checkpointer(run_folder / "checkpoints", read_only=True) as checkpointer:
         states = [checkpointer.restore(run.abstract_state, step=step)[0] for step in (4, 6)]
     params, stats = jax.tree.map(
