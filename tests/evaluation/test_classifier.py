@@ -142,17 +142,17 @@ def test_members_must_know_the_classes(finished, tmp_path):
     _, run, state = finished
     finished_run.write(tmp_path / "run", options=finished_run.VIT, model__num_classes=9)
     with pytest.raises(InputError, match="run of config.eval.ensemble has 9 classes, this run 8"):
-        open_member(str(tmp_path / "run"), run)
+        open_member(str(tmp_path / "run"), run, run.task.class_names)
     (tmp_path / "run/classes.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match="other classes than this run: a, b, ... and not "):
-        open_member(str(tmp_path / "run"), run)
+        open_member(str(tmp_path / "run"), run, run.task.class_names)
     model = nnx.merge(run.graphdef, state.params, state.batch_stats)
     save_weights(model, tmp_path / "w.npz", format="jaxvision")
     weights = dict(np.load(tmp_path / "w.npz"))
     del weights["head/kernel"], weights["head/bias"]
     np.savez(tmp_path / "w.npz", **weights)
     with pytest.raises(InputError, match="w.npz does not fill a ViT"):
-        open_member(str(tmp_path / "w.npz"), run)
+        open_member(str(tmp_path / "w.npz"), run, run.task.class_names)
 
 
 def test_scores_of_a_model_that_diverged_and_of_many_classes(tmp_path, figure):

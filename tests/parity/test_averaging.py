@@ -8,6 +8,7 @@ from making import make_schedule
 from parity import members, peers
 
 from jaxvision.tasks.classification import Classification
+from jaxvision.train.input import TrainInput
 from jaxvision.train.optim.weight_average import Swa, swa_schedule
 from jaxvision.train.recalibrate import make_statistics_step, recalibrate
 
@@ -83,7 +84,7 @@ def test_statistics_are_those_of_update_bn():
 
     graphdef, params, batch_stats = peers.split(pair.model)
     step = make_statistics_step(
-        graphdef, Classification(), preprocess_fn=lambda key, images: images, seed=0
+        graphdef, Classification(), prepare=TrainInput(lambda images: images), seed=0
     )
     ours = [
         {"image": jnp.asarray(images, DTYPE), "label": jnp.asarray(labels)}

@@ -199,9 +199,9 @@ def test_samples_are_what_the_step_sees():
         images.shape
     )
 
-    spied = dataclasses.replace(run, task=Spy())
+    spied = dataclasses.replace(run, task=Spy(data=run.task.data))
     abstract = spied.abstract_state
-    state = create_state(spied.build, spied.tx, seed=3, abstract=abstract)
+    state = create_state(spied.build, spied.optimizer.tx, seed=3, abstract=abstract)
     step = spied.train_step()
     for t, batch in zip(range(5), run.train_batches(), strict=False):
         state, metrics = step(state, run.put(batch))
@@ -301,9 +301,9 @@ def test_preflight_beside_a_run(tmp_path, caplog):
     (other / "checkpoints" / "10").mkdir()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     settings = config(accumulate_steps=2, **QUICK)
-    memory = StepMemory(make_run(settings))
+    memory = StepMemory(make_run(settings, devices=8))
     limit = total(memory.train(48)) + 1000
-    preflight(settings, tmp_path, memory_gib=limit / 2**30)
+    preflight(settings, tmp_path, devices=8, memory_gib=limit / 2**30)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before.items() <= after.items()
     assert {path.name for path in set(after) - set(before)} == {"samples.png", "schedule.png"}
@@ -317,15 +317,14 @@ def test_preflight_beside_a_run(tmp_path, caplog):
 
 
 def test_what_to_do_where_something_does_not_fit():
-    run = make_run(config(accumulate_steps=2))
+    run = make_run(config(accumulate_steps=2), devices=8)
     memory = StepMemory(run)
     state = total(memory.state_parts())
 
     def verdict(limit, *, needed):
         memory.train = lambda size: {"all": needed(size)}
-        return _verdict(
-            run, memory, memory.train(run.options.batch_size), {"all": 3 * state}, limit
-        )
+        train = memory.train(run.options.batch_size)
+        return _verdict(run, memory, train, {"all": 3 * state}, limit)
 
     assert re.search("The state alone needs .*fsdp", verdict(state - 1, needed=lambda _: state))
     text = verdict(2 * state, needed=lambda _: math.inf)
@@ -333,7 +332,7 @@ def test_what_to_do_where_something_does_not_fit():
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search(r"is 32, which needs .*in steps of 16", text)
     assert "does not fit: lower --config.eval_batch_size" in text and "A batch of" not in text
-    run.options.batch_size = 64
+    run = make_run(config(accumulate_steps=2, batch_size=64), devices=8)
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search("is 32, .* A batch of 64 does not fit: .*accumulate_steps", text)
 

@@ -1,6 +1,7 @@
 import pytest
 
 from configs import common
+from jaxvision.options.options import read_options
 from jaxvision.preflight.transfer_policy import suggested_presets, transfer_advice
 from jaxvision.train.optim.param_groups import PRESETS
 
@@ -22,9 +23,9 @@ def test_the_table(num_images, presets):
 
 def test_only_a_run_from_weights_is_advised():
     config = common.get_config()
-    assert transfer_advice(config, 5_000) is None
+    assert transfer_advice(read_options(config), 5_000) is None
     config.model.init_from = "resnet50.pth"
     config.optimizer.unfreeze = ((2, "late"),)
-    advice = transfer_advice(config, 5_000)
+    advice = transfer_advice(read_options(config), 5_000)
     assert "5,000 training images" in advice and "preset=half if they look like" in advice
     assert "or most if they do not; this run has 'full' with a timetable." in advice
