@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# XLA on a CPU takes fresh memory in every step, and small pages cost it a page fault each: glibc is
+# asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
+demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: demo test check parity torture bench format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU

@@ -17,7 +17,6 @@ from jaxvision.command_line import (
     fail,
     quiet_libraries,
     use_deterministic_kernels,
-    use_huge_pages,
 )
 from jaxvision.errors import InputError, RunError
 from jaxvision.options.options import read_options
@@ -116,5 +115,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     sys.exit(main(sys.argv))

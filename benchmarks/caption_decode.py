@@ -9,21 +9,17 @@ decoder to the last detail (its GELU is the tanh formula), but it has the same p
 import argparse
 import dataclasses
 
-from jaxvision.command_line import use_huge_pages
+import jax
+import numpy as np
+import peers  # noqa: F401
+import timing
+import torch
+import transformers
+from flax import nnx
 
-use_huge_pages()
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import peers  # noqa: E402, F401
-import timing  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from flax import nnx  # noqa: E402
-
-import jaxvision as jv  # noqa: E402
-from jaxvision.decode.generate import generate  # noqa: E402
-from jaxvision.decode.settings import DecodeSettings  # noqa: E402
+import jaxvision as jv
+from jaxvision.decode.generate import generate
+from jaxvision.decode.settings import DecodeSettings
 
 START = 1
 

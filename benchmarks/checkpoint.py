@@ -16,7 +16,6 @@ import timing
 import torch
 from ours import training
 
-from jaxvision.command_line import use_huge_pages
 from jaxvision.train.checkpoint import Checkpointer
 
 POSITION = {"version": 1, "seed": 0, "num_examples": 1, "examples_seen": 0}
@@ -76,5 +75,4 @@ def _seconds(values):
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     main()

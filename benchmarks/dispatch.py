@@ -10,8 +10,6 @@ import timing
 from flax import nnx
 from ours import training
 
-from jaxvision.command_line import use_huge_pages
-
 CALLS = 20
 
 
@@ -56,5 +54,4 @@ def main():
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     main()

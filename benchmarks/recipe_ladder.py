@@ -12,7 +12,7 @@ import pathlib
 
 import cifar
 
-from jaxvision.command_line import quiet_libraries, use_huge_pages
+from jaxvision.command_line import quiet_libraries
 
 RUNGS = {  # options on top of those of the rung before
     "basic (padded crop, flip)": {},
@@ -110,5 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     main()

@@ -8,19 +8,15 @@ finiteness check of every step and the metrics; the peer gets float images.
 import argparse
 import functools
 
-from jaxvision.command_line import use_huge_pages
+import jax
+import peers  # noqa: F401
+import timing
+import torch
+import torch.nn.functional as F  # noqa: N812
+from ours import RATE, training
 
-use_huge_pages()
-
-import jax  # noqa: E402
-import peers  # noqa: E402, F401
-import timing  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402, N812
-from ours import RATE, training  # noqa: E402
-
-import jaxvision as jv  # noqa: E402
-from jaxvision.train.sharding import put_batch  # noqa: E402
+import jaxvision as jv
+from jaxvision.train.sharding import put_batch
 
 CONVOLUTIONAL = ("resnet", "convnext", "mobilenet", "efficientnet")  # families
 

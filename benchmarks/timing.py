@@ -95,7 +95,7 @@ def _own_seconds() -> float:
 
 
 def machine() -> str:
-    """One line: processor, cores, versions."""
+    """One line: processor, cores, versions, and how glibc allocates if it was told."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         model = next((x.split(":")[1].strip() for x in file if x.startswith("model name")), model)
@@ -104,7 +104,8 @@ def machine() -> str:
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
+    tunables = [os.environ[name] for name in ("GLIBC_TUNABLES",) if name in os.environ]
     return (
         f"{model}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, "
-        + ", ".join(versions)
+        + ", ".join(versions + tunables)
     )

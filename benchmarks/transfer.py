@@ -12,7 +12,7 @@ import pathlib
 import sys
 import tempfile
 
-from jaxvision.command_line import quiet_libraries, use_huge_pages
+from jaxvision.command_line import quiet_libraries
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # configs are not installed
 
@@ -130,5 +130,4 @@ def main():
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     main()

@@ -12,7 +12,7 @@ import pathlib
 
 import cifar
 
-from jaxvision.command_line import quiet_libraries, use_huge_pages
+from jaxvision.command_line import quiet_libraries
 
 PRESETS = ("head", "late", "half", "most", "full_low_lr", "full", "random values")
 COUNTS = (1_000, 5_000, 0)  # 0: all
@@ -91,5 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     main()

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from jaxvision.command_line import fail, quiet_libraries, show_progress, use_huge_pages
+from jaxvision.command_line import fail, quiet_libraries, show_progress
 from jaxvision.commands import (
     average,
     caption,
@@ -90,5 +90,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     sys.exit(main(sys.argv[1:]))

@@ -11,16 +11,6 @@ import traceback
 import warnings
 
 
-def use_huge_pages() -> None:
-    """Starts Python anew with transparent huge pages for malloc, which glibc reads only then.
-
-    XLA on a CPU takes a fresh arena in every step, and small pages cost it a page fault each.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def use_deterministic_kernels() -> None:
     """Lets XLA take only GPU kernels that add in a fixed order; JAX must not have started yet.
 

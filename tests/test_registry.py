@@ -281,6 +281,32 @@ def test_remat_changes_nothing(name):
     assert_close(kept, again, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["vit_ti16", "hybrid_vit_s_r26_s32", "swin_t", "swin_v2_t_w8", "pvt_v2_b0", "convnext_tiny"]
+    + ["resnet18", "mobilenet_v3_small"],
+)
+def test_forward_mode_agrees_with_reverse_mode_in_training(name):
+    graphdef, params, stats = split(build(name))
+    params, move = scattered(params), jax.tree.map(jnp.cos, params)
+
+    def logits(params):
+        return nnx.merge(graphdef, params, stats, copy=True)(IMAGES, train=True, rngs=nnx.Rngs(0))
+
+    @jax.jit
+    def run(params, move):
+        outputs, moved = jax.jvp(logits, (params,), (move,))
+        grad = jnp.sin(jnp.arange(1.0, outputs.size + 1)).reshape(outputs.shape)
+        (grads,) = jax.vjp(logits, params)[1](grad)
+        return jnp.vdot(moved, grad), sum(
+            map(jnp.vdot, jax.tree.leaves(grads), jax.tree.leaves(move))
+        )
+
+    forward, reverse = run(params, move)
+    assert abs(float(forward)) > 1e-3
+    assert float(forward) == pytest.approx(float(reverse), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", with_field("scan"))
 def test_scan_equals_the_loop(name):
     from jaxvision.layers.block_stack import stack_blocks, unstack_blocks

@@ -8,8 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
-from jaxvision.layers.dense_conv import dense_conv
-from jaxvision.layers.depthwise import Sides, depthwise_conv
+from jaxvision.layers.convolve import Sides, convolve
 from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import BatchNorm
 
@@ -110,21 +109,8 @@ class Conv(nnx.Module):
             # A matrix product: XLA's convolution takes twice as long for the same numbers on a CPU.
             inputs = inputs[:, :: self.stride, :: self.stride, :]
             outputs = flat_product(inputs, kernel[0, 0])
-        elif self.groups == inputs.shape[-1] == kernel.shape[-1]:
-            outputs = depthwise_conv(
-                inputs, kernel, stride=self.stride, padding=self._sides(inputs)
-            )
-        elif self.groups == 1:
-            outputs = dense_conv(inputs, kernel, stride=self.stride, sides=self._sides(inputs))
         else:
-            outputs = jax.lax.conv_general_dilated(
-                inputs,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=self._sides(inputs),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+            outputs = convolve(inputs, kernel, stride=self.stride, sides=self._sides(inputs))
         if self.bias is None:
             return outputs
         return outputs + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)

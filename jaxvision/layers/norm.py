@@ -1,12 +1,13 @@
 """Normalisation with torch's semantics: exact variance, explicit epsilon, torch-named momentum."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from jaxvision.layers.linear_call import linear_call
 
 
 def layer_norm(
@@ -75,13 +76,9 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, inputs: Float[Array, "batch *space width"], *, train: bool = False
     ) -> Float[Array, "batch *space width"]:
-        """Returns the normalised inputs; moves the running statistics if `train`.
-
-        Note: training has a hand-written gradient, hence no forward-mode derivative (`jax.jvp`).
-        """
+        """Returns the normalised inputs; moves the running statistics if `train`."""
         if train and not self.frozen:
-            normalise: Any = _normalise_batch  # of a custom_vjp pyright knows no result
-            outputs, mean, var = normalise(
+            outputs, mean, var = _normalise_batch(
                 inputs, self.scale[...], self.bias[...], self.eps, self.dtype
             )
             self._move_statistics(mean, var, count=inputs.size // inputs.shape[-1])
@@ -99,7 +96,7 @@ class BatchNorm(nnx.Module):
         self.var[...] = keep * self.var[...] + self.momentum * unbiased
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _normalise_batch(
     inputs: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -108,22 +105,56 @@ def _normalise_batch(
     The gradient is written out: differentiating the formula reads and writes the map twice as
     often. It goes through the first output only.
     """
-    return _normalise_forward(inputs, scale, bias, eps, dtype)[0]
+    return _normalise(inputs, scale, bias, eps, dtype)[:3]
 
 
-def _normalise_forward(
+@_normalise_batch.defjvp
+def _normalise_jvp(
+    eps: float, dtype: str, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    inputs, scale, bias = primals
+    # Not `_normalise_batch`, which cuts the gradient of the statistics: a second derivative has it.
+    outputs, mean, var, inverse = _normalise(inputs, scale, bias, eps, dtype)
+    saved = (inputs, scale, mean, inverse)
+    (moved,) = linear_call(
+        functools.partial(_normalise_tangent, dtype=dtype), _normalise_gradient, saved, tangents
+    )
+    return (outputs, mean, var), (moved, jnp.zeros_like(mean), jnp.zeros_like(var))
+
+
+def _normalise(
     inputs: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: str
-):
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns the normalised inputs, mean, variance and 1 / deviation."""
     wide = inputs.astype(scale.dtype)
     axes = tuple(range(inputs.ndim - 1))
     mean = jnp.mean(wide, axes)
     var = jnp.mean(jnp.square(wide - _channels(mean, inputs.ndim)), axes)
     inverse = jax.lax.rsqrt(var + eps)
-    outputs = _scale_and_shift(inputs, mean, scale * inverse, bias, dtype)
-    return (outputs, mean, var), (inputs, scale, mean, inverse)
+    return _scale_and_shift(inputs, mean, scale * inverse, bias, dtype), mean, var, inverse
 
 
-def _normalise_backward(eps: float, dtype: str, saved, grads) -> tuple[jax.Array, ...]:
+def _normalise_tangent(
+    saved: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...], *, dtype: str
+) -> tuple[jax.Array]:
+    """Returns how the normalised inputs move with inputs, scale and bias."""
+    inputs, scale, mean, inverse = saved
+    moved, scale_moved, bias_moved = tangents
+    axes, ndim = tuple(range(inputs.ndim - 1)), inputs.ndim
+    centred = inputs.astype(scale.dtype) - _channels(mean, ndim)
+    moved = moved.astype(scale.dtype)
+    factor = scale * inverse
+    slope = scale_moved * inverse - factor * inverse**2 * jnp.mean(moved * centred, axes)
+    shift = bias_moved - factor * jnp.mean(moved, axes)
+    outputs = (
+        moved * _channels(factor, ndim) + centred * _channels(slope, ndim) + _channels(shift, ndim)
+    )
+    return (outputs.astype(dtype),)
+
+
+def _normalise_gradient(
+    saved: tuple[jax.Array, ...], grads: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
     """Returns the gradients, as Ioffe and Szegedy give them in section 3, gathered by factor."""
     inputs, scale, mean, inverse = saved
     grad = grads[0].astype(scale.dtype)
@@ -139,9 +170,6 @@ def _normalise_backward(eps: float, dtype: str, saved, grads) -> tuple[jax.Array
         - centred * _channels(factor * inverse * scale_grad / count, ndim)
     )
     return inputs_grad.astype(inputs.dtype), scale_grad, bias_grad
-
-
-_normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _scale_and_shift(

@@ -118,6 +118,8 @@ def _walk(jaxpr: Any, path: str, times: int) -> Iterator[Work]:
         macs = _macs(eqn)
         if macs is not None:
             yield Work(here, times * macs, times * eqn.outvars[0].aval.size)
+        elif eqn.params.get("branches_platforms"):  # one operation in the forms of the platforms
+            yield from _walk(list(_inner(eqn))[-1], here, times)
         elif eqn.primitive.name == "cond":  # the branch that takes most
             branches = [list(_walk(inner, here, times)) for inner in _inner(eqn)]
             yield from max(branches, key=lambda branch: total(branch)[0])
@@ -136,8 +138,6 @@ def _macs(eqn: Any) -> int | None:
     if eqn.primitive.name == "conv_general_dilated":
         out_channels = shapes[1][eqn.params["dimension_numbers"].rhs_spec[0]]
         return size * math.prod(shapes[1]) // out_channels
-    if eqn.params.get("name") == "depthwise_conv":  # layers/depthwise.py, in whichever form
-        return size * math.prod(shapes[1][:2])
     return None
 
 

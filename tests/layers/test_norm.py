@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxvision.layers.norm import BatchNorm, layer_norm
+from jaxvision.layers.norm import BatchNorm, _normalise_batch, layer_norm
 
 DTYPES = {"dtype": "float32", "param_dtype": "float32"}
 
@@ -87,6 +87,27 @@ def test_statistics_reach_the_caller_of_a_pure_function():
     grads, new_stats = step(params, stats)
     assert set(grads) == {"scale", "bias"}
     assert float(jnp.abs(new_stats["mean"]).min()) > 0.0
+
+
+def test_forward_mode_and_second_derivatives_are_those_of_the_formula():
+    def moments(inputs, scale, bias):
+        mean, var = inputs.mean((0, 1)), inputs.var((0, 1))
+        centred = inputs - mean.reshape(1, 1, -1)
+        return centred * (scale / jnp.sqrt(var + 1e-5)).reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+
+    def ours(*given):
+        return _normalise_batch(*given, 1e-5, "float32")[0]
+
+    given = (jax.random.normal(jax.random.key(0), (3, 2, 2)), jnp.array([1.0, 2.0]), jnp.ones(2))
+    every = (0, 1, 2)
+    for transform in (
+        lambda f: jax.jacfwd(f, every),
+        lambda f: jax.jacrev(f, every),
+        lambda f: jax.hessian(lambda *a: jnp.sin(f(*a)).sum(), every),
+        lambda f: jax.jacrev(jax.jacrev(lambda *a: jnp.sin(f(*a)).sum(), every), every),
+    ):
+        left, right = (jax.jit(transform(f))(*given) for f in (ours, moments))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-4), left, right)
 
 
 @pytest.mark.float64

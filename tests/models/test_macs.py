@@ -11,7 +11,7 @@ from flax import nnx
 import jaxvision as jv
 from jaxvision.errors import InputError
 from jaxvision.layers.conv import Conv
-from jaxvision.layers.depthwise import depthwise_conv
+from jaxvision.layers.convolve import convolve
 from jaxvision.profiling.cost import (
     abstract_model,
     count_work,
@@ -80,7 +80,7 @@ def test_depthwise_separable_costs_what_the_paper_says():
 
 def test_depthwise_counts_its_stride_and_groups():
     def strided(x, kernel):
-        return depthwise_conv(x, kernel, stride=2, padding=1)
+        return convolve(x, kernel, stride=2, sides=((1, 1), (1, 1)))
 
     work = count_work(strided, jnp.zeros((2, 8, 6, 5)), jnp.zeros((3, 3, 1, 5)))
     assert total(work) == (9 * 2 * 4 * 3 * 5, 2 * 4 * 3 * 5)

@@ -1,50 +1,27 @@
-"""Depthwise convolution: as XLA does it, or as shifted multiply-adds where XLA is slow."""
-
-import functools
+"""Depthwise convolution as shifted multiply-adds: on a CPU, XLA's takes 10 to 100 times as long."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Sides = tuple[tuple[int, int], tuple[int, int]]  # zeros: ((top, bottom), (left, right))
+Sides = tuple[tuple[int, int], tuple[int, int]]
 
 
-def depthwise_conv(
+def convolve(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "size size 1 channels"],
     *,
-    stride: int = 1,
-    padding: int | Sides = 0,
+    stride: int,
+    sides: Sides,
 ) -> Float[Array, "batch new_height new_width channels"]:
-    """Convolves each channel with its own filter.
-
-    XLA's convolution takes 10 to 100 times as long as this on a CPU. There, and only there, the
-    filter is applied as one multiply-add per tap. The backend is looked up when the function is
-    traced.
+    """Convolves each channel with its own filter, one multiply-add per tap.
 
     Args:
-      inputs: a map.
-      kernel: one filter per channel.
-      stride: step in pixels.
-      padding: pixels of zeros added on each side, or ((top, bottom), (left, right)).
-
-    Note: the CPU form has a hand-written gradient, hence no forward-mode derivative (`jax.jvp`).
+      inputs: The map.
+      kernel: One filter per channel.
+      stride: The step in pixels.
+      sides: Pixels of zeros that are added, ((top, bottom), (left, right)).
     """
-    sides = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
-    if jax.default_backend() == "cpu":
-        return _one_call(inputs, kernel, stride, sides)
-    return jax.lax.conv_general_dilated(
-        inputs,
-        kernel,
-        window_strides=(stride, stride),
-        padding=sides,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=inputs.shape[-1],
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted(inputs: jax.Array, kernel: jax.Array, stride: int, sides: Sides) -> jax.Array:
     size = kernel.shape[0]
     padded = _pad(inputs, sides)
     height, width = ((n - size) // stride + 1 for n in padded.shape[1:3])
@@ -57,35 +34,23 @@ def _shifted(inputs: jax.Array, kernel: jax.Array, stride: int, sides: Sides) ->
     return output
 
 
-def _forward(inputs: jax.Array, kernel: jax.Array, stride: int, sides: Sides):
-    return _shifted(inputs, kernel, stride, sides), (inputs, kernel)
+def input_gradient(
+    kernel: Float[Array, "size size 1 channels"],
+    grad: Float[Array, "batch new_height new_width channels"],
+    *,
+    shape: tuple[int, ...],
+    stride: int,
+    sides: Sides,
+) -> Float[Array, "batch height width channels"]:
+    """Spreads each output pixel back over its window: the same multiply-adds with flipped taps.
 
-
-def _backward(stride: int, sides: Sides, saved, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    inputs, kernel = saved
-    return (
-        _input_gradient(kernel, grad, inputs.shape, stride, sides),
-        _kernel_gradient(inputs, grad, kernel.shape[0], stride, sides).astype(kernel.dtype),
-    )
-
-
-_shifted.defvjp(_forward, _backward)
-
-
-def _named(inputs: jax.Array, kernel: jax.Array, stride: int, sides: Sides) -> jax.Array:
-    return _shifted(inputs, kernel, stride, sides)
-
-
-# In a jaxpr the taps are one call of this name, so that a count of multiply-adds sees the
-# convolution; XLA inlines the call.
-_named.__name__ = "depthwise_conv"
-_one_call = jax.jit(_named, static_argnums=(2, 3))
-
-
-def _input_gradient(
-    kernel: jax.Array, grad: jax.Array, shape: tuple[int, ...], stride: int, sides: Sides
-) -> jax.Array:
-    """Spreads each output pixel back over its window: the same multiply-adds with flipped taps."""
+    Args:
+      kernel: One filter per channel.
+      grad: The gradient of the output.
+      shape: The shape of the inputs.
+      stride: The step in pixels.
+      sides: Pixels of zeros that were added, ((top, bottom), (left, right)).
+    """
     size = kernel.shape[0]
     batch, height, width, channels = shape
     # Pixels of the padded input that are `stride` apart were read by the same taps: one phase.
@@ -114,12 +79,24 @@ def _input_gradient(
     return full[:, top : top + height, left : left + width]
 
 
-def _kernel_gradient(
-    inputs: jax.Array, grad: jax.Array, size: int, stride: int, sides: Sides
-) -> jax.Array:
+def kernel_gradient(
+    inputs: Float[Array, "batch height width channels"],
+    grad: Float[Array, "batch new_height new_width channels"],
+    *,
+    size: int,
+    stride: int,
+    sides: Sides,
+) -> Float[Array, "size size 1 channels"]:
     """Correlates input and gradient, row by row: one accumulator per tap stays in the cache.
 
-    Plain sums over batch, rows and columns take 20 times as long.
+    Plain sums over batch, rows and columns take 20 times as long. Sums in at least float32.
+
+    Args:
+      inputs: The map.
+      grad: The gradient of the output.
+      size: The side of the kernel in pixels.
+      stride: The step in pixels.
+      sides: Pixels of zeros that were added, ((top, bottom), (left, right)).
     """
     batch, height, width, channels = grad.shape
     padded = _pad(inputs, sides)
@@ -141,7 +118,7 @@ def _kernel_gradient(
     zeros = tuple(jnp.zeros((batch, width, channels), wide) for _ in range(size * size))
     totals = jax.lax.fori_loop(0, height, add_row, zeros)
     sums = jnp.stack([jnp.sum(total, axis=(0, 1)) for total in totals])
-    return sums.reshape(size, size, 1, channels)
+    return sums.reshape(size, size, 1, channels).astype(grad.dtype)
 
 
 def _pad(inputs: jax.Array, sides: Sides) -> jax.Array:
