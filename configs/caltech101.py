@@ -20,8 +20,7 @@ MODELS = ("resnet50", "mobilenet_v3_large", "efficientnet_b0")
 
 
 def get_config(model: str = "resnet50"):
-    if model not in MODELS:
-        raise ValueError(f"Unknown model '{model}' after the colon; choose {', '.join(MODELS)}.")
+    common.check_choice("model", model, *MODELS)
     config = common.get_config()
     config.model.name = model
     config.data.name = "tfds:caltech101"

@@ -15,9 +15,9 @@ from configs import common
 
 
 def get_config(stage: str = "words"):
+    common.check_choice("stage", stage, "words", "self_critical")
     config = common.get_config()
-    config.task = "captioning"
-    config.model.name = "captioner"
+    common.captioning(config)
     config.model.kwargs = dict(
         encoder="resnet50",
         width=512,
@@ -33,7 +33,6 @@ def get_config(stage: str = "words"):
     config.data.eval_split = "val2017"
     config.data.image_size = 224
     config.augment.crop_scale = (0.5, 1.0)  # a smaller part may lose what the caption tells
-    config.augment.horizontal_flip = 0.0  # left and right are words, too
     config.caption.num_beams = 3
     config.batch_size = 128
     config.eval_batch_size = 128
@@ -43,7 +42,6 @@ def get_config(stage: str = "words"):
     config.optimizer.clip_norm = 1.0
     config.total_epochs = 30
     config.schedule.warmup_steps = 4_000
-    config.checkpoint.best_metric = "eval/cider"
     config.eval.every_steps = 2_000
     if stage == "self_critical":
         config.caption.self_critical_samples = 5
@@ -53,6 +51,4 @@ def get_config(stage: str = "words"):
         config.optimizer.learning_rate = 1e-5
         config.schedule.name = "constant"
         config.schedule.warmup_steps = 0
-    elif stage != "words":
-        raise ValueError(f"Unknown stage '{stage}' after the colon; choose words or self_critical.")
     return config.lock()

@@ -22,12 +22,10 @@ RUNGS = ("pooled", "grid", "beam", "full", "small")
 
 
 def get_config(rung: str = "full"):
-    if rung not in RUNGS:
-        raise ValueError(f"Unknown rung '{rung}' after the colon; choose {', '.join(RUNGS)}.")
+    common.check_choice("rung", rung, *RUNGS)
     reached = RUNGS[: RUNGS.index(rung) + 1]
     config = common.get_config()
-    config.task = "captioning"
-    config.model.name = "captioner"
+    common.captioning(config)
     config.model.kwargs = dict(
         encoder="resnet50",
         memory="grid" if "grid" in reached else "pooled",
@@ -42,7 +40,6 @@ def get_config(rung: str = "full"):
     config.data.eval_split = "val"
     config.data.image_size = 224
     config.augment.crop_scale = (0.5, 1.0)  # a smaller part may lose what the caption tells
-    config.augment.horizontal_flip = 0.0  # left and right are words, too
     config.batch_size = 64
     config.eval_batch_size = 64
     config.optimizer.learning_rate = 3e-4
@@ -50,7 +47,6 @@ def get_config(rung: str = "full"):
     config.optimizer.clip_norm = 1.0
     config.total_epochs = 100  # passes over the images, with one of the five captions each time
     config.schedule.warmup_steps = 4_000
-    config.checkpoint.best_metric = "eval/cider"
     config.eval.every_steps = 500
     if "beam" in reached:
         config.caption.num_beams = 3

@@ -11,8 +11,7 @@ from configs import common
 
 def get_config():
     config = common.get_config()
-    config.task = "captioning"
-    config.model.name = "captioner"
+    common.captioning(config)
     config.model.kwargs = dict(
         encoder="vit_ti16",
         encoder_options=dict(width=128, depth=4, num_heads=4, patch_size=16, stem="conv"),
@@ -23,7 +22,6 @@ def get_config():
         dropout_rate=0.0,  # no image is seen twice
         attention_dropout_rate=0.0,
     )
-    config.data.name = "shapes"
     config.data.image_size = 64
     config.data.eval_resize = 0
     config.data.shapes.num_train = 1_000_000
@@ -31,7 +29,6 @@ def get_config():
     config.caption.min_count = 1
     config.caption.max_length = 12
     config.augment.crop = "none"
-    config.augment.horizontal_flip = 0.0
     config.batch_size = 32
     config.eval_batch_size = 200
     config.total_steps = 8_500
@@ -39,7 +36,6 @@ def get_config():
     config.optimizer.weight_decay = 0.01
     config.optimizer.clip_norm = 1.0
     config.schedule.warmup_steps = 200
-    config.checkpoint.best_metric = "eval/cider"
     config.checkpoint.every_steps = 1_700
     config.eval.every_steps = 1_700
     config.log.every_steps = 100

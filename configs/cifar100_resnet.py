@@ -18,11 +18,7 @@ def get_config():
     config = common.get_config()
     config.model.name = "resnet18"
     config.model.kwargs = dict(stem="cifar")
-    config.data.name = "cifar100"
-    config.data.path = "data/cifar-100-python"
-    config.data.image_size = 32
-    config.data.eval_resize = 0
-    config.augment.crop = "pad"
+    common.cifar(config, "cifar100")
     config.batch_size = 128
     config.eval_batch_size = 500
     config.total_epochs = 200

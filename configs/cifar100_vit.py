@@ -9,11 +9,10 @@ Small-Size Datasets; table 2 gives 73.8 %, an hour or two on one GPU. A teacher 
 configs/distill_vit.py.
 """
 
-from configs import vit_cifar10
+from configs import common, vit_cifar10
 
 
 def get_config():
     config = vit_cifar10.get_config("scratch")
-    config.data.name = "cifar100"
-    config.data.path = "data/cifar-100-python"
+    common.set_source(config, "cifar100")
     return config

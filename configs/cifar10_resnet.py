@@ -20,11 +20,7 @@ def get_config():
         stage_widths=(64, 128, 256),
         stage_depths=(1, 1, 1),
     )
-    config.data.name = "cifar10"
-    config.data.path = "data/cifar-10-batches-py"
-    config.data.image_size = 32
-    config.data.eval_resize = 0
-    config.augment.crop = "pad"
+    common.cifar(config, "cifar10")
     config.loss.label_smoothing = 0.1
     config.batch_size = 128
     config.eval_batch_size = 200

@@ -243,3 +243,68 @@ def _add_length(options: ml_collections.ConfigDict, name: str, *, several: bool 
     options[f"{name}_epochs"] = () if several else 0.0  # passes over the training split
     options[f"{name}_examples"] = () if several else 0  # training examples seen
     options[f"{name}_percent"] = () if several else 0.0  # of the run
+
+
+PATHS = {
+    "folder": "data/images",
+    "cifar10": "data/cifar-10-batches-py",
+    "cifar100": "data/cifar-100-python",
+}
+
+
+def check_choice(what: str, given: str, *choices: str) -> None:
+    """Refuses an argument behind the colon that the recipe card does not have."""
+    if given not in choices:
+        *others, last = choices
+        raise ValueError(
+            f"Unknown {what} '{given}' after the colon; choose {', '.join(others)} or {last}."
+        )
+
+
+def set_source(config: ml_collections.ConfigDict, data: str) -> None:
+    """Sets where the images are: shapes | folder | cifar10 | cifar100 | imagenet2012."""
+    if data == "imagenet2012":
+        config.data.name = "tfds:imagenet2012"
+        config.data.eval_split = "validation"
+    else:
+        config.data.name = data
+        config.data.path = PATHS.get(data, "")
+
+
+def small_data(config: ml_collections.ConfigDict, data: str) -> None:
+    """Trains a model of ImageNet's size on shapes, cifar10 or a folder instead.
+
+    The rates are those of a transformer by AdamW; a CNN that learns shapes sets its own after this.
+    """
+    set_source(config, data)
+    config.data.shapes.num_eval = 512
+    config.eval_batch_size = 64
+    config.schedule.warmup_steps = 200
+    config.log.every_steps = 10
+    if data == "shapes":
+        config.data.eval_resize = 0  # shapes have no border to cut off
+        config.augment.crop = "none"
+        config.batch_size = 16  # on a CPU, too, the first loss comes in a minute
+        config.total_steps = 4_000
+        config.optimizer.learning_rate = 1e-4
+    else:
+        config.augment.rand_augment_layers = 2
+        config.batch_size = 64
+        config.total_epochs = 100
+        config.optimizer.learning_rate = 3e-4
+
+
+def cifar(config: ml_collections.ConfigDict, data: str) -> None:
+    """Reads cifar10 or cifar100 at its own 32 pixels, with the padded crop that is usual there."""
+    set_source(config, data)
+    config.data.image_size = 32
+    config.data.eval_resize = 0
+    config.augment.crop = "pad"
+
+
+def captioning(config: ml_collections.ConfigDict) -> None:
+    """Trains a captioner and keeps the checkpoint with the best CIDEr."""
+    config.task = "captioning"
+    config.model.name = "captioner"
+    config.augment.horizontal_flip = 0.0  # left and right are words, too
+    config.checkpoint.best_metric = "eval/cider"

@@ -18,10 +18,12 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "deit_s16"
     config.model.kwargs = dict(drop_path_rate=0.1, scan=True, remat=common.either(False))
     config.data.image_size = 224
+    config.data.eval_resize = 249  # 224 / 0.9
     config.data.interpolation = "bicubic"
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.05
@@ -30,9 +32,7 @@ def get_config(data: str = "shapes"):
     config.augment.cutmix_alpha = 1.0
     if data == "imagenet2012":
         config.model.dtype = "bfloat16"
-        config.data.name = "tfds:imagenet2012"
-        config.data.eval_split = "validation"
-        config.data.eval_resize = 249  # 224 / 0.9
+        common.set_source(config, data)
         config.augment.preset = "deit"
         config.augment.repeats = 3
         config.batch_size = 1024
@@ -41,24 +41,6 @@ def get_config(data: str = "shapes"):
         config.optimizer.learning_rate = 1e-3
         config.schedule.warmup_epochs = 5
         config.schedule.end_learning_rate = 1e-5
-    elif data in ("shapes", "folder"):
-        config.data.name = data
-        config.data.path = "data/images" if data == "folder" else ""
-        config.data.eval_resize = 249 if data == "folder" else 0
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "random_resized" if data == "folder" else "none"
-        config.augment.rand_augment_layers = 2 if data == "folder" else 0
-        config.batch_size = 64 if data == "folder" else 16
-        config.eval_batch_size = 64
-        config.optimizer.learning_rate = 3e-4 if data == "folder" else 1e-4
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-        if data == "folder":
-            config.total_epochs = 100
-        else:
-            config.total_steps = 4_000
     else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
+        common.small_data(config, data)
     return config.lock()

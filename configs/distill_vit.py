@@ -20,6 +20,7 @@ from configs import common, deit_s16
 
 
 def get_config(what: str = "teacher"):
+    common.check_choice("network", what, "teacher", "student", "alone", "imagenet2012")
     if what == "imagenet2012":
         config = deit_s16.get_config("imagenet2012")
         config.model.name = "deit_s16_distilled"
@@ -27,7 +28,6 @@ def get_config(what: str = "teacher"):
         config.distill.loss = "hard"
         return config
     config = common.get_config()
-    config.data.name = "shapes"
     config.data.image_size = 48
     config.data.eval_resize = 0
     config.data.shapes.num_train = 4_000
@@ -47,7 +47,7 @@ def get_config(what: str = "teacher"):
         )
         config.total_steps = 1_000
         config.schedule.warmup_steps = 50
-    elif what in ("student", "alone"):
+    else:
         config.model.name = "deit_ti16_distilled"
         config.model.kwargs = dict(width=128, depth=4, num_heads=4, patch_size=8)
         config.total_steps = 2_000
@@ -55,8 +55,4 @@ def get_config(what: str = "teacher"):
         if what == "student":
             config.distill.teacher_weights = "runs/teacher"
             config.distill.loss = "hard"
-    else:
-        raise ValueError(
-            f"Unknown '{what}' after the colon; choose teacher, student, alone or imagenet2012."
-        )
     return config.lock()

@@ -18,15 +18,14 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "efficientnet_b0"
     config.model.kwargs = dict(dropout_rate=0.0, drop_path_rate=0.0)
     config.data.image_size = 224
     config.data.interpolation = "bicubic"
-    if data in ("imagenet2012", "folder"):
-        config.data.name = "tfds:imagenet2012" if data == "imagenet2012" else "folder"
-        config.data.path = "" if data == "imagenet2012" else "data/images"
-        config.data.eval_split = "validation" if data == "imagenet2012" else "test"
+    if data != "shapes":
+        common.set_source(config, data)
         config.optimizer.name = "sgd"
         config.optimizer.momentum = 0.9
         config.optimizer.weight_decay = 1e-5
@@ -34,20 +33,10 @@ def get_config(data: str = "shapes"):
         config.total_epochs = 100
         config.optimizer.learning_rate = 0.4
         config.schedule.warmup_epochs = 5
-    elif data == "shapes":
-        config.data.name = "shapes"
-        config.data.eval_resize = 0
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none"
+    else:
+        common.small_data(config, data)
         config.optimizer.name = "adamw"  # the recipe's SGD needs more steps than these
         config.batch_size = 64
-        config.eval_batch_size = 64
         config.total_steps = 2_000
         config.optimizer.learning_rate = 2e-3
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-    else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
     return config.lock()

@@ -18,15 +18,13 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "mobilenet_v3_large"
     config.data.image_size = 224
-    if data in ("imagenet2012", "folder"):
-        config.data.name = "tfds:imagenet2012" if data == "imagenet2012" else "folder"
-        config.data.path = "" if data == "imagenet2012" else "data/images"
-        config.data.eval_split = "validation" if data == "imagenet2012" else "test"
-        config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9
     if data == "imagenet2012":
+        common.set_source(config, data)
         config.optimizer.name = "rmsprop"
         config.optimizer.b2 = 0.9
         config.optimizer.eps = 0.0316
@@ -43,6 +41,7 @@ def get_config(data: str = "shapes"):
         config.ema_decay = 0.9999
         config.checkpoint.best_metric = "eval_ema/accuracy"
     elif data == "folder":
+        common.set_source(config, data)
         config.optimizer.name = "sgd"
         config.optimizer.weight_decay = 3e-5
         config.augment.color_jitter = (0.4, 0.4, 0.4, 0.0)
@@ -51,20 +50,10 @@ def get_config(data: str = "shapes"):
         config.total_epochs = 360
         config.optimizer.learning_rate = 0.16
         config.schedule.warmup_epochs = 5
-    elif data == "shapes":
-        config.data.name = "shapes"
-        config.data.eval_resize = 0
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none"
+    else:
+        common.small_data(config, data)
         config.optimizer.name = "adamw"  # the recipe's SGD needs more steps than these
         config.batch_size = 64
-        config.eval_batch_size = 64
         config.total_steps = 2_000
         config.optimizer.learning_rate = 2e-3
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-    else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
     return config.lock()

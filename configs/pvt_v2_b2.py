@@ -17,6 +17,7 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "pvt_v2_b2"
     config.model.kwargs = dict(drop_path_rate=0.1, scan=True, remat=common.either(False))
@@ -25,8 +26,7 @@ def get_config(data: str = "shapes"):
     config.optimizer.weight_decay = 0.05
     if data == "imagenet2012":
         config.model.dtype = "bfloat16"
-        config.data.name = "tfds:imagenet2012"
-        config.data.eval_split = "validation"
+        common.set_source(config, data)
         config.data.interpolation = "bicubic"
         config.augment.preset = "deit"
         config.augment.repeats = 3
@@ -39,26 +39,6 @@ def get_config(data: str = "shapes"):
         config.optimizer.learning_rate = 1e-3
         config.schedule.warmup_epochs = 5
         config.schedule.end_learning_rate = 1e-5
-    elif data in ("shapes", "folder"):
-        config.data.name = data
-        config.data.path = "data/images" if data == "folder" else ""
-        config.data.eval_resize = 0 if data == "shapes" else 256
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none" if data == "shapes" else "random_resized"
-        config.augment.rand_augment_layers = 0 if data == "shapes" else 2
-        config.batch_size = 64
-        config.eval_batch_size = 64
-        config.optimizer.learning_rate = 3e-4
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-        if data == "shapes":  # a small batch: on a CPU, too, the first loss comes in a minute
-            config.batch_size = 16
-            config.total_steps = 4_000
-            config.optimizer.learning_rate = 1e-4
-        else:
-            config.total_epochs = 100
     else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
+        common.small_data(config, data)
     return config.lock()

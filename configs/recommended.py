@@ -16,6 +16,7 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "folder")
     config = common.get_config()
     config.model.name = "resnet50"
     config.model.dtype = "bfloat16"
@@ -31,16 +32,11 @@ def get_config(data: str = "shapes"):
     config.batch_size = 32
     config.eval_batch_size = 64
     config.total_epochs = 100
+    common.set_source(config, data)
     if data == "shapes":
-        config.data.name = "shapes"
         config.data.image_size = 64
         config.data.eval_resize = 0
         config.data.shapes.num_train = 2_000
         config.data.shapes.num_eval = 512
         config.log.every_steps = 10
-    elif data == "folder":
-        config.data.name = "folder"
-        config.data.path = "data/images"
-    else:
-        raise ValueError(f"Unknown data '{data}' after the colon; choose shapes or folder.")
     return config.lock()

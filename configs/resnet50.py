@@ -17,6 +17,7 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "resnet50"
     config.data.image_size = 224
@@ -24,28 +25,16 @@ def get_config(data: str = "shapes"):
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
-    if data in ("imagenet2012", "folder"):
-        config.data.name = "tfds:imagenet2012" if data == "imagenet2012" else "folder"
-        config.data.path = "" if data == "imagenet2012" else "data/images"
-        config.data.eval_split = "validation" if data == "imagenet2012" else "test"
+    if data != "shapes":
+        common.set_source(config, data)
         config.batch_size = 256
         config.total_epochs = 90
         config.optimizer.learning_rate = 0.1
         config.schedule.name = "step"
         config.schedule.step_epochs = 30
-    elif data == "shapes":
-        config.data.name = "shapes"
-        config.data.eval_resize = 0
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none"
+    else:
+        common.small_data(config, data)
         config.batch_size = 64
-        config.eval_batch_size = 64
         config.total_steps = 2_000
         config.optimizer.learning_rate = 0.05
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-    else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
     return config.lock()

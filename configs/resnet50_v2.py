@@ -21,8 +21,10 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "resnet50"
+    config.data.image_size = 176
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
@@ -30,12 +32,9 @@ def get_config(data: str = "shapes"):
     config.loss.label_smoothing = 0.1
     config.augment.mixup_alpha = 0.2
     config.augment.cutmix_alpha = 1.0
-    if data in ("imagenet2012", "folder"):
+    if data != "shapes":
         config.model.dtype = "bfloat16"
-        config.data.name = "tfds:imagenet2012" if data == "imagenet2012" else "folder"
-        config.data.path = "" if data == "imagenet2012" else "data/images"
-        config.data.eval_split = "validation" if data == "imagenet2012" else "test"
-        config.data.image_size = 176
+        common.set_source(config, data)
         config.data.eval_resize = 182  # 232 / 224 of the size
         config.augment.preset = "torchvision_v2"
         config.augment.repeats = 4
@@ -48,21 +47,9 @@ def get_config(data: str = "shapes"):
         config.schedule.warmup_convention = "optax"
         config.ema_decay = 0.999966  # torchvision: 1 - 2e-5 * 1024 * 32 / 600, every 32 steps
         config.checkpoint.best_metric = "eval_ema/accuracy"
-    elif data == "shapes":
-        config.data.name = "shapes"
-        config.data.image_size = 176
-        config.data.eval_resize = 0
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none"
+    else:
+        common.small_data(config, data)
         config.augment.erasing = 0.1
         config.batch_size = 64
-        config.eval_batch_size = 64
-        config.total_steps = 4_000
         config.optimizer.learning_rate = 0.05
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-    else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012 or folder."
-        )
     return config.lock()

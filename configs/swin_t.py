@@ -18,17 +18,18 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "cifar10", "folder")
     config = common.get_config()
     config.model.name = "swin_t"
     config.model.kwargs = dict(drop_path_rate=0.0, scan=True, remat=common.either(False))
     config.data.image_size = 224
     config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 5.0
     if data == "imagenet2012":
         config.model.dtype = "bfloat16"
         config.model.kwargs.drop_path_rate = 0.2
-        config.data.name = "tfds:imagenet2012"
-        config.data.eval_split = "validation"
+        common.set_source(config, data)
         config.data.interpolation = "bicubic"
         config.data.eval_resize = 232
         config.augment.policy = "trivial_augment"
@@ -41,35 +42,10 @@ def get_config(data: str = "shapes"):
         config.eval_batch_size = 1024
         config.total_epochs = 300
         config.optimizer.learning_rate = 1e-3
-        config.optimizer.weight_decay = 0.05
         config.schedule.warmup_epochs = 20
         config.schedule.end_learning_rate = 1e-5
         config.ema_decay = 0.99993  # torchvision: 1 - 2e-5 * 1024 * 32 / 300, every 32 steps
         config.checkpoint.best_metric = "eval_ema/accuracy"
-    elif data in ("shapes", "cifar10", "folder"):
-        config.data.name = data
-        config.data.path = {"cifar10": "data/cifar-10-batches-py", "folder": "data/images"}.get(
-            data, ""
-        )
-        config.data.eval_resize = 0 if data == "shapes" else 256
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none" if data == "shapes" else "random_resized"
-        config.augment.rand_augment_layers = 0 if data == "shapes" else 2
-        config.batch_size = 64
-        config.eval_batch_size = 64
-        config.optimizer.learning_rate = 3e-4
-        config.optimizer.weight_decay = 0.05
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-        if data == "shapes":  # a small batch: on a CPU, too, the first loss comes in a minute
-            config.batch_size = 16
-            config.total_steps = 4_000
-            config.optimizer.learning_rate = 1e-4
-        else:
-            config.total_epochs = 100
     else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or "
-            "folder."
-        )
+        common.small_data(config, data)
     return config.lock()

@@ -20,6 +20,7 @@ from configs import common
 
 
 def get_config(what: str = "full"):
+    common.check_choice("training", what, "full", "head", "gradual", "discriminative")
     config = common.get_config()
     config.model.name = "resnet50"
     config.data.image_size = 224
@@ -37,9 +38,7 @@ def get_config(what: str = "full"):
     optimizer.learning_rate = 1e-4
     optimizer.weight_decay = 0.0
     optimizer.head_multiplier = 10.0
-    if what == "full":
-        pass
-    elif what == "head":
+    if what == "head":
         optimizer.preset = "head"
     elif what == "gradual":
         optimizer.preset = "head"
@@ -49,8 +48,4 @@ def get_config(what: str = "full"):
         optimizer.nesterov = False
         optimizer.learning_rate = 1e-3
         optimizer.part_multipliers = (0.1, 0.3, 0.6, 1.0)
-    else:
-        raise ValueError(
-            f"Unknown '{what}' after the colon; choose full, head, gradual or discriminative."
-        )
     return config.lock()

@@ -18,6 +18,7 @@ from configs import common
 
 
 def get_config(data: str = "shapes"):
+    common.check_choice("data", data, "shapes", "imagenet2012", "cifar10", "folder")
     config = common.get_config()
     config.model.name = "vit_b16"
     config.model.kwargs = dict(drop_path_rate=0.0, scan=True, remat=common.either(False))
@@ -26,8 +27,7 @@ def get_config(data: str = "shapes"):
     config.optimizer.clip_norm = 1.0
     if data == "imagenet2012":
         config.model.dtype = "bfloat16"
-        config.data.name = "tfds:imagenet2012"
-        config.data.eval_split = "validation"
+        common.set_source(config, data)
         config.augment.rand_augment_layers = 2
         config.augment.repeats = 3
         config.augment.mixup_alpha = 0.2
@@ -41,30 +41,7 @@ def get_config(data: str = "shapes"):
         config.schedule.warmup_epochs = 30
         config.ema_decay = 0.99973  # torchvision: 1 - 2e-5 * 4096 * 32 / 300, every 32 steps
         config.checkpoint.best_metric = "eval_ema/accuracy"
-    elif data in ("shapes", "cifar10", "folder"):
-        config.data.name = data
-        config.data.path = {"cifar10": "data/cifar-10-batches-py", "folder": "data/images"}.get(
-            data, ""
-        )
-        config.data.eval_resize = 0 if data == "shapes" else 256
-        config.data.shapes.num_eval = 512
-        config.augment.crop = "none" if data == "shapes" else "random_resized"
-        config.augment.rand_augment_layers = 0 if data == "shapes" else 2
-        config.batch_size = 64
-        config.eval_batch_size = 64
-        config.optimizer.learning_rate = 3e-4
-        config.optimizer.weight_decay = 0.1
-        config.schedule.warmup_steps = 200
-        config.log.every_steps = 10
-        if data == "shapes":  # a small batch: on a CPU, too, the first loss comes in a minute
-            config.batch_size = 16
-            config.total_steps = 4_000
-            config.optimizer.learning_rate = 1e-4
-        else:
-            config.total_epochs = 100
     else:
-        raise ValueError(
-            f"Unknown data '{data}' after the colon; choose shapes, imagenet2012, cifar10 or "
-            "folder."
-        )
+        common.small_data(config, data)
+        config.optimizer.weight_decay = 0.1
     return config.lock()

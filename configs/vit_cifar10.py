@@ -19,18 +19,15 @@ from configs import common
 
 
 def get_config(start: str = "scratch"):
+    common.check_choice("start", start, "scratch", "transfer")
     config = common.get_config()
-    config.data.name = "cifar10"
-    config.data.path = "data/cifar-10-batches-py"
-    config.data.eval_resize = 0
     optimizer = config.optimizer
     if start == "scratch":
+        common.cifar(config, "cifar10")
         config.model.name = "vit_ti16"
         config.model.kwargs = dict(
             patch_size=4, depth=9, num_heads=12, mlp_ratio=2.0, drop_path_rate=0.1, scan=True
         )
-        config.data.image_size = 32
-        config.augment.crop = "pad"
         config.augment.policy = "auto_augment_cifar10"
         config.augment.erasing = 0.25
         config.augment.repeats = 3
@@ -43,7 +40,8 @@ def get_config(start: str = "scratch"):
         optimizer.learning_rate = 1e-3
         optimizer.weight_decay = 0.05
         config.schedule.warmup_epochs = 10
-    elif start == "transfer":
+    else:
+        common.set_source(config, "cifar10")
         config.model.name = "vit_b16"
         config.model.dtype = "bfloat16"
         config.model.kwargs = dict(scan=True, remat=False)
@@ -61,6 +59,4 @@ def get_config(start: str = "scratch"):
         config.schedule.warmup_steps = 100
         config.eval.every_steps = 100
         config.log.every_steps = 10
-    else:
-        raise ValueError(f"Unknown '{start}' after the colon; choose scratch or transfer.")
     return config.lock()
