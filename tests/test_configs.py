@@ -80,7 +80,7 @@ def test_every_choice_of_a_card_is_inside_the_schema(name, argument):
     module, config = load(name, argument)
     assert config.is_locked and argument in module.__doc__
     assert set(keys(config)) == set(keys(common.get_config()))
-    if config.distill.features != "none" and not config.distill.teacher_weights:
+    if config.distill.teacher and not config.distill.teacher_weights:
         with config.unlocked():
             config.distill.teacher_weights = "teacher.safetensors"  # the command line must give it
     options = read_options(config)

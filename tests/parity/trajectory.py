@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 from opening import make_run
 from parity import peers
 
@@ -21,6 +22,7 @@ from jaxvision.parity.pair import NOT_DECAYED
 from jaxvision.train.init_from import start_from
 from jaxvision.train.input import mix_and_dropout_keys, update_key
 from jaxvision.train.state import create_state
+from jaxvision.train.workdir import as_json
 
 torch = pytest.importorskip("torch")
 timm_optim = pytest.importorskip("timm.optim")
@@ -194,7 +196,7 @@ def train_peer(start: Start, **changes: Any) -> Trajectory:
       start: see `start`.
       **changes: options that the script gets wrong.
     """
-    peer, config = copy.deepcopy(start.pair.peer), start.run.options.copy_and_resolve_references()
+    peer, config = copy.deepcopy(start.pair.peer), ConfigDict(as_json(start.run.options))
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     options, warmup = config.optimizer, config.schedule.warmup_steps
     spared = [n for n, _ in peer.named_parameters() if n.endswith(NOT_DECAYED)]
