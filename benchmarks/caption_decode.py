@@ -47,7 +47,7 @@ def jax_call(size: Size, memory: np.ndarray):
     """Returns a call of our search, compiled for these shapes."""
     model = jv.create_model(
         "captioner",
-        num_classes=size.vocabulary,
+        vocab_size=size.vocabulary,
         rngs=nnx.Rngs(0),
         encoder=None,
         feature_width=size.width,

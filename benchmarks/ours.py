@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 import jaxvision as jv
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.tasks.classification import Classification
 from jaxvision.train.gradients import make_gradient_fn
 from jaxvision.train.input import TrainInput, make_preprocess
-from jaxvision.train.optim.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import TrainState, abstract_model, abstract_state, create_state
 from jaxvision.train.step import Optimizer, make_eval_step, make_train_step
@@ -57,9 +58,10 @@ def training(name: str, **options: Any) -> Training:
       **options: of `create_model`.
     """
     build = functools.partial(_build, name=name, **options)
-    graphdef, params, _ = abstract_model(build)
+    graphdef, params, stats = abstract_model(build)
     schedule = optax.constant_schedule(RATE)
-    tx = make_optimizer(params, OptimizerOptions(), schedule=schedule)
+    not_decayed = not_decayed_names(nnx.merge(graphdef, params, stats))
+    tx = make_optimizer(params, OptimizerOptions(), schedule=schedule, not_decayed=not_decayed)
     mesh = make_mesh(data=-1, fsdp=1)
     abstract = abstract_state(build, tx, mesh=mesh)
     spec = jv.get_spec(name)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxvision.interop.load import load_weights, save_weights
-    from jaxvision.models.registry import create_model, get_spec, list_models
+    from jaxvision.models.registry import create_model, get_spec, list_models, register_model
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ _CONTRACT = {
     "create_model": "jaxvision.models.registry",
     "get_spec": "jaxvision.models.registry",
     "list_models": "jaxvision.models.registry",
+    "register_model": "jaxvision.models.registry",
     "load_weights": "jaxvision.interop.load",
     "save_weights": "jaxvision.interop.load",
 }
@@ -25,6 +26,7 @@ __all__ = [
     "get_spec",
     "list_models",
     "load_weights",
+    "register_model",
     "save_weights",
 ]
 

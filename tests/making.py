@@ -23,12 +23,15 @@ def make_schedule(name, *, learning_rate, total_steps, **options):
     )
 
 
-def make_optimizer(params, *, schedule, groups=None, with_rate_factor=False, **options):
+def make_optimizer(
+    params, *, schedule, groups=None, not_decayed=frozenset(), with_rate_factor=False, **options
+):
     return optimizer.make_optimizer(
         params,
         OptimizerOptions(**options),
         schedule=schedule,
         groups=groups,
+        not_decayed=not_decayed,
         with_rate_factor=with_rate_factor,
     )
 

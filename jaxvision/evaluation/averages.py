@@ -10,7 +10,7 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.soup import mean_weights
 from jaxvision.interop.load import assign_weights
 from jaxvision.interop.rules import Weights, flatten
-from jaxvision.interop.run_folder import open_run, read_run
+from jaxvision.interop.run_folder import check_stored_models, open_run, read_run
 from jaxvision.options.options import read_options
 from jaxvision.train.setup import make_run
 
@@ -53,7 +53,9 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     Raises:
       InputError: if the run cannot be opened.
     """
-    run = make_run(read_options(open_run(path).config))
+    stored = open_run(path).config
+    check_stored_models(stored, where=str(path))
+    run = make_run(read_options(stored))
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     assign_weights(model, weights)
     trees = (nnx.to_pure_dict(x) for x in nnx.split(model, nnx.Param, nnx.BatchStat)[1:])

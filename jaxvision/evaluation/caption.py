@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
+from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.image_files import ImageFile
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
@@ -69,8 +70,8 @@ def open_captioner(run: str) -> tuple[Trained, Vocabulary, dict[str, Any]]:
             f"{run} is a run for {folder.config['task']}: `python -m jaxvision predict` uses it."
         )
     trained = open_trained(run)
-    vocabulary = Vocabulary.load(str(folder.folder / VOCABULARY_FILE))
-    check_vocabulary(vocabulary, size=trained.model.config.num_classes, where=f"the run {run}")
+    vocabulary = load_vocabulary(str(folder.folder / VOCABULARY_FILE))
+    check_vocabulary(vocabulary, size=trained.model.config.vocab_size, where=f"the run {run}")
     if trained.model.config.encoder is None:
         raise InputError(f"{run} captions features, not images: its model has no encoder.")
     return trained, vocabulary, folder.config["caption"]

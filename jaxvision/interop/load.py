@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import importlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.interop import (
-    captioner,
-    convnext,
-    deit,
-    efficientnet,
-    hybrid_vit,
-    mobilenet,
-    pvt,
-    pvt_v2,
-    resnet,
-    swin,
-    vit,
-)
 from jaxvision.interop.adapt import Fit, Source, fit_heads
 from jaxvision.interop.formats import check_writable, read_checkpoint, write_weights
 from jaxvision.interop.rules import (
@@ -38,41 +26,10 @@ from jaxvision.interop.rules import (
 )
 from jaxvision.interop.run_folder import read_run
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
-from jaxvision.models.captioner import Captioner
-from jaxvision.models.convnext import ConvNeXt
-from jaxvision.models.deit import DeiT
-from jaxvision.models.efficientnet import EfficientNet
-from jaxvision.models.hybrid_vit import HybridViT
 from jaxvision.models.image_model import PROJECTION
-from jaxvision.models.mobilenet_v1 import MobileNetV1
-from jaxvision.models.mobilenet_v2 import MobileNetV2
-from jaxvision.models.mobilenet_v3 import MobileNetV3
-from jaxvision.models.pvt import PVT
-from jaxvision.models.pvt_v2 import PVTv2
-from jaxvision.models.resnet import ResNet
-from jaxvision.models.swin import Swin
-from jaxvision.models.swin_v2 import SwinV2
-from jaxvision.models.vit import ViT
+from jaxvision.models.spec import Model
 
 OWN = "jaxvision"  # the source of a run's checkpoint: our paths are its names
-
-# A new family is one entry here.
-_SOURCES: dict[type, dict[str, Source]] = {
-    ViT: vit.SOURCES,
-    DeiT: deit.SOURCES,
-    HybridViT: hybrid_vit.SOURCES,
-    ResNet: resnet.SOURCES,
-    ConvNeXt: convnext.SOURCES,
-    PVT: pvt.SOURCES,
-    PVTv2: pvt_v2.SOURCES,
-    Swin: swin.SOURCES,
-    SwinV2: swin.SOURCES_V2,
-    MobileNetV1: mobilenet.V1_SOURCES,
-    MobileNetV2: mobilenet.V2_SOURCES,
-    MobileNetV3: mobilenet.V3_SOURCES,
-    EfficientNet: efficientnet.SOURCES,
-    Captioner: captioner.SOURCES,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,24 +227,25 @@ def _trees(model: nnx.Module) -> tuple[Any, Any]:
     return params, nnx.to_pure_dict(batch_stats)
 
 
-def _sources(model: nnx.Module) -> dict[str, Source]:
-    if type(model) not in _SOURCES:
-        names = ", ".join(sorted(family.__name__ for family in _SOURCES))
-        raise InputError(
-            f"Weights can be exchanged for {names}, got a {type(model).__name__}: give a model of "
-            "create_model."
-        )
-    return _SOURCES[type(model)]
+def _sources(model: nnx.Module) -> tuple[dict[str, Source], Any]:
+    """Returns the tables that the model's class names, by library, and the model's config."""
+    if not isinstance(model, Model):
+        raise InputError(f"Weights belong to models of create_model, got a {type(model).__name__}.")
+    sources = model.weight_sources
+    if isinstance(sources, str):  # a file in models/ cannot import its table, which imports it
+        module, _, name = sources.partition(":")
+        sources = getattr(importlib.import_module(module), name)
+    return dict(sources or {}), model.config
 
 
 def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
     """Returns the source and the model's config, once it is sure that they go together."""
-    sources, config = _sources(model), getattr(model, "config", None)
+    sources, config = _sources(model)
     if name == OWN:
         return _own_source(model, sources), config
     if name not in sources:
         raise InputError(
-            f"Weights of a {type(model).__name__} are known from {', '.join(sources)}, "
+            f"Weights of a {type(model).__name__} are known from {', '.join([*sources, OWN])}, "
             f"got {name!r}."
         )
     for field, value in sources[name].requires.items():
@@ -303,7 +261,7 @@ def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
 def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
     paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
-    others = list(sources.values())
+    others = list(sources.values()) or [Source(rules=lambda config: (), requires={}, fits={})]
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.
     paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]
@@ -318,15 +276,15 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
 
 def _detect(model: nnx.Module, weights: Weights) -> str:
     """Returns the source whose table knows most of the names, the first if two know as many."""
-    sources, config = _sources(model), getattr(model, "config", None)
+    sources, config = _sources(model)
     known = sources | {OWN: _own_source(model, sources)}
     counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
         raise InputError(
             f"The names in the file are those of no {type(model).__name__} of "
-            f"{' or '.join(sources)}: {', '.join(map(repr, list(weights)[:3]))}, ...; give the "
-            "file to the model that it belongs to."
+            f"{' or '.join(sources or [OWN])}: {', '.join(map(repr, list(weights)[:3]))}, ...; "
+            "give the file to the model that it belongs to."
         )
     return best
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 from jaxvision.errors import InputError
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
+from jaxvision.models.outside import is_address
+from jaxvision.models.registry import is_known
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +27,10 @@ class RunFolder:
     """A run on disk.
 
     Attributes:
-      folder: of the run.
-      steps: checkpoints to read from, in the order of preference.
-      config: what `config.json` holds; see configs/common.py.
-      class_names: by label; empty if the run has not kept them.
+      folder: Folder of the run.
+      steps: Checkpoints to read from, in the order of preference.
+      config: Content of `config.json`; see configs/common.py.
+      class_names: Names of the classes by label; empty if the run has not kept them.
     """
 
     folder: pathlib.Path
@@ -61,6 +64,33 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
     except ValueError as error:
         raise InputError(f"{folder}/config.json is damaged ({error}): restore it.") from error
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
+
+
+def check_stored_models(config: Mapping[str, Any], *, where: str, named: bool = False) -> None:
+    """Checks that the models in the config of a run are known without importing anything.
+
+    A folder from elsewhere must not decide which code runs here.
+
+    Args:
+      config: Config that the run has stored.
+      where: Name of the run, for the message.
+      named: Whether the user has named the model of the run, which is not looked at then.
+
+    Raises:
+      InputError: if one of them is the address of a model that is not imported.
+    """
+    names = {
+        "": None if named else config["model"]["name"],
+        "the encoder ": config["model"]["kwargs"].get("encoder"),
+        "the teacher ": config["distill"]["teacher"],
+    }
+    for part, name in names.items():
+        if isinstance(name, str) and is_address(name) and not is_known(name):
+            how = "" if part else f"give --model={name}, or "
+            raise InputError(
+                f"{where} is a run of {part}{name}, whose code is not imported because a folder "
+                f"says so: {how}import it in Python by jaxvision.get_spec({name!r})."
+            )
 
 
 def read_class_names(path: pathlib.Path) -> tuple[str, ...]:

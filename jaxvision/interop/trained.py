@@ -12,8 +12,8 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run
-from jaxvision.interop.run_folder import RunFolder, open_run
-from jaxvision.models.registry import create_model, get_spec, spec_with
+from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
+from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import ModelSpec
 
 
@@ -22,11 +22,11 @@ class Trained:
     """A model that can be used.
 
     Attributes:
-      model: with its weights.
-      spec: of the model; mean and deviation of its pixels are in there.
-      transform: resize and crop of an image, to uint8.
-      class_names: by label; empty if nobody knows them.
-      report: what was loaded, in words.
+      model: Model with its weights.
+      spec: Row of the model; mean and deviation of its pixels are in there.
+      transform: Resize and crop of an image, to uint8.
+      class_names: Names of the classes by label; empty if nobody knows them.
+      report: What was loaded, in words.
     """
 
     model: Any
@@ -43,27 +43,31 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     its config, a file with that of the published weights.
 
     Args:
-      weights: a file, or the folder of a run or of one of its checkpoints; see `load_weights`.
-      name: of the model; None: of a run, its own.
-      overrides: fields of the model's config that it shall have here; those it has not, it ignores.
+      weights: File, or the folder of a run or of one of its checkpoints; see `load_weights`.
+      name: Name of the model; None: of a run, its own.
+      overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
     """
+    spec = get_spec(name) if name else None
     run = open_run(weights) if pathlib.Path(weights).expanduser().is_dir() else None
-    if run is None and name is None:
+    if run is None and spec is None:
         raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
-    if run is not None and name is not None:
+    if run is not None:
         own = run.config["model"]["name"]
-        if get_spec(name) is not get_spec(own):
+        if spec is not None and is_known(own) and get_spec(own) is not spec:
             raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
-    options = _run_options(run) if run else {}
-    spec = spec_with(name or run.config["model"]["name"], options)  # pyright: ignore
+        check_stored_models(run.config, where=weights, named=spec is not None)
+        spec = spec or get_spec(own)
+    assert spec is not None
+    options = _run_options(run, spec) if run else {}
+    spec = spec_with(spec.name, options)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     read, wrapper, source = read_file_or_run(weights)
     classes = count_classes(_abstract(spec, options), read, source=source)
     if classes is not None:
-        options["num_classes"] = classes
+        options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
     report = assign_all(model, read, source=source, path=weights, name=spec.name)
     report = dataclasses.replace(report, wrapper=wrapper)
@@ -78,11 +82,11 @@ def _abstract(spec: ModelSpec, options: dict[str, Any]) -> nnx.Module:
         raise InputError(f"config.json of the run: {error}") from error
 
 
-def _run_options(run: RunFolder) -> dict[str, Any]:
-    """Returns the options that the run built its model with, less the number of classes."""
+def _run_options(run: RunFolder, spec: ModelSpec) -> dict[str, Any]:
+    """Returns the options that the run built its model with, less the number of outputs."""
     model, data = run.config["model"], run.config["data"]
     options = {name: _hashable(value) for name, value in model["kwargs"].items()}
-    fields = {field.name for field in dataclasses.fields(get_spec(model["name"]).config)}
+    fields = {field.name for field in dataclasses.fields(spec.config)}
     if "image_size" in fields:
         options.setdefault("image_size", _hashable(data["image_size"]))
     if run.config["task"] == "captioning":

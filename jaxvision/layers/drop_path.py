@@ -1,5 +1,8 @@
 """Stochastic depth: whole residual branches are dropped, separately for each example."""
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -28,6 +31,17 @@ def drop_path_rates(final_rate: float, depth: int) -> tuple[float, ...]:
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}.")
     return tuple(final_rate * i / max(depth - 1, 1) for i in range(depth))
+
+
+def stage_drop_path_rates(rate: float, depths: Sequence[int]) -> list[tuple[float, ...]]:
+    """Returns the rates of the blocks of each stage, which rise through all stages.
+
+    Args:
+      rate: Rate of the very last block.
+      depths: Number of blocks of each stage.
+    """
+    rates = iter(drop_path_rates(rate, sum(depths)))
+    return [tuple(itertools.islice(rates, depth)) for depth in depths]
 
 
 def drop_path(

@@ -25,6 +25,23 @@ def draw_key(rngs: nnx.Rngs | None, what: str) -> jax.Array:
     return rngs.dropout()
 
 
+def draw_block_key(
+    rngs: nnx.Rngs | None, *rates: float, train: bool, what: str = "dropout or drop path"
+) -> jax.Array | None:
+    """Returns the key that a model's blocks share, see `run_blocks`; None if they drop nothing.
+
+    Args:
+      rngs: Source of the key, as the caller handed it to the model.
+      *rates: Rates of everything that the blocks may drop.
+      train: Whether dropping is on.
+      what: Name of what needs randomness, for the message.
+
+    Raises:
+      ValueError: if a key is needed and `rngs` is None.
+    """
+    return draw_key(rngs, what) if train and any(rates) else None
+
+
 def dropout(
     inputs: Float[Array, "*shape"], rate: float, *, train: bool, rngs: nnx.Rngs | None
 ) -> Float[Array, "*shape"]:

@@ -1,5 +1,6 @@
 """From pixels to tokens: one linear map per patch, or a few strided convolutions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -216,3 +217,19 @@ def check_divisible(height: int, width: int, patch_size: int) -> None:
             f"resize it, or use {height // patch_size * patch_size} x "
             f"{width // patch_size * patch_size}."
         )
+
+
+def prepend_tokens(
+    prefix: Sequence[nnx.Param], grid: Float[Array, "batch rows columns width"]
+) -> Float[Array, "batch tokens width"]:
+    """Returns a grid as a row of tokens behind learned ones.
+
+    Args:
+      prefix: Learned tokens [1, 1, width], such as a class token.
+      grid: Tokens of the patches.
+    """
+    batch, rows, columns, width = grid.shape
+    learned = [
+        jnp.broadcast_to(token[...].astype(grid.dtype), (batch, 1, width)) for token in prefix
+    ]
+    return jnp.concatenate([*learned, grid.reshape(batch, rows * columns, width)], axis=1)

@@ -19,7 +19,7 @@ class TokenEmbed(nnx.Module):
     Initial values: both tables trunc-normal 0.02.
 
     Args:
-      vocabulary_size: number of words.
+      vocab_size: Number of words.
       width: channels of a token; even for sinusoids.
       max_length: number of positions.
       position: "learned", or "sinusoidal" (fixed, no parameters).
@@ -34,7 +34,7 @@ class TokenEmbed(nnx.Module):
 
     def __init__(
         self,
-        vocabulary_size: int,
+        vocab_size: int,
         width: int,
         *,
         max_length: int,
@@ -51,7 +51,7 @@ class TokenEmbed(nnx.Module):
 
         if position == "sinusoidal":
             sinusoids(max_length, width)  # says at once that the width is odd
-        self.embedding = table(vocabulary_size, width)
+        self.embedding = table(vocab_size, width)
         self.pos_embed = table(1, max_length, width) if position == "learned" else None
         self.width = width
         self.max_length = max_length

@@ -15,7 +15,16 @@ from jaxvision.layers.block_stack import Remat
 from jaxvision.layers.linear import linear
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.token_embed import POSITIONS
-from jaxvision.models.spec import HALF, ModelSpec, Preprocess, check_rate, layer_dtypes
+from jaxvision.models.catalogue import create_model, get_spec
+from jaxvision.models.image_model import ImageModel
+from jaxvision.models.spec import (
+    HALF,
+    Model,
+    ModelSpec,
+    Preprocess,
+    check_rates,
+    layer_dtypes,
+)
 from jaxvision.models.text_decoder import Cache, TransformerDecoder
 
 ACTIVATIONS: dict[str, Activation] = {"relu": nnx.relu, "gelu": gelu}
@@ -28,7 +37,7 @@ class CaptionerConfig:
     """Every choice of a captioner.
 
     Attributes:
-      num_classes: words of the vocabulary.
+      vocab_size: Number of words in the vocabulary.
       width: channels of a token of the decoder.
       depth: number of the decoder's blocks.
       num_heads: the decoder's attention heads.
@@ -57,7 +66,7 @@ class CaptionerConfig:
       dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
-    num_classes: int = 10_000
+    vocab_size: int = 10_000
     width: int = 384
     depth: int = 6
     num_heads: int = 6
@@ -87,9 +96,8 @@ class CaptionerConfig:
         check_choice("position", self.position, POSITIONS)
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_implementation(self.attention)
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("attention_dropout_rate", self.attention_dropout_rate)
-        for field in ("num_classes", "width", "depth", "num_heads", "hidden_width", "max_length"):
+        check_rates(self)
+        for field in ("vocab_size", "width", "depth", "num_heads", "hidden_width", "max_length"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
         if self.width % self.num_heads:
@@ -114,7 +122,7 @@ class CaptionerConfig:
         return self.norm_first if self.final_norm is None else self.final_norm
 
 
-class Captioner(nnx.Module):
+class Captioner(Model):
     """Writes what is in an image, word by word.
 
     Args:
@@ -127,6 +135,9 @@ class Captioner(nnx.Module):
     Source: the decoder is that of the course CS231n, assignment 3, `CaptioningTransformer`, where
       the config says so.
     """
+
+    config: CaptionerConfig
+    weight_sources = "jaxvision.interop.captioner:SOURCES"
 
     def __init__(self, config: CaptionerConfig, *, rngs: nnx.Rngs):
         dtypes = layer_dtypes(config.dtype)
@@ -144,7 +155,7 @@ class Captioner(nnx.Module):
             )
         self.visual_proj = linear(width, config.width, rngs=rngs, **dtypes) if project else None
         self.decoder = TransformerDecoder(
-            config.num_classes,
+            config.vocab_size,
             config.width,
             depth=config.depth,
             num_heads=config.num_heads,
@@ -214,9 +225,9 @@ class Captioner(nnx.Module):
             self._check_features(inputs)
             features = inputs
         elif self.config.freeze_encoder:
-            features = jax.lax.stop_gradient(self._look(inputs))
+            features = jax.lax.stop_gradient(self._look(self.encoder, inputs))
         else:
-            features = self._look(inputs, train=train, rngs=rngs)
+            features = self._look(self.encoder, inputs, train=train, rngs=rngs)
         features = features.reshape(features.shape[0], -1, features.shape[-1])
         features = features.astype(self.config.dtype)
         return features if self.visual_proj is None else self.visual_proj(features)
@@ -270,7 +281,7 @@ class Captioner(nnx.Module):
         """
         return self.decoder.cross_weights(tokens, self.encode(inputs))
 
-    def grid_shape(self, inputs: Any) -> tuple[int, int] | None:
+    def grid_shape(self, inputs: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, int] | None:
         """Returns rows and columns of the memory of images, None if it is no grid.
 
         Args:
@@ -281,9 +292,8 @@ class Captioner(nnx.Module):
         rows, columns = jax.eval_shape(_last_map, self.encoder, inputs).shape[1:3]
         return rows, columns
 
-    def _look(self, images: jax.Array, **how: Any) -> jax.Array:
+    def _look(self, encoder: ImageModel, images: jax.Array, **how: Any) -> jax.Array:
         """Returns the encoder's features, of any rank."""
-        encoder: Any = self.encoder
         if self.config.memory == "grid":
             return _last_map(encoder, images, **how)
         return (encoder if self.config.memory == "pooled" else encoder.features)(images, **how)
@@ -297,19 +307,20 @@ class Captioner(nnx.Module):
             )
 
 
-def _build_encoder(config: CaptionerConfig, rngs: nnx.Rngs) -> nnx.Module:
+def _build_encoder(config: CaptionerConfig, rngs: nnx.Rngs) -> ImageModel:
     """Returns the image model without its head."""
-    from jaxvision.models.registry import create_model, get_spec  # which lists this family too
-
     spec = get_spec(str(config.encoder), task="classification")
     options: dict[str, Any] = dict(config.encoder_options)
     sized = "image_size" in {field.name for field in dataclasses.fields(spec.config)}
     if config.image_size is not None and sized:
         options.setdefault("image_size", config.image_size)
-    return create_model(spec.name, num_classes=0, dtype=config.dtype, rngs=rngs, **options)
+    encoder = create_model(spec.name, num_classes=0, dtype=config.dtype, rngs=rngs, **options)
+    if not isinstance(encoder, ImageModel):
+        raise InputError(f"An encoder must be an ImageModel, {spec.name} is none.")
+    return encoder
 
 
-def _feature_width(config: CaptionerConfig, encoder: Any) -> int:
+def _feature_width(config: CaptionerConfig, encoder: ImageModel | None) -> int:
     """Returns the channels of the features, from the encoder or without one."""
     if encoder is None:
         assert config.feature_width is not None  # the config has checked it
@@ -321,7 +332,7 @@ def _feature_width(config: CaptionerConfig, encoder: Any) -> int:
     return jax.eval_shape(lambda encoder, x: encoder.features(x), encoder, images).shape[-1]
 
 
-def _last_map(encoder: Any, images: jax.Array, **how: Any) -> jax.Array:
+def _last_map(encoder: ImageModel, images: jax.Array, **how: Any) -> jax.Array:
     """Returns the coarsest map of an image model, [batch, rows, columns, channels]."""
     return list(encoder.pyramid(images, **how).values())[-1]
 
@@ -348,7 +359,7 @@ SPECS = (
         "captioner_cs231n",
         3_803_884,
         "CS231n, assignment 3, CaptioningTransformer, for features of 512 channels",
-        num_classes=1004,
+        vocab_size=1004,
         width=256,
         depth=2,
         num_heads=4,

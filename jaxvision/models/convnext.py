@@ -1,7 +1,7 @@
 """ConvNeXt: a convolutional network with the proportions of a Swin Transformer."""
 
 import dataclasses
-import itertools
+from typing import Any
 
 import jax
 from flax import nnx
@@ -10,23 +10,22 @@ from jaxtyping import Array, Float
 
 from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.conv import Conv
-from jaxvision.layers.drop_path import drop_path, drop_path_rates
-from jaxvision.layers.dropout import draw_key, dropout
-from jaxvision.layers.head import linear_head
+from jaxvision.layers.drop_path import drop_path, stage_drop_path_rates
+from jaxvision.layers.dropout import draw_block_key
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.layer_scale import LayerScale
 from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, whole_patches
 from jaxvision.layers.pool import global_pool
-from jaxvision.models.image_model import ImageModel
+from jaxvision.models.image_model import ImageModel, LayerGroups
 from jaxvision.models.spec import (
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
+    check_rates,
     layer_dtypes,
-    param_dtype,
 )
 
 _INIT = trunc_normal(0.02)
@@ -66,8 +65,7 @@ class ConvNeXtConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("drop_path_rate", self.drop_path_rate)
+        check_rates(self)
         if len(self.stage_depths) != len(self.stage_widths):
             raise ValueError(
                 "stage_depths and stage_widths must name the same stages, got "
@@ -194,8 +192,7 @@ class ConvNeXtStage(nnx.Module):
         def step(block, outputs, rate, rngs):
             return block(outputs, drop_path_rate=rate, train=train, rngs=rngs), None
 
-        drops = train and config.drop_path_rate > 0.0
-        key = draw_key(rngs, "drop path") if drops else None
+        key = draw_block_key(rngs, config.drop_path_rate, train=train, what="drop path")
         return run_blocks(
             self.blocks, inputs, step, rates=self.drop_path_rates, key=key, remat=config.remat
         )[0]
@@ -213,6 +210,11 @@ class ConvNeXt(ImageModel):
     Source: Liu et al. 2022, A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545.
     """
 
+    config: ConvNeXtConfig
+    weight_sources = "jaxvision.interop.convnext:SOURCES"
+    layer_groups = LayerGroups(with_head="norm/")
+    head_dropout = True
+
     def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
         widths, dtypes = config.stage_widths, layer_dtypes(config.dtype)
         self.config = config
@@ -220,65 +222,32 @@ class ConvNeXt(ImageModel):
             config.in_channels, widths[0], patch_size=4, kernel_init=_INIT, rngs=rngs, **dtypes
         )
         self.stem_norm = layer_norm(widths[0], eps=config.norm_eps, rngs=rngs, **dtypes)
-        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.stage_depths)))
+        rates = stage_drop_path_rates(config.drop_path_rate, config.stage_depths)
         self.stages = nnx.List(
-            ConvNeXtStage(
-                config, stage, drop_path_rates=tuple(itertools.islice(rates, depth)), rngs=rngs
-            )
-            for stage, depth in enumerate(config.stage_depths)
+            ConvNeXtStage(config, stage, drop_path_rates=each, rngs=rngs)
+            for stage, each in enumerate(rates)
         )
         self.norm = layer_norm(widths[-1], eps=config.head_norm_eps, rngs=rngs, **dtypes)
-        self.head = linear_head(
-            widths[-1],
-            config.num_classes,
-            kernel_init=_INIT,
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.head = self.new_head(widths[-1], _INIT, rngs)
 
-    def classify(
-        self,
-        features: Float[Array, "batch rows columns features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        pooled = self.norm(global_pool(features)).astype(param_dtype(self.config.dtype))
-        pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
-        return pooled if self.head is None else self.head(pooled)
+    def pool(
+        self, features: Float[Array, "batch rows columns features"]
+    ) -> Float[Array, "batch channels"]:
+        """Returns the mean of the map, normalised."""
+        return self.norm(global_pool(features))
 
-    def features(
+    def trunk(
         self,
         images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the map of the last stage; the norm comes after the pooling.
-
-        Args:
-          images: normalised, of any size from 32 x 32.
-          train: turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
-        """
-        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
-
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns the maps of all stages by their stride in pixels, the finest first.
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns the map of the last stage, and the maps of all; the norm follows the pooling.
 
         Pixels at the lower and right border that fill no patch are left out, as in torch.
 
-        Args:
-          images: normalised, of any size from 32 x 32.
-          train: turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
+        The images may have any size from 32 x 32.
         """
         check_images(images, self.config.in_channels)
         outputs = self.stem_norm(self.stem(whole_patches(images, 4)))
@@ -286,7 +255,7 @@ class ConvNeXt(ImageModel):
         for i, stage in enumerate(self.stages):
             outputs = stage(outputs, train=train, rngs=rngs)
             maps[4 * 2**i] = outputs
-        return maps
+        return outputs, maps
 
 
 def _spec(
@@ -324,7 +293,12 @@ def _hf(spec: ModelSpec) -> ModelSpec:
         timm=None,
         torchvision=None,
         hf=f"facebook/{spec.name.replace('_', '-')}-224",
+        hf_peer=HFPeer("ConvNext", _hf_fields),
     )
+
+
+def _hf_fields(config: ConvNeXtConfig) -> dict[str, Any]:
+    return {"hidden_sizes": config.stage_widths, "depths": config.stage_depths}
 
 
 SPECS = (*_TORCH, *map(_hf, _TORCH))

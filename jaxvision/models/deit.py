@@ -54,9 +54,12 @@ class DeiT(ViT):
       attention, section 4 and figure 2, https://arxiv.org/abs/2012.12877.
     """
 
+    config: DeiTConfig
+    weight_sources = "jaxvision.interop.deit:SOURCES"
+    not_decayed = frozenset({"dist_token"})
+
     def __init__(self, config: DeiTConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.config = config
         self.dist_token = self._table(1, 0.02, rngs)
         self.head_dist = self._head(rngs) if config.distillation_head else None
 

@@ -83,6 +83,7 @@ class EfficientNet(MobileNet):
     """
 
     config: EfficientNetConfig
+    weight_sources = "jaxvision.interop.efficientnet:SOURCES"
 
     def make_block(
         self, shape: Block, drop_path_rate: float, *, rngs: nnx.Rngs

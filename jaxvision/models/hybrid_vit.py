@@ -224,12 +224,10 @@ class HybridViT(ViT):
       2021, How to train your ViT?, table 2, https://arxiv.org/abs/2106.10270.
     """
 
-    def __init__(self, config: HybridViTConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        self.config = config
+    config: HybridViTConfig
+    weight_sources = "jaxvision.interop.hybrid_vit:SOURCES"
 
     def _stem(self, rngs: nnx.Rngs) -> ResNetEmbed:
-        assert isinstance(self.config, HybridViTConfig)
         return ResNetEmbed(self.config, rngs=rngs)
 
 

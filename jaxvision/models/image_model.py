@@ -1,16 +1,56 @@
 """What every image model is: a trunk, and a head that reads what the trunk returns."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
+
+from jaxvision.layers.dropout import dropout
+from jaxvision.layers.head import linear_head
+from jaxvision.layers.pool import global_pool
+from jaxvision.models.spec import Model, param_dtype
 
 # The path of what a student has while it learns from a teacher's features, and leaves behind in
 # what it exports.
 PROJECTION = "distill_projection"
 
 
-class ImageModel(nnx.Module):
-    """The call that all families share; each has its own trunk and head."""
+@dataclasses.dataclass(frozen=True)
+class LayerGroups:
+    """Which parameters stand where between image and head, for transfer recipes.
+
+    Regexes of parameter paths with one name for each block, such as `blocks/11/mlp/fc1/bias`; they
+    are matched from the first letter on. A family that names its parts as the others do needs none.
+
+    Attributes:
+      stem: Regex of the parameters before the first block.
+      blocks: Regex of a block's parameters; its groups are the numbers of stage and block, or of
+        one of them. Each match with other numbers is a layer of its own.
+      behind: Regex of the parameters behind the last block that are a layer of their own; the
+        others count to the last block.
+      with_head: Regex of the parameters behind the last block that count to the head.
+    """
+
+    stem: str = r"(stem|stem_norm|\w+_token|(stages/0/)?(patch_embed|patch_norm|pos_embed))(/|$)"
+    blocks: str = r"(?:stages/(\d+)/(?:blocks/)?(\d+)|blocks/(\d+))/"
+    behind: str | None = None
+    with_head: str | None = None
+
+
+class ImageModel(Model):
+    """The calls that all families share; a family has a trunk, and rarely a way to pool of its own.
+
+    Attributes:
+      head: Classifier, a linear map; None: the model returns what it would read.
+      layer_groups: Places of the family's parameters between image and head.
+      head_dropout: Whether `config.dropout_rate` acts before the head.
+    """
+
+    head: nnx.Linear | None
+    layer_groups: ClassVar[LayerGroups] = LayerGroups()
+    head_dropout: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -22,9 +62,9 @@ class ImageModel(nnx.Module):
         """Returns the logits, or what the head would read if the model has none.
 
         Args:
-          images: normalised, of a size that `features` takes.
-          train: uses and moves batch statistics, and turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          images: Normalised images of a size that `trunk` takes.
+          train: Whether batch statistics are used and moved, and every kind of dropping is on.
+          rngs: Source of the dropping; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
@@ -33,29 +73,74 @@ class ImageModel(nnx.Module):
         return self.classify(features, train=train, rngs=rngs)
 
     def features(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
-        """Returns what stands before the pooling and the head."""
+        """Returns what stands before the pooling and the head; the arguments are those of a call.
+
+        The coarsest map [batch, rows, columns, channels], or tokens [batch, tokens, channels].
+        """
         return self.trunk(images, train=train, rngs=rngs)[0]
 
-    def trunk(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass.
-
-        The features are the coarsest map here; a family whose features are others says so.
-        """
-        maps = self.pyramid(images, train=train, rngs=rngs)
-        return list(maps.values())[-1], maps
-
     def pyramid(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
     ) -> dict[int, jax.Array]:
-        """Returns the maps of all stages by their stride in pixels, the finest first."""
+        """Returns the maps [batch, rows, columns, channels] by their stride in pixels.
+
+        The finest map comes first. The arguments are those of a call.
+        """
+        return self.trunk(images, train=train, rngs=rngs)[1]
+
+    def trunk(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        """Returns what `features` and what `pyramid` return, of one pass; every family has its own.
+
+        The arguments are those of a call.
+        """
         raise NotImplementedError
+
+    def new_head(
+        self, width: int, kernel_init: jax.nn.initializers.Initializer, rngs: nnx.Rngs
+    ) -> nnx.Linear | None:
+        """Returns a classifier for `config.num_classes`, or None for 0.
+
+        Args:
+          width: Channels of what the head reads.
+          kernel_init: Initializer of the kernel; the bias starts at 0.
+          rngs: Source of the initial values.
+        """
+        config, dtype = self.config, param_dtype(self.config.dtype)
+        return linear_head(
+            width, config.num_classes, kernel_init=kernel_init, param_dtype=dtype, rngs=rngs
+        )
+
+    def pool(self, features: jax.Array) -> Float[Array, "batch channels"]:
+        """Returns what the head reads of the features: here the mean of a map."""
+        return global_pool(features)
 
     def classify(
         self, features: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        raise NotImplementedError
+    ) -> Float[Array, "batch outputs"]:
+        """Returns the logits, or what the head would read, of what `features` returned.
+
+        Args:
+          features: Features of this model.
+          train: Whether the dropout before the head is on.
+          rngs: Source of the dropping; needed only if `train` and some rate is > 0.
+        """
+        pooled = self.pool(features).astype(param_dtype(self.config.dtype))
+        if self.head_dropout:
+            pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
+        return pooled if self.head is None else self.head(pooled)

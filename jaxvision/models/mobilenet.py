@@ -11,11 +11,8 @@ from jaxtyping import Array, Float
 from jaxvision.errors import check_choice
 from jaxvision.layers.activation import ACTIVATIONS
 from jaxvision.layers.conv import PADDINGS, ConvNormAct, make_divisible
-from jaxvision.layers.dropout import dropout
-from jaxvision.layers.head import linear_head
-from jaxvision.layers.pool import global_pool
 from jaxvision.models.image_model import ImageModel
-from jaxvision.models.spec import check_images, check_rate, layer_dtypes, param_dtype
+from jaxvision.models.spec import check_images, check_rates, layer_dtypes
 
 _HEAD_INIT = jax.nn.initializers.normal(0.01)
 
@@ -102,8 +99,7 @@ class MobileNetConfig:
         for name in (self.activation, *(row.activation for row in self.rows if row.activation)):
             check_choice("activation", name, tuple(ACTIVATIONS))
         check_choice("padding", self.padding, PADDINGS)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        check_rate("dropout_rate", self.dropout_rate)
+        check_rates(self)
         if self.width <= 0 or not self.rows:
             raise ValueError(
                 f"A network needs a width above 0 and at least one row, got width={self.width} and "
@@ -180,6 +176,9 @@ class MobileNet(ImageModel):
       rngs: source of the initial values.
     """
 
+    config: MobileNetConfig
+    head_dropout = True
+
     def __init__(self, config: MobileNetConfig, *, rngs: nnx.Rngs):
         self.config = config
         activation, convs = ACTIVATIONS[config.activation], config.conv_options()
@@ -207,13 +206,7 @@ class MobileNet(ImageModel):
             if last
             else None
         )
-        self.head = linear_head(
-            self.head_channels(last or channels),
-            config.num_classes,
-            kernel_init=_HEAD_INIT,
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.head = self.new_head(self.head_channels(last or channels), _HEAD_INIT, rngs)
 
     def make_block(self, shape: Block, drop_path_rate: float, *, rngs: nnx.Rngs) -> nnx.Module:
         """Returns a new block of the family."""
@@ -223,39 +216,6 @@ class MobileNet(ImageModel):
         """Returns what the head reads of a map with so many channels."""
         return channels
 
-    def pool(
-        self, features: Float[Array, "batch rows columns channels"]
-    ) -> Float[Array, "batch head_channels"]:
-        """Returns what the head reads, in the dtype of the parameters."""
-        return global_pool(features).astype(param_dtype(self.config.dtype))
-
-    def classify(
-        self,
-        features: Float[Array, "batch rows columns features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        pooled = dropout(self.pool(features), self.config.dropout_rate, train=train, rngs=rngs)
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the last map before the pooling.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
-        """
-        return self.trunk(images, train=train, rngs=rngs)[0]
-
     def trunk(
         self,
         images: Float[Array, "batch height width channels"],
@@ -263,7 +223,10 @@ class MobileNet(ImageModel):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        """Returns the last map before the pooling, and what `pyramid` returns.
+
+        The images may have any size.
+        """
         maps = self.pyramid(images, train=train, rngs=rngs)
         last = list(maps.values())[-1]
         return last if self.last_conv is None else self.last_conv(last, train=train), maps
@@ -277,10 +240,8 @@ class MobileNet(ImageModel):
     ) -> dict[int, jax.Array]:
         """Returns the last map of each stride in pixels, the finest first, as timm's features_only.
 
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
+        Not by way of `trunk`: where only maps are read, the statistics of the last convolution
+        stay as they are.
         """
         check_images(images, self.config.in_channels)
         outputs = self.stem(images, train=train)
@@ -291,3 +252,8 @@ class MobileNet(ImageModel):
                 stride *= shape.stride
                 maps[stride] = outputs
         return maps
+
+
+def hf_fields(config: MobileNetConfig) -> dict[str, Any]:
+    """Returns the fields of the config of V1 or V2 in transformers."""
+    return {"depth_multiplier": config.width, "classifier_dropout_prob": 0.0}

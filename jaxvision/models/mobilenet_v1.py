@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from jaxvision.layers.activation import ACTIVATIONS
 from jaxvision.layers.conv import ConvNormAct, kaiming_depthwise
-from jaxvision.models.mobilenet import Block, BlockRow, MobileNet, MobileNetConfig
-from jaxvision.models.spec import HALF, ModelSpec, Preprocess
+from jaxvision.models.mobilenet import Block, BlockRow, MobileNet, MobileNetConfig, hf_fields
+from jaxvision.models.spec import HALF, HFPeer, ModelSpec, Preprocess
 
 # Table 1 of the paper behind the first convolution; a row of it is half a block.
 _ROWS = (
@@ -91,6 +91,7 @@ class MobileNetV1(MobileNet):
     """
 
     config: MobileNetV1Config
+    weight_sources = "jaxvision.interop.mobilenet:V1_SOURCES"
 
     def make_block(self, shape: Block, drop_path_rate: float, *, rngs: nnx.Rngs) -> SeparableConv:
         """Returns a new block."""
@@ -121,6 +122,8 @@ def _spec(
         source="Howard et al. 2017, tables 1 and 6",
         timm=timm,
         hf=hf,
+        # Its momentum is TensorFlow's, taken for torch's.
+        hf_peer=HFPeer("MobileNetV1", hf_fields, {"norm_momentum": 0.9997}) if hf else None,
     )
 
 

@@ -7,8 +7,8 @@ from flax import nnx
 from jaxvision.layers.activation import ACTIVATIONS
 from jaxvision.layers.conv import make_divisible
 from jaxvision.layers.inverted_residual import InvertedResidual
-from jaxvision.models.mobilenet import Block, BlockRow, MobileNet, MobileNetConfig
-from jaxvision.models.spec import HALF, ModelSpec, Preprocess
+from jaxvision.models.mobilenet import Block, BlockRow, MobileNet, MobileNetConfig, hf_fields
+from jaxvision.models.spec import HALF, HFPeer, ModelSpec, Preprocess
 
 # Table 2 of the paper: its t, c, n and s.
 _ROWS = (
@@ -55,6 +55,7 @@ class MobileNetV2(MobileNet):
     """
 
     config: MobileNetV2Config
+    weight_sources = "jaxvision.interop.mobilenet:V2_SOURCES"
 
     def make_block(
         self, shape: Block, drop_path_rate: float, *, rngs: nnx.Rngs
@@ -99,6 +100,8 @@ def _spec(
         torchvision=torchvision,
         timm=timm,
         hf=hf,
+        # Its momentum is TensorFlow's, taken for torch's.
+        hf_peer=HFPeer("MobileNetV2", hf_fields, {"norm_momentum": 0.997}) if hf else None,
     )
 
 

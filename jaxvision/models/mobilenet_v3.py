@@ -10,6 +10,7 @@ from jaxvision.layers.activation import ACTIVATIONS, hard_sigmoid
 from jaxvision.layers.conv import kaiming_fan_out, make_divisible
 from jaxvision.layers.inverted_residual import InvertedResidual
 from jaxvision.layers.linear import linear
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.models.mobilenet import Block, BlockRow, MobileNet, MobileNetConfig
 from jaxvision.models.spec import HALF, ModelSpec, Preprocess, param_dtype
 
@@ -120,6 +121,8 @@ class MobileNetV3(MobileNet):
     """
 
     config: MobileNetV3Config
+    weight_sources = "jaxvision.interop.mobilenet:V3_SOURCES"
+    layer_groups = LayerGroups(behind="last_conv/", with_head="hidden/")  # as timm counts
 
     def __init__(self, config: MobileNetV3Config, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
@@ -157,9 +160,9 @@ class MobileNetV3(MobileNet):
         return self.config.hidden_width
 
     def pool(
-        self, features: Float[Array, "batch rows columns channels"]
+        self, features: Float[Array, "batch rows columns features"]
     ) -> Float[Array, "batch head_channels"]:
-        """Returns the hidden layer of the pooled features."""
+        """Returns the hidden layer of the mean of the map."""
         return ACTIVATIONS[self.config.activation](self.hidden(super().pool(features)))
 
     def trunk(
@@ -169,7 +172,7 @@ class MobileNetV3(MobileNet):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        """Returns the last map, that of the last convolution, and what `pyramid` returns."""
         maps = self.pyramid(images, train=train, rngs=rngs)
         return list(maps.values())[-1], maps
 
@@ -180,13 +183,7 @@ class MobileNetV3(MobileNet):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> dict[int, jax.Array]:
-        """Returns the last map of each stride; at the last one that of the last convolution.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
-        """
+        """Returns the last map of each stride; at the last one that of the last convolution."""
         maps = super().pyramid(images, train=train, rngs=rngs)
         if self.last_conv is not None:
             maps[max(maps)] = self.last_conv(maps[max(maps)], train=train)

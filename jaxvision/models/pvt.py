@@ -1,39 +1,38 @@
 """Pyramid Vision Transformer (v1): four stages of tokens, each on a grid of half the side."""
 
 import dataclasses
-import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvision.layers.attention import MultiHeadAttention, check_implementation
-from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
-from jaxvision.layers.drop_path import drop_path, drop_path_rates
-from jaxvision.layers.dropout import draw_key, dropout
-from jaxvision.layers.head import linear_head
+from jaxvision.layers.attention import MultiHeadAttention
+from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.drop_path import drop_path, stage_drop_path_rates
+from jaxvision.layers.dropout import draw_block_key, dropout
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
-from jaxvision.layers.patch import PatchEmbed, check_divisible
+from jaxvision.layers.patch import PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding
 from jaxvision.layers.spatial_reduction import SpatialReduction
+from jaxvision.models.attention_config import SizedConfig
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
     layer_dtypes,
-    param_dtype,
 )
 
 _INIT = trunc_normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PVTConfig:
+class PVTConfig(SizedConfig):
     """Every choice of a Pyramid Vision Transformer of the first version.
 
     Attributes:
@@ -43,18 +42,6 @@ class PVTConfig:
       mlp_ratios: hidden channels of the MLP / width, of each stage.
       reduction_ratios: attention looks at one token for each patch of ratio x ratio; 1 in the last
         stage, whose class token has no place in the grid.
-      image_size: pixels that the position tables are made for: side, or (height, width).
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the class token.
-      dropout_rate: after the positions, the attention's projection and both layers of the MLP.
-      attention_dropout_rate: of attention weights.
-      drop_path_rate: of the last block's branches; rises linearly from 0 over all stages.
-      norm_eps: of every LayerNorm.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     stage_depths: tuple[int, ...]
@@ -62,23 +49,9 @@ class PVTConfig:
     stage_heads: tuple[int, ...] = (1, 2, 5, 8)
     mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
     reduction_ratios: tuple[int, ...] = (8, 4, 2, 1)
-    image_size: int | tuple[int, int] = 224
-    in_channels: int = 3
-    num_classes: int = 1000
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    norm_eps: float = 1e-6
-    attention: str = "fused"
-    remat: Remat = False
-    scan: bool = True
-    dtype: str = "float32"
 
     def __post_init__(self):
-        check_implementation(self.attention)
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("attention_dropout_rate", self.attention_dropout_rate)
-        check_rate("drop_path_rate", self.drop_path_rate)
+        super().__post_init__()
         check_stages(self)
         if self.reduction_ratios[-1] != 1:
             raise ValueError(
@@ -91,12 +64,6 @@ class PVTConfig:
     def num_stages(self) -> int:
         """Number of grids."""
         return len(self.stage_depths)
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else size
 
     def stride(self, stage: int) -> int:
         """Returns the pixels per token and side."""
@@ -235,13 +202,9 @@ class PVTStage(nnx.Module):
         """Returns the tokens, the class token first, and the rows and columns of the others."""
         config = self.config
         embedded = self.patch_norm(self.patch_embed(inputs))
-        batch, rows, columns, width = embedded.shape
-        tokens = embedded.reshape(batch, rows * columns, width)
-        if self.cls_token is not None:
-            cls_token = jnp.broadcast_to(
-                self.cls_token[...].astype(tokens.dtype), (batch, 1, width)
-            )
-            tokens = jnp.concatenate([cls_token, tokens], axis=1)
+        rows, columns = embedded.shape[1:3]
+        prefix = [] if self.cls_token is None else [self.cls_token]
+        tokens = prepend_tokens(prefix, embedded)
         positions = resize_position_embedding(
             self.pos_embed[...],
             self.grid,
@@ -258,8 +221,7 @@ class PVTStage(nnx.Module):
                 tokens, grid=(rows, columns), drop_path_rate=rate, train=train, rngs=rngs
             ), None
 
-        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
-        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        key = draw_block_key(rngs, *config.block_rates, train=train)
         tokens, _ = run_blocks(
             self.blocks, tokens, step, rates=self.drop_path_rates, key=key, remat=config.remat
         )
@@ -280,52 +242,25 @@ class PVT(ImageModel):
       reductions have the epsilon of the others, as in Hugging Face; the authors' code has 1e-5.
     """
 
+    config: PVTConfig
+    weight_sources = "jaxvision.interop.pvt:SOURCES"
+
     def __init__(self, config: PVTConfig, *, rngs: nnx.Rngs):
         self.config = config
-        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.stage_depths)))
+        rates = stage_drop_path_rates(config.drop_path_rate, config.stage_depths)
         self.stages = nnx.List(
-            PVTStage(
-                config, stage, drop_path_rates=tuple(itertools.islice(rates, depth)), rngs=rngs
-            )
-            for stage, depth in enumerate(config.stage_depths)
+            PVTStage(config, stage, drop_path_rates=each, rngs=rngs)
+            for stage, each in enumerate(rates)
         )
         width = config.stage_widths[-1]
         self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **layer_dtypes(config.dtype))
-        self.head = linear_head(
-            width,
-            config.num_classes,
-            kernel_init=_INIT,
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.head = self.new_head(width, _INIT, rngs)
 
-    def classify(
-        self,
-        features: Float[Array, "batch tokens features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        del train, rngs
-        pooled = features[:, 0].astype(param_dtype(self.config.dtype))
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch tokens features"]:
-        """Returns the tokens of the last stage after the final norm, the class token first.
-
-        Args:
-          images: normalised; both sides multiples of 32.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-        """
-        return self.trunk(images, train=train, rngs=rngs)[0]
+    def pool(
+        self, features: Float[Array, "batch tokens features"]
+    ) -> Float[Array, "batch channels"]:
+        """Returns the class token."""
+        return features[:, 0]
 
     def trunk(
         self,
@@ -334,7 +269,12 @@ class PVT(ImageModel):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "batch tokens features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
+        """Returns the tokens of the last stage, the class token first, and the maps of all stages.
+
+        The last map holds the patches among these tokens, which are normalised; the others are not.
+
+        Both sides of the images must be multiples of 32.
+        """
         config = self.config
         check_images(images, config.in_channels)
         height, width = images.shape[1:3]
@@ -349,25 +289,6 @@ class PVT(ImageModel):
             maps[config.stride(i)] = outputs
         return tokens, maps
 
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns the maps of all stages by their stride in pixels, the finest first.
-
-        The last one holds the patches of `features`, after the final norm; the others are not
-        normalised.
-
-        Args:
-          images: normalised; both sides multiples of 32.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-        """
-        return self.trunk(images, train=train, rngs=rngs)[1]
-
 
 def _spec(name: str, stage_depths: tuple[int, ...], num_params: int) -> ModelSpec:
     return ModelSpec(
@@ -380,7 +301,23 @@ def _spec(name: str, stage_depths: tuple[int, ...], num_params: int) -> ModelSpe
         num_params=num_params,
         source="Wang et al. 2021, table 1",
         hf=f"Xrenya/pvt-{name}-224",
+        hf_peer=HFPeer("Pvt", _hf_fields),
     )
+
+
+def hf_stages(config: Any) -> dict[str, Any]:
+    """Returns the fields that the configs of both versions share in transformers."""
+    return {
+        "hidden_sizes": config.stage_widths,
+        "depths": config.stage_depths,
+        "num_attention_heads": config.stage_heads,
+        "mlp_ratios": config.mlp_ratios,
+    }
+
+
+def _hf_fields(config: PVTConfig) -> dict[str, Any]:
+    reductions = {"sequence_reduction_ratios": config.reduction_ratios}
+    return hf_stages(config) | reductions | {"image_size": config.image_size}
 
 
 SPECS = (

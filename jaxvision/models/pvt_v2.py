@@ -1,7 +1,6 @@
 """Pyramid Vision Transformer v2: overlapping patches, and convolutions instead of positions."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -9,33 +8,31 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from jaxvision.layers.attention import MultiHeadAttention, check_implementation
-from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
+from jaxvision.layers.attention import MultiHeadAttention
+from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.conv import Conv, kaiming_depthwise
-from jaxvision.layers.drop_path import drop_path, drop_path_rates
-from jaxvision.layers.dropout import draw_key, dropout
-from jaxvision.layers.head import linear_head
+from jaxvision.layers.drop_path import drop_path, stage_drop_path_rates
+from jaxvision.layers.dropout import draw_block_key, dropout
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.linear import linear
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import OverlapPatchEmbed
-from jaxvision.layers.pool import global_pool
 from jaxvision.layers.spatial_reduction import PooledReduction, SpatialReduction
-from jaxvision.models.image_model import ImageModel
-from jaxvision.models.pvt import check_stages
+from jaxvision.models.attention_config import AttentionConfig
+from jaxvision.models.image_model import ImageModel, LayerGroups
+from jaxvision.models.pvt import check_stages, hf_stages
 from jaxvision.models.spec import (
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
     layer_dtypes,
-    param_dtype,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PVTv2Config:
+class PVTv2Config(AttentionConfig):
     """Every choice of a Pyramid Vision Transformer v2.
 
     Attributes:
@@ -46,19 +43,8 @@ class PVTv2Config:
       reduction_ratios: attention looks at one token for each patch of ratio x ratio.
       linear_attention: attention looks at 7 x 7 averages instead ("li"); reduction_ratios does
         nothing then. The MLP gets a ReLU, too, as in the authors' code.
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
-      dropout_rate: after the attention's projection and both layers of the MLP.
-      attention_dropout_rate: of attention weights.
-      drop_path_rate: of the last block's branches; rises linearly from 0 over all stages.
-      norm_eps: of the LayerNorms of blocks and stages.
       projection_norm_eps: of those behind patch embeddings and reductions: 1e-5 in the authors'
         code and timm, 1e-6 in Hugging Face.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     stage_depths: tuple[int, ...]
@@ -67,23 +53,10 @@ class PVTv2Config:
     mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
     reduction_ratios: tuple[int, ...] = (8, 4, 2, 1)
     linear_attention: bool = False
-    in_channels: int = 3
-    num_classes: int = 1000
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    norm_eps: float = 1e-6
     projection_norm_eps: float = 1e-5
-    attention: str = "fused"
-    remat: Remat = False
-    scan: bool = True
-    dtype: str = "float32"
 
     def __post_init__(self):
-        check_implementation(self.attention)
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("attention_dropout_rate", self.attention_dropout_rate)
-        check_rate("drop_path_rate", self.drop_path_rate)
+        super().__post_init__()
         check_stages(self)
 
 
@@ -244,8 +217,7 @@ class PVTv2Stage(nnx.Module):
         def step(block, outputs, rate, rngs):
             return block(outputs, drop_path_rate=rate, train=train, rngs=rngs), None
 
-        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
-        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        key = draw_block_key(rngs, *config.block_rates, train=train)
         outputs, _ = run_blocks(
             self.blocks,
             self.patch_embed(inputs),
@@ -271,71 +243,36 @@ class PVTv2(ImageModel):
       https://arxiv.org/abs/2106.13797.
     """
 
+    config: PVTv2Config
+    weight_sources = "jaxvision.interop.pvt_v2:SOURCES"
+    layer_groups = LayerGroups(blocks=r"stages/(\d+)/")  # as timm counts: a stage is one layer
+
     def __init__(self, config: PVTv2Config, *, rngs: nnx.Rngs):
         self.config = config
-        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.stage_depths)))
+        rates = stage_drop_path_rates(config.drop_path_rate, config.stage_depths)
         self.stages = nnx.List(
-            PVTv2Stage(
-                config, stage, drop_path_rates=tuple(itertools.islice(rates, depth)), rngs=rngs
-            )
-            for stage, depth in enumerate(config.stage_depths)
+            PVTv2Stage(config, stage, drop_path_rates=each, rngs=rngs)
+            for stage, each in enumerate(rates)
         )
-        self.head = linear_head(
-            config.stage_widths[-1],
-            config.num_classes,
-            kernel_init=trunc_normal(0.02),
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.head = self.new_head(config.stage_widths[-1], trunc_normal(0.02), rngs)
 
-    def classify(
-        self,
-        features: Float[Array, "batch rows columns features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        del train, rngs
-        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
+    def trunk(
         self,
         images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the map of the last stage, normalised.
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns the map of the last stage, and the maps of all; each is normalised.
 
-        Args:
-          images: normalised; any size whose maps hold a patch of the reductions.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-        """
-        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
-
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns the normalised maps of all stages by their stride in pixels, the finest first.
-
-        Args:
-          images: normalised; any size whose maps hold a patch of the reductions.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+        The images may have any size whose maps hold a patch of the reductions.
         """
         check_images(images, self.config.in_channels)
         maps, outputs = {}, images
         for i, stage in enumerate(self.stages):
             outputs = stage(outputs, train=train, rngs=rngs)
             maps[4 * 2**i] = outputs
-        return maps
+        return outputs, maps
 
 
 def _spec(name: str, num_params: int, *stage_depths: int, **options: Any) -> ModelSpec:
@@ -363,6 +300,11 @@ _TIMM = (
 )
 
 
+def _hf_fields(config: PVTv2Config) -> dict[str, Any]:
+    reductions = {"sr_ratios": config.reduction_ratios}
+    return hf_stages(config) | reductions | {"linear_attention": config.linear_attention}
+
+
 def _hf(spec: ModelSpec) -> ModelSpec:
     """Returns the row of the same weights in transformers, which has one epsilon for all norms."""
     return dataclasses.replace(
@@ -371,6 +313,7 @@ def _hf(spec: ModelSpec) -> ModelSpec:
         config=dataclasses.replace(spec.config, projection_norm_eps=1e-6),
         timm=None,
         hf=f"OpenGVLab/{spec.name.replace('_li', '_linear')}",
+        hf_peer=HFPeer("PvtV2", _hf_fields),
     )
 
 

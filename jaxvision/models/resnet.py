@@ -1,6 +1,7 @@
 """ResNet and its wide and grouped relatives, as torchvision computes them."""
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import nnx
@@ -9,18 +10,16 @@ from jaxtyping import Array, Float
 from jaxvision.errors import check_choice
 from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
-from jaxvision.layers.dropout import dropout
-from jaxvision.layers.head import linear_head
 from jaxvision.layers.norm import BatchNorm
-from jaxvision.layers.pool import global_pool, max_pool
+from jaxvision.layers.pool import max_pool
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
+    check_rates,
     layer_dtypes,
-    param_dtype,
 )
 
 
@@ -69,8 +68,7 @@ class ResNetConfig:
     def __post_init__(self):
         check_choice("block", self.block, ("basic", "bottleneck"))
         check_choice("stem", self.stem, ("imagenet", "cifar"))
-        check_rate("drop_path_rate", self.drop_path_rate)
-        check_rate("dropout_rate", self.dropout_rate)
+        check_rates(self)
         if len(self.stage_depths) != len(self.stage_widths):
             raise ValueError(
                 "stage_depths and stage_widths must name the same stages, got "
@@ -189,6 +187,10 @@ class ResNet(ImageModel):
       https://arxiv.org/abs/1512.03385.
     """
 
+    config: ResNetConfig
+    weight_sources = "jaxvision.interop.resnet:SOURCES"
+    head_dropout = True
+
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         self.config = config
         imagenet = config.stem == "imagenet"
@@ -224,55 +226,18 @@ class ResNet(ImageModel):
                 channels = width * config.expansion
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.head = linear_head(
-            channels,
-            config.num_classes,
-            kernel_init=_torch_linear,
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.head = self.new_head(channels, _torch_linear, rngs)
 
-    def classify(
-        self,
-        features: Float[Array, "batch rows columns features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
-        pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
+    def trunk(
         self,
         images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the map of the last stage.
+    ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
+        """Returns the map of the last stage, and the maps of all.
 
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
-        """
-        return list(self.pyramid(images, train=train, rngs=rngs).values())[-1]
-
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns the maps of all stages by their stride in pixels, the finest first.
-
-        Args:
-          images: normalised, of any size.
-          train: uses and moves batch statistics, and turns drop path on.
-          rngs: needed only if `train` and the drop-path rate is > 0.
+        The images may have any size.
         """
         check_images(images, self.config.in_channels)
         outputs = self.stem(images, train=train)
@@ -286,7 +251,7 @@ class ResNet(ImageModel):
             for block in blocks:
                 outputs = block(outputs, train=train, rngs=rngs)
             maps[stride] = outputs
-        return maps
+        return outputs, maps
 
 
 # U(-1/sqrt(in), 1/sqrt(in)), what torch.nn.Linear starts with.
@@ -312,7 +277,17 @@ def _spec(
         timm=name,
         torchvision=name,
         hf=hf,
+        hf_peer=HFPeer("ResNet", _hf_fields) if hf else None,
     )
+
+
+def _hf_fields(config: ResNetConfig) -> dict[str, Any]:
+    return {
+        "embedding_size": config.stem_width,
+        "hidden_sizes": [width * config.expansion for width in config.stage_widths],
+        "depths": config.stage_depths,
+        "layer_type": config.block,
+    }
 
 
 def _basic(*stage_depths: int) -> ResNetConfig:

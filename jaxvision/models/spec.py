@@ -1,8 +1,8 @@
 """What every model family shares: the row of its table, its dtypes, its check of the input."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -17,10 +17,10 @@ class Preprocess:
     """How an evaluation image is prepared: it belongs to the weights as much as to the model.
 
     Attributes:
-      mean: subtracted from each channel, of values in 0..1.
-      std: divides each channel afterwards.
-      interpolation: of the resize, "bilinear" or "bicubic".
-      crop_fraction: image_size / short side before the centre crop.
+      mean: Mean of each channel, of values in 0..1, which is subtracted.
+      std: Deviation of each channel, by which is divided afterwards.
+      interpolation: Interpolation of the resize, "bilinear" or "bicubic".
+      crop_fraction: Side of the image / its short side before the centre crop.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -29,38 +29,80 @@ class Preprocess:
     crop_fraction: float = 0.875
 
 
+class Model(nnx.Module):
+    """What a model of any task says of its family, beside what it computes.
+
+    Attributes:
+      config: Every choice, the family's frozen dataclass.
+      weight_sources: Names of the weights in other libraries, {library: `interop.adapt.Source`}; or
+        "module:NAME" of such a table, which is imported once weights are exchanged; None: weights
+        are read and written under our own names alone.
+      not_decayed: Names of parameters that weight decay leaves alone, and of modules all of whose
+        parameters it leaves alone, beside those that it never touches (`bias`, `scale`, ...).
+    """
+
+    config: Any
+    weight_sources: ClassVar[str | Mapping[str, Any] | None] = None
+    not_decayed: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class HFPeer:
+    """How transformers describes a family, for `python -m jaxvision parity`.
+
+    Attributes:
+      name: Name of its classes, less "Config" and "ForImageClassification".
+      fields: Function of our config that returns the fields of theirs.
+      options: Fields of our config that theirs has not, with the values that its model computes
+        with.
+    """
+
+    name: str
+    fields: Callable[[Any], dict[str, Any]]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """One variant of one family.
 
     Attributes:
-      name: what `create_model` takes.
-      family: the file in `jaxvision/models`.
-      build: (config, rngs=...) -> module.
-      config: the family's frozen dataclass; its fields are the overrides of `create_model`.
-      image_size: side in pixels that the variant was published at.
-      preprocess: evaluation preprocessing of the published weights.
-      num_params: published number of parameters with 1000 classes; of a captioner, the number that
-        its config gives.
-      source: paper and table.
-      timm: name of the same model in timm, None if timm has none.
-      torchvision: its name in torchvision.
-      hf: a Hugging Face repository whose transformers model computes the same.
-      task: "classification" or "captioning".
+      name: Name that `create_model` takes.
+      build: Class of the model, or a function (config, rngs=...) -> model.
+      config: Frozen dataclass of the family; its fields are the overrides of `create_model`.
+      family: Name of the family, in lists; "": that of the variant.
+      image_size: Side in pixels that the variant was published at.
+      preprocess: Evaluation preprocessing of the published weights.
+      num_params: Published number of parameters with 1000 classes; of a captioner, the number that
+        its config gives; None: nobody has published it.
+      source: Paper and table.
+      timm: Name of the same model in timm; None: timm has none.
+      torchvision: Name of the same model in torchvision.
+      torchvision_arguments: Function of the config that returns further arguments of its builder
+        in torchvision.
+      hf: Hugging Face repository whose transformers model computes the same.
+      hf_peer: Description of the model in transformers, which makes it one to compare with.
+      task: Task of the model, "classification" or "captioning".
     """
 
     name: str
-    family: str
     build: Callable[..., nnx.Module]
     config: Any
-    image_size: int
-    preprocess: Preprocess
-    num_params: int
-    source: str
+    family: str = ""
+    image_size: int = 224
+    preprocess: Preprocess = Preprocess()
+    num_params: int | None = None
+    source: str = ""
     timm: str | None = None
     torchvision: str | None = None
+    torchvision_arguments: Callable[[Any], dict[str, Any]] | None = None
     hf: str | None = None
+    hf_peer: HFPeer | None = None
     task: str = "classification"
+
+    def __post_init__(self):
+        if not self.family:
+            object.__setattr__(self, "family", self.name)
 
     @property
     def peers(self) -> dict[str, str]:
@@ -72,6 +114,11 @@ class ModelSpec:
     def aliases(self) -> tuple[str, ...]:
         """The other names that `create_model` takes."""
         return tuple(name for name in dict.fromkeys(self.peers.values()) if name != self.name)
+
+    @property
+    def outputs_option(self) -> str:
+        """The field of the config that is the number of logits: classes, or words."""
+        return "vocab_size" if self.task == "captioning" else "num_classes"
 
 
 def param_dtype(dtype: str) -> str:
@@ -106,7 +153,9 @@ def check_images(images: jax.Array, in_channels: int) -> None:
         )
 
 
-def check_rate(name: str, rate: float) -> None:
-    """Raises ValueError unless the rate is in [0, 1)."""
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f"{name} is a probability of dropping, in [0, 1), got {rate}.")
+def check_rates(config: Any) -> None:
+    """Raises ValueError unless each field of a config that is called `..._rate` is in [0, 1)."""
+    for field in dataclasses.fields(config):
+        rate = getattr(config, field.name)
+        if field.name.endswith("_rate") and not 0.0 <= rate < 1.0:
+            raise ValueError(f"{field.name} is a probability of dropping, in [0, 1), got {rate}.")

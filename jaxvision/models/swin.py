@@ -8,32 +8,31 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
-from jaxvision.layers.attention import MultiHeadAttention, check_implementation
-from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
+from jaxvision.layers.attention import MultiHeadAttention
+from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
-from jaxvision.layers.dropout import draw_key
-from jaxvision.layers.head import linear_head
+from jaxvision.layers.dropout import draw_block_key
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, check_divisible
 from jaxvision.layers.patch_merging import PatchMerging
-from jaxvision.layers.pool import global_pool
 from jaxvision.layers.position_bias import RelativePositionBias
 from jaxvision.layers.window import Sides
 from jaxvision.layers.window_block import WindowBlock
+from jaxvision.models.attention_config import SizedConfig
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
     layer_dtypes,
     param_dtype,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwinConfig:
+class SwinConfig(SizedConfig):
     """Every choice of a Swin Transformer.
 
     Attributes:
@@ -47,19 +46,8 @@ class SwinConfig:
         timm). The same where all maps are whole numbers of windows, as at the published sizes.
       image_size: pixels that "fitted" windows are made for: side, or (height, width).
       patch_size: side of a patch in pixels.
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
       mlp_ratio: hidden channels of the MLP / width.
-      dropout_rate: after the attention's projection and both layers of the MLP.
-      attention_dropout_rate: of attention weights.
-      drop_path_rate: of the last block's branches; rises linearly from 0 over all stages.
       norm_eps: of every LayerNorm.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      scan: keep the blocks of a stage stacked and run them by `jax.lax.scan`, two at a time; False:
-        a list and a loop.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     width: int
@@ -69,36 +57,18 @@ class SwinConfig:
     windows: str = "padded"
     image_size: int | tuple[int, int] = 224
     patch_size: int = 4
-    in_channels: int = 3
-    num_classes: int = 1000
     mlp_ratio: float = 4.0
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    drop_path_rate: float = 0.0
     norm_eps: float = 1e-5
-    attention: str = "fused"
-    remat: Remat = False
-    scan: bool = True
-    dtype: str = "float32"
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("windows", self.windows, ("padded", "fitted"))
-        check_implementation(self.attention)
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("attention_dropout_rate", self.attention_dropout_rate)
-        check_rate("drop_path_rate", self.drop_path_rate)
         if len(self.stage_depths) != len(self.stage_heads):
             raise ValueError(
                 "stage_depths and stage_heads must name the same stages, got "
                 f"{self.stage_depths} and {self.stage_heads}."
             )
         check_divisible(*self.image_shape, self.patch_size)
-
-    @property
-    def image_shape(self) -> Sides:
-        """Height and width in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else size
 
     def stage_width(self, stage: int) -> int:
         """Returns the channels of a stage, counted from 0."""
@@ -145,6 +115,9 @@ class Swin(ImageModel):
       Windows, https://arxiv.org/abs/2103.14030.
     """
 
+    config: SwinConfig
+    weight_sources = "jaxvision.interop.swin:SOURCES"
+    not_decayed = frozenset({"position_bias"})
     norm_first = True  # in a block and before a merging
 
     def __init__(self, config: SwinConfig, *, rngs: nnx.Rngs):
@@ -159,13 +132,7 @@ class Swin(ImageModel):
         )
         width = config.stage_width(len(config.stage_depths) - 1)
         self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
-        self.head = linear_head(
-            width,
-            config.num_classes,
-            kernel_init=trunc_normal(0.02),
-            param_dtype=dtypes["param_dtype"],
-            rngs=rngs,
-        )
+        self.head = self.new_head(width, trunc_normal(0.02), rngs)
 
     def _stage(self, stage: int, depth: int, rngs: nnx.Rngs) -> SwinStage:
         downsample = self._merging(self.config.stage_width(stage - 1), rngs) if stage else None
@@ -220,34 +187,6 @@ class Swin(ImageModel):
             rngs=rngs,
         )
 
-    def classify(
-        self,
-        features: Float[Array, "batch rows columns features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        del train, rngs
-        pooled = global_pool(features).astype(param_dtype(self.config.dtype))
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch rows columns features"]:
-        """Returns the map of the last stage after the final norm.
-
-        Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-        """
-        return self.trunk(images, train=train, rngs=rngs)[0]
-
     def trunk(
         self,
         images: Float[Array, "batch height width channels"],
@@ -255,28 +194,13 @@ class Swin(ImageModel):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "batch rows columns features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
-        maps = self.pyramid(images, train=train, rngs=rngs)
-        return self.norm(list(maps.values())[-1]), maps
+        """Returns the map of the last stage after the final norm, and the maps of all without it.
 
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns the maps of all stages by their stride in pixels, the finest first; no norm.
-
-        Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+        The images may have any size that is a whole number of patches.
         """
         config = self.config
         check_images(images, config.in_channels)
-        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
-        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        key = draw_block_key(rngs, *config.block_rates, train=train)
         rates = drop_path_rates(config.drop_path_rate, sum(config.stage_depths))
         tokens = self.patch_norm(self.patch_embed(images))
         maps = {}
@@ -285,7 +209,7 @@ class Swin(ImageModel):
             tokens = self._run_stage(stage, tokens, rates[:depth], key=stage_key, train=train)
             rates = rates[depth:]
             maps[config.patch_size * 2**stage] = tokens
-        return maps
+        return self.norm(tokens), maps
 
     def _run_stage(
         self,
@@ -361,7 +285,19 @@ def _spec(
         timm=timm,
         torchvision=torchvision,
         hf="microsoft/" + timm.replace("_", "-"),
+        hf_peer=HFPeer("Swin", _hf_fields),
     )
+
+
+def _hf_fields(config: SwinConfig) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "embed_dim": config.width,
+        "depths": config.stage_depths,
+        "num_heads": config.stage_heads,
+        "window_size": config.window_size,
+        "drop_path_rate": 0.0,
+    }
 
 
 SPECS = (

@@ -53,6 +53,8 @@ class SwinV2(Swin):
     """
 
     config: SwinV2Config
+    weight_sources = "jaxvision.interop.swin:SOURCES_V2"
+    not_decayed = Swin.not_decayed | {"logit_scale"}
     norm_first = False
 
     def _attention(self, stage: int, rngs: nnx.Rngs) -> Any:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.decoder_block import DecoderBlock
-from jaxvision.layers.dropout import draw_key
+from jaxvision.layers.dropout import draw_block_key
 from jaxvision.layers.head import linear_head
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.norm import layer_norm
@@ -25,7 +25,7 @@ class TransformerDecoder(nnx.Module):
     Initial values: linear kernels and tables trunc-normal 0.02, biases 0.
 
     Args:
-      vocabulary_size: number of words.
+      vocab_size: Number of words.
       width: channels of a token and of the memory.
       depth: number of blocks; they share nothing.
       num_heads: attention heads.
@@ -51,7 +51,7 @@ class TransformerDecoder(nnx.Module):
 
     def __init__(
         self,
-        vocabulary_size: int,
+        vocab_size: int,
         width: int,
         *,
         depth: int,
@@ -90,7 +90,7 @@ class TransformerDecoder(nnx.Module):
             )
 
         self.embed = TokenEmbed(
-            vocabulary_size,
+            vocab_size,
             width,
             max_length=max_length,
             position=position,
@@ -106,13 +106,13 @@ class TransformerDecoder(nnx.Module):
             if tie_head
             else linear_head(
                 width,
-                vocabulary_size,
+                vocab_size,
                 kernel_init=trunc_normal(0.02),
                 param_dtype=param_dtype,
                 rngs=rngs,
             )
         )
-        self.drops = max(dropout_rate, attention_dropout_rate) > 0.0
+        self.rates = dropout_rate, attention_dropout_rate
         self.remat: Remat = remat
 
     def __call__(
@@ -147,7 +147,7 @@ class TransformerDecoder(nnx.Module):
             hidden, memory = carry
             return (block(hidden, memory, **masks, train=train, rngs=rngs), memory), None
 
-        key = draw_key(rngs, "dropout") if train and self.drops else None
+        key = draw_block_key(rngs, *self.rates, train=train, what="dropout")
         (hidden, _), _ = run_blocks(
             self.layers,
             (hidden, memory),

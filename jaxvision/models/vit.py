@@ -9,31 +9,30 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
-from jaxvision.layers.attention import check_implementation
-from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
+from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
-from jaxvision.layers.dropout import draw_key, dropout
+from jaxvision.layers.dropout import draw_block_key, dropout
 from jaxvision.layers.encoder_block import EncoderBlock
-from jaxvision.layers.head import linear_head
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.norm import layer_norm
-from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible
+from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
 from jaxvision.layers.window import local_mask
+from jaxvision.models.attention_config import SizedConfig
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     HALF,
+    HFPeer,
     ModelSpec,
     Preprocess,
     check_images,
-    check_rate,
     layer_dtypes,
     param_dtype,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(SizedConfig):
     """Every choice of a Vision Transformer.
 
     Attributes:
@@ -41,9 +40,6 @@ class ViTConfig:
       depth: number of blocks.
       num_heads: attention heads.
       patch_size: side of a patch in pixels.
-      image_size: pixels that the position table is made for: side, or (height, width).
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
       mlp_ratio: hidden channels of the MLP / width.
       pool: "token" (the class token after the final norm) or "average" (the mean of the patches,
         the norm after it: timm's global_pool="avg" with fc_norm).
@@ -51,64 +47,35 @@ class ViTConfig:
       class_token_position: whether the class token has a row in the table of learned positions.
       position: "learned" or "sincos2d" (fixed).
       stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for small runs).
-      dropout_rate: after the positions, the attention's projection and both layers of the MLP.
-      attention_dropout_rate: of attention weights.
-      drop_path_rate: of the last block's branches; rises linearly from 0.
       layer_scale_init: starting value of LayerScale; None: no LayerScale.
       local_window: let a patch attend only to the k x k patches around it; None: to all.
-      norm_eps: of every LayerNorm.
       zero_init_head: start with logits of 0.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      scan: keep the blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     width: int
     depth: int
     num_heads: int
     patch_size: int
-    image_size: int | tuple[int, int] = 224
-    in_channels: int = 3
-    num_classes: int = 1000
     mlp_ratio: float = 4.0
     pool: str = "token"
     class_token: bool = True
     class_token_position: bool = True
     position: str = "learned"
     stem: str = "patch"
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    drop_path_rate: float = 0.0
     layer_scale_init: float | None = None
     local_window: int | None = None
-    norm_eps: float = 1e-6
     zero_init_head: bool = False
-    attention: str = "fused"
-    remat: Remat = False
-    scan: bool = True
-    dtype: str = "float32"
 
     STEMS: ClassVar[tuple[str, ...]] = ("patch", "conv")
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("pool", self.pool, ("token", "average"))
         check_choice("position", self.position, ("learned", "sincos2d"))
         check_choice("stem", self.stem, self.STEMS)
-        check_implementation(self.attention)
-        check_rate("dropout_rate", self.dropout_rate)
-        check_rate("attention_dropout_rate", self.attention_dropout_rate)
-        check_rate("drop_path_rate", self.drop_path_rate)
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool='token' needs class_token=True; without one use pool='average'.")
         check_divisible(*self.image_shape, self.patch_size)
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -141,41 +108,30 @@ class ViT(ImageModel):
       https://arxiv.org/abs/2010.11929.
     """
 
+    config: ViTConfig
+    weight_sources = "jaxvision.interop.vit:SOURCES"
+
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.config = config
+        self.config, dtypes = config, layer_dtypes(config.dtype)
         self.patch_embed = self._stem(rngs)
         self.cls_token = self._table(1, 1e-6, rngs) if config.class_token else None
         num_positions = config.num_prefix_positions + config.grid[0] * config.grid[1]
         learned = config.position == "learned"
         self.pos_embed = self._table(num_positions, 0.02, rngs) if learned else None
         self.blocks = build_blocks(self._block, config.depth, scan=config.scan, rngs=rngs)
-        self.norm = layer_norm(
-            config.width, eps=config.norm_eps, rngs=rngs, **layer_dtypes(config.dtype)
-        )
+        self.norm = layer_norm(config.width, eps=config.norm_eps, rngs=rngs, **dtypes)
         self.head = self._head(rngs)
 
     def _stem(self, rngs: nnx.Rngs) -> Any:
         """Returns what makes the grid of tokens; a hybrid has another one."""
-        config = self.config
-        stem = PatchEmbed if config.stem == "patch" else ConvStem
-        return stem(
-            config.in_channels,
-            config.width,
-            patch_size=config.patch_size,
-            rngs=rngs,
-            **layer_dtypes(config.dtype),
-        )
+        config, dtypes = self.config, layer_dtypes(self.config.dtype)
+        stem, size = PatchEmbed if config.stem == "patch" else ConvStem, config.patch_size
+        return stem(config.in_channels, config.width, patch_size=size, rngs=rngs, **dtypes)
 
     def _head(self, rngs: nnx.Rngs) -> nnx.Linear | None:
-        config = self.config
         zeros = jax.nn.initializers.zeros
-        return linear_head(
-            config.width,
-            config.num_classes,
-            kernel_init=zeros if config.zero_init_head else trunc_normal(0.02),
-            param_dtype=param_dtype(config.dtype),
-            rngs=rngs,
-        )
+        init = zeros if self.config.zero_init_head else trunc_normal(0.02)
+        return self.new_head(self.config.width, init, rngs)
 
     def _prefix(self) -> list[nnx.Param]:
         """Returns the learned tokens that stand before the patches."""
@@ -201,48 +157,13 @@ class ViT(ImageModel):
         dtype = jnp.dtype(param_dtype(self.config.dtype))
         return nnx.Param(trunc_normal(stddev)(rngs.params(), shape, dtype))
 
-    def classify(
-        self,
-        features: Float[Array, "batch tokens features"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Returns the logits, or what the head would read, of what `features` returned."""
-        del train, rngs
+    def pool(
+        self, features: Float[Array, "batch tokens features"]
+    ) -> Float[Array, "batch channels"]:
+        """Returns the class token, or the mean of the patches with the norm after it."""
         if self.config.pool == "token":
-            pooled = features[:, 0]
-        else:
-            pooled = self.norm(jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1))
-        pooled = pooled.astype(param_dtype(self.config.dtype))
-        return pooled if self.head is None else self.head(pooled)
-
-    def features(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch tokens features"]:
-        """Returns the tokens after the final norm, those before the patches first.
-
-        With pool="average" the norm comes after the pooling, so these tokens are not normalised.
-
-        Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
-        """
-        tokens, mask, key = self._embed(images, train=train, rngs=rngs)
-
-        def step(block, tokens, rate, rngs):
-            return block(tokens, mask=mask, drop_path_rate=rate, train=train, rngs=rngs), None
-
-        rates = drop_path_rates(self.config.drop_path_rate, self.config.depth)
-        tokens, _ = run_blocks(
-            self.blocks, tokens, step, rates=rates, key=key, remat=self.config.remat
-        )
-        return self.norm(tokens) if self.config.pool == "token" else tokens
+            return features[:, 0]
+        return self.norm(jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1))
 
     def trunk(
         self,
@@ -251,28 +172,26 @@ class ViT(ImageModel):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "batch tokens features"], dict[int, jax.Array]]:
-        """Returns what `features` and what `pyramid` return, of one pass; see there."""
-        tokens = self.features(images, train=train, rngs=rngs)
-        patches = tokens[:, self.config.num_prefix_tokens :]
-        size = self.config.patch_size
-        rows, columns = images.shape[1] // size, images.shape[2] // size
-        return tokens, {size: patches.reshape(len(images), rows, columns, self.config.width)}
+        """Returns the tokens after the final norm, those before the patches first, and their map.
 
-    def pyramid(
-        self,
-        images: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> dict[int, jax.Array]:
-        """Returns {patch size: map}: the patches of `features`, [batch, rows, columns, width].
+        The one map holds the patches among the tokens; its stride is the patch size. With
+        pool="average" the norm comes after the pooling, so that neither is normalised.
 
-        Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+        The images may have any size that is a whole number of patches.
         """
-        return self.trunk(images, train=train, rngs=rngs)[1]
+        config = self.config
+        tokens, mask, key = self._embed(images, train=train, rngs=rngs)
+
+        def step(block, tokens, rate, rngs):
+            return block(tokens, mask=mask, drop_path_rate=rate, train=train, rngs=rngs), None
+
+        rates = drop_path_rates(config.drop_path_rate, config.depth)
+        tokens, _ = run_blocks(self.blocks, tokens, step, rates=rates, key=key, remat=config.remat)
+        if config.pool == "token":
+            tokens = self.norm(tokens)
+        size, prefix = config.patch_size, config.num_prefix_tokens
+        grid = images.shape[1] // size, images.shape[2] // size
+        return tokens, {size: tokens[:, prefix:].reshape(len(images), *grid, config.width)}
 
     def attention_maps(
         self, images: Float[Array, "batch height width channels"]
@@ -298,17 +217,11 @@ class ViT(ImageModel):
         config = self.config
         check_images(images, config.in_channels)
         tokens = self.patch_embed(images, train=train)
-        batch, rows, columns, width = tokens.shape
-        tokens = tokens.reshape(batch, rows * columns, width)
-        prefix = [
-            jnp.broadcast_to(token[...].astype(tokens.dtype), (batch, 1, width))
-            for token in self._prefix()
-        ]
-        tokens = jnp.concatenate([*prefix, tokens], axis=1)
+        rows, columns = tokens.shape[1:3]
+        tokens = prepend_tokens(self._prefix(), tokens)
         tokens = tokens + self._positions(rows, columns).astype(tokens.dtype)
         tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
-        drops = max(config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate) > 0.0
-        key = draw_key(rngs, "dropout or drop path") if train and drops else None
+        key = draw_block_key(rngs, *config.block_rates, train=train)
         return tokens, self._mask(rows, columns), key
 
     def _positions(self, rows: int, columns: int) -> jax.Array:
@@ -327,10 +240,10 @@ class ViT(ImageModel):
     def _mask(self, rows: int, columns: int) -> jax.Array | None:
         if self.config.local_window is None:
             return None
-        prefix = self.config.num_prefix_tokens
         mask = jnp.asarray(local_mask(rows, columns, self.config.local_window))
         # The class token sees all and is seen by all.
-        return jnp.pad(mask, ((prefix, 0), (prefix, 0)), constant_values=True)[None, None]
+        before = (self.config.num_prefix_tokens, 0)
+        return jnp.pad(mask, (before, before), constant_values=True)[None, None]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -369,7 +282,21 @@ def _spec(
         "g: Zhai et al. 2022, table 2",
         timm=timm,
         torchvision=torchvision,
+        torchvision_arguments=lambda config: {"image_size": config.image_size},
     )
+
+
+def _hf_fields(config: ViTConfig) -> dict[str, Any]:
+    """Returns the fields of the config in transformers."""
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": int(config.width * config.mlp_ratio),
+        "patch_size": config.patch_size,
+        "image_size": config.image_size,
+        "layer_norm_eps": config.norm_eps,
+    }
 
 
 _B16 = _spec("b", 16, 86_567_656, "vit_base_patch16_224", "vit_b_16")
@@ -389,6 +316,7 @@ SPECS = (
         timm=None,
         torchvision=None,
         hf="google/vit-base-patch16-224",
+        hf_peer=HFPeer("ViT", _hf_fields),
     ),
     _spec("b", 16, 86_859_496, "vit_base_patch16_384", image_size=384),
     _spec("b", 32, 88_224_232, "vit_base_patch32_224", "vit_b_32"),

@@ -1,6 +1,7 @@
 """The parity certificate: what was compared, how far apart it is, and which layer is the first."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -190,7 +191,7 @@ def pairs(name: str | None, library: str | None) -> Iterator[tuple[str, str]]:
 
 def _smallest_members() -> Iterator[tuple[str, str]]:
     """Yields (model, library): of every family the smallest model that the library has."""
-    specs = sorted(map(get_spec, list_models()), key=lambda spec: spec.num_params)
+    specs = sorted(map(get_spec, list_models()), key=lambda spec: spec.num_params or math.inf)
     seen = set()
     for spec in specs:
         for library in LIBRARIES:

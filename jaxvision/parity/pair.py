@@ -20,9 +20,9 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.interop.load import assign_weights, extract_weights
-from jaxvision.models.registry import create_model
+from jaxvision.models.registry import create_model, get_spec
 from jaxvision.options.optimizer import OptimizerOptions
-from jaxvision.train.optim.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names
 
 CLASSES = 10
 FLOAT64_BAR = 1e-10  # the noise is 1e-14 to 1e-12
@@ -119,7 +119,7 @@ def make_pair(
     """
     peer = peer.to(getattr(torch, dtype)).eval()
     randomise(peer)
-    options = {"num_classes": CLASSES} | overrides
+    options = {get_spec(name).outputs_option: CLASSES} | overrides
     # Shapes only: the weights all come from the peer, and drawing others takes seconds.
     model = nnx.eval_shape(lambda: create_model(name, dtype=dtype, rngs=nnx.Rngs(0), **options))
     report = assign_weights(model, arrays(peer.state_dict()), source=source)
@@ -304,6 +304,7 @@ def training_detail(
         params,
         OptimizerOptions(name=name, weight_decay=weight_decay, eps=ADAM_EPS),
         schedule=optax.constant_schedule(rate),
+        not_decayed=not_decayed_names(pair.model),
     )
     opt_state = tx.init(params)
 

@@ -3,10 +3,11 @@
 import math
 
 import jax
+from flax import nnx
 
 from jaxvision.profiling.memory import size_text
 from jaxvision.profiling.table import text_table
-from jaxvision.train.optim.optimizer import decay_mask
+from jaxvision.train.optim.optimizer import decay_mask, not_decayed_names
 from jaxvision.train.optim.param_groups import param_names
 from jaxvision.train.run import Run
 
@@ -19,7 +20,8 @@ def group_table(run: Run) -> str:
     Parameters of one rule that weight decay applies to and those that it spares are two groups.
     """
     shapes = param_names(run.abstract_state.params)
-    decays, state = decay_mask(shapes), _state_bytes(run)
+    model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+    decays, state = decay_mask(shapes, not_decayed_names(model)), _state_bytes(run)
     rows = {}
     for name, shape in shapes.items():
         rows.setdefault((run.groups[name], decays[name]), []).append((name, shape))

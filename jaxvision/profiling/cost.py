@@ -79,6 +79,11 @@ class _OneKey(nnx.RngStream):
         return self.key[...]
 
 
+def count_parameters(module: nnx.Module) -> int:
+    """Returns the number of parameters of a module, of arrays or of shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
 def image_batch(model: Any, height: int, width: int, batch: int = 1) -> jax.ShapeDtypeStruct:
     """Returns the shape of a batch of images for a model."""
     shape = (batch, height, width, model.config.in_channels)

@@ -9,7 +9,13 @@ import jax
 from jaxvision.errors import InputError
 from jaxvision.models.registry import get_spec, list_models
 from jaxvision.models.spec import ModelSpec
-from jaxvision.profiling.cost import abstract_model, count_work, image_batch, total
+from jaxvision.profiling.cost import (
+    abstract_model,
+    count_parameters,
+    count_work,
+    image_batch,
+    total,
+)
 from jaxvision.profiling.table import text_table
 
 
@@ -18,17 +24,18 @@ class Card:
     """One model as published.
 
     Attributes:
-      name: what `create_model` takes.
-      family: the file in `jaxvision/models`.
-      aliases: further names that `create_model` takes.
-      task: "classification" or "captioning".
-      parameters: number of them, with 1000 classes; of a captioner with the vocabulary of its row.
-      macs: multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,
+      name: Name that `create_model` takes.
+      family: Name of the family.
+      aliases: Further names that `create_model` takes.
+      task: Task of the model, "classification" or "captioning".
+      parameters: Number of parameters, with 1000 classes; of a captioner with the vocabulary
+        of its row.
+      macs: Multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,
         or of one vector of features, and a caption of full length.
-      activations: elements of all outputs of convolutions and matrix products, for one image.
-      image_size: side in pixels that the numbers are for.
-      peers: library -> its name of the same model.
-      source: paper and table.
+      activations: Elements of all outputs of convolutions and matrix products, for one image.
+      image_size: Side in pixels that the numbers are for.
+      peers: Name of the same model by library.
+      source: Paper and table.
     """
 
     name: str
@@ -72,7 +79,7 @@ def model_card(name: str) -> Card:
         family=spec.family,
         aliases=spec.aliases,
         task=spec.task,
-        parameters=spec.num_params,
+        parameters=spec.num_params or count_parameters(model),
         macs=macs,
         activations=activations,
         image_size=spec.image_size,

@@ -13,7 +13,14 @@ from flax import nnx
 from jaxvision.data.loader import num_cores
 from jaxvision.errors import InputError
 from jaxvision.models.registry import get_spec
-from jaxvision.profiling.cost import Trace, abstract_model, image_batch, total, trace_model
+from jaxvision.profiling.cost import (
+    Trace,
+    abstract_model,
+    count_parameters,
+    image_batch,
+    total,
+    trace_model,
+)
 from jaxvision.profiling.memory import size_text
 from jaxvision.profiling.table import text_table
 
@@ -124,7 +131,7 @@ def _node(path: str, module: Any, trace: Trace) -> Node:
 
     macs, activations = total(work for work in trace.work if within(work.path))
     shapes = [shape for other, shape in trace.shapes.items() if within(other)]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    parameters = count_parameters(module)
     kind = "" if isinstance(module, nnx.List) else type(module).__name__
     shape = shapes[-1] if shapes else ()
     return Node(path, kind, parameters, macs, activations, shape)

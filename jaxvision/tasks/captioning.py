@@ -17,6 +17,7 @@ from jaxvision.data.captions.caption_target import CaptionTarget, check_captions
 from jaxvision.data.captions.open_captions import open_caption_source
 from jaxvision.data.captions.subword import SubwordVocabulary
 from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
+from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError
 from jaxvision.interop.run_folder import VOCABULARY_FILE
@@ -212,7 +213,7 @@ class Captioning(Task):
         path = folder / VOCABULARY_FILE
         if path.exists():
             vocabulary, _ = self.words()
-            kept = Vocabulary.load(str(path))
+            kept = load_vocabulary(str(path))
             check_vocabulary(
                 vocabulary,
                 size=len(kept),
@@ -253,7 +254,7 @@ def _check_options(options: Options) -> None:
 
 def _open_vocabulary(options: CaptionOptions, train_source: CaptionSource) -> Vocabulary:
     if options.vocabulary:
-        return Vocabulary.load(options.vocabulary)
+        return load_vocabulary(options.vocabulary)
     if train_source.vocabulary is not None:  # the data's own, as CS231n's has
         return train_source.vocabulary
     captions = train_source.all_captions()

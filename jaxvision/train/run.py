@@ -14,7 +14,7 @@ from flax import nnx
 from jaxvision.batch import ON_DEVICE, check_batch
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.types import Transform
-from jaxvision.models.registry import ModelSpec
+from jaxvision.models.spec import ModelSpec
 from jaxvision.options.length import RunLength
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Metrics, Task, Weights

@@ -10,14 +10,16 @@ from flax import nnx
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.errors import InputError
-from jaxvision.models.registry import ModelSpec, create_model, get_spec, list_models, spec_with
+from jaxvision.models.registry import create_model, get_spec, list_models, spec_with
+from jaxvision.models.spec import ModelSpec
 from jaxvision.options.options import Options
 from jaxvision.tasks.registry import open_task
 from jaxvision.tasks.task import Task
 from jaxvision.train.augmentation import host_transform
 from jaxvision.train.image_sizes import check_model_takes, image_size_stages
 from jaxvision.train.optim.freeze import build_with_frozen_stats
-from jaxvision.train.optim.optimizer import make_optimizer
+from jaxvision.train.optim.layer_depth import layer_groups_of
+from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names
 from jaxvision.train.optim.update import (
     freeze_for_good,
     frozen_batch_norms,
@@ -48,7 +50,8 @@ def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
     try:
         spec, build = _describe_model(options, task)
         task, build = task.fit_model(build, options)
-        graphdef, params, _ = abstract_model(build)
+        graphdef, params, stats = abstract_model(build)
+        model = nnx.merge(graphdef, params, stats)
     except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
@@ -56,7 +59,7 @@ def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
     stages = image_size_stages(data, length)
     check_model_takes(build, stages, eval_size=data.image_size)
     schedule = run_schedule(options, length)
-    groups = run_groups(options, params, family=_image_family(spec, build), length=length)
+    groups = run_groups(options, params, layer_groups=layer_groups_of(model), length=length)
     if _option(spec, build, "freeze_encoder"):
         groups = freeze_for_good(groups, ("encoder/",))
     frozen = frozen_batch_norms(options.model.freeze_batch_stats, groups)
@@ -68,6 +71,7 @@ def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
         options.optimizer,
         schedule=schedule,
         groups=groups,
+        not_decayed=not_decayed_names(model),
         with_rate_factor=options.schedule.is_plateau,
     )
     average = run_average(options, length)
@@ -134,9 +138,8 @@ def _describe_model(
     fields = dict(task.data.model_options) | kwargs
     if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
         fields.setdefault("image_size", options.data.image_size)
-    build = functools.partial(
-        _build, name=spec.name, num_classes=task.data.num_outputs, dtype=model.dtype, **fields
-    )
+    outputs = {spec.outputs_option: task.data.num_outputs}
+    build = functools.partial(_build, name=spec.name, dtype=model.dtype, **outputs, **fields)
     return spec_with(spec.name, fields), build
 
 
@@ -166,12 +169,6 @@ def _check_remat(remat: Any) -> None:
             f"--config.model.kwargs.remat=offload needs devices that reach the memory of the host, "
             f"but a {device.device_kind} reaches only {', '.join(sorted(kinds))}: set it to True."
         )
-
-
-def _image_family(spec: ModelSpec, build: Any) -> str:
-    """Returns the family of the image model; of a captioner, of its encoder."""
-    encoder = _option(spec, build, "encoder")
-    return spec.family if encoder is None else get_spec(encoder).family
 
 
 def _option(spec: ModelSpec, build: Any, name: str) -> Any:

@@ -13,7 +13,7 @@ from jaxvision.profiling.model_cards import model_cards
 
 WORDS, LENGTH = 11, 6
 TINY = {
-    "num_classes": WORDS,
+    "vocab_size": WORDS,
     "width": 16,
     "depth": 2,
     "num_heads": 2,
@@ -80,7 +80,7 @@ def num_params(name, **options):
     [
         ({}, 3_803_884),
         ({"depth": 6}, 10_118_892),
-        ({"num_classes": 10, "feature_width": 20, "width": 30, "num_heads": 2}, 266_396),
+        ({"vocab_size": 10, "feature_width": 20, "width": 30, "num_heads": 2}, 266_396),
         ({"norm_first": True}, 3_803_884 + 2 * 256),
         ({"norm_first": True, "final_norm": False}, 3_803_884),
     ],
@@ -444,7 +444,7 @@ def test_own_weights_there_and_back():
 
 
 def test_weights_of_another_vocabulary():
-    smaller = nnx.eval_shape(lambda: build(**FEATURES, num_classes=9))
+    smaller = nnx.eval_shape(lambda: build(**FEATURES, vocab_size=9))
     weights = extract_weights(build(**FEATURES), format="torch")
     assert count_classes(smaller, weights) == WORDS
     with pytest.raises(ValueError, match=r"'embedding.weight' is \(11, 16\) in the file, but"):
@@ -481,7 +481,7 @@ def test_weights_that_do_not_fit():
         ({"activation": "swish"}, "activation must be one of relu, gelu"),
         ({"position": "rotary"}, "position must be one of learned, sinusoidal"),
         ({"num_heads": 5}, "width 16 must be a multiple of num_heads 5"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
         ({"dropout_rate": 1.0}, r"dropout_rate is a probability of dropping, in \[0, 1\)"),
         ({**FEATURES, "width": 15, "num_heads": 3, "position": "sinusoidal"}, "even number of ch"),
         ({**FEATURES, "project_memory": False}, "have 10 channels and the decoder 16: leave"),

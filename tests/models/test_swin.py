@@ -10,7 +10,7 @@ import jaxvision as jv
 from jaxvision.interop.load import assign_weights, extract_weights
 from jaxvision.models.swin import Swin, SwinConfig
 from jaxvision.models.swin_v2 import SwinV2, SwinV2Config
-from jaxvision.train.optim.optimizer import decay_mask
+from jaxvision.train.optim.optimizer import decay_mask, not_decayed_names
 
 TINY = {
     "width": 8,
@@ -53,7 +53,8 @@ def test_names_of_the_parameters(second):
 
 @pytest.mark.parametrize("second", [False, True])
 def test_position_biases_and_scales_do_not_decay(second):
-    mask = decay_mask(params(nnx.eval_shape(lambda: build(second))))
+    model = nnx.eval_shape(lambda: build(second))
+    mask = decay_mask(params(model), not_decayed_names(model))
     block = mask["stages"][1]["blocks"]
     assert not any(jax.tree.leaves(block["position_bias"]))
     assert block["attn"]["query"]["kernel"] and not block["attn"].get("logit_scale", False)

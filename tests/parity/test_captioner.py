@@ -66,7 +66,7 @@ class Peer(torch.nn.Module):
 SIZE = {"width": WIDTH, "depth": 2, "num_heads": HEADS, "hidden_width": HIDDEN}
 PLAIN = {
     **SIZE,
-    "num_classes": WORDS,
+    "vocab_size": WORDS,
     "feature_width": FEATURES,
     "max_length": LENGTH,
     "dropout_rate": 0.0,

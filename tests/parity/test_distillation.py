@@ -18,6 +18,7 @@ from jaxvision.metrics.losses import (
 )
 from jaxvision.models.registry import get_spec
 from jaxvision.tasks.distillation import Distillation, Teacher
+from jaxvision.train.optim.optimizer import not_decayed_names
 from jaxvision.train.state import TrainState
 
 torch = pytest.importorskip("torch")
@@ -218,7 +219,12 @@ def test_a_step_of_deits_token(kind):
     )
     schedule = optax.constant_schedule(rate)
     tx = make_optimizer(
-        params, name="adamw", schedule=schedule, weight_decay=decay, eps=peers.ADAM_EPS
+        params,
+        name="adamw",
+        schedule=schedule,
+        weight_decay=decay,
+        eps=peers.ADAM_EPS,
+        not_decayed=not_decayed_names(pair.model),
     )
     zero = jnp.zeros((), jnp.int32)
     before = jax.tree.map(jnp.copy, params)

@@ -189,7 +189,7 @@ def trocr():
         "captioner",
         source="hf",
         dtype="float32",
-        num_classes=VOCABULARY,
+        vocab_size=VOCABULARY,
         encoder=None,
         feature_width=WIDTH,
         width=WIDTH,

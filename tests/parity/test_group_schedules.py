@@ -9,6 +9,7 @@ from making import run_length
 
 from configs import common
 from jaxvision.errors import InputError
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.options.options import read_options
 from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.optim.update import run_groups, run_schedule
@@ -77,7 +78,7 @@ def test_each_group_follows_its_own_lambda(name, start):
         rules = (RULES[0], ("head/", RULES[1][1] | {"frozen": True}))
         options = {"optimizer.unfreeze": ((start, "head"),)}
     config = config_of(name, rules, **options)
-    groups = run_groups(config, params, family="vit", length=LENGTH)
+    groups = run_groups(config, params, layer_groups=LayerGroups(), length=LENGTH)
     tx = make_optimizer(
         params, config.optimizer, schedule=run_schedule(config, LENGTH), groups=groups
     )
@@ -141,10 +142,10 @@ def test_one_schedule_for_all_keeps_the_state_as_it_was():
         params,
         config.optimizer,
         schedule=run_schedule(config, LENGTH),
-        groups=run_groups(config, params, family="vit", length=LENGTH),
+        groups=run_groups(config, params, layer_groups=LayerGroups(), length=LENGTH),
     )
     config = config_of("adamw", RULES[:1])
-    groups = run_groups(config, params, family="vit", length=LENGTH)
+    groups = run_groups(config, params, layer_groups=LayerGroups(), length=LENGTH)
     own = make_optimizer(
         params, config.optimizer, schedule=run_schedule(config, LENGTH), groups=groups
     )
@@ -158,4 +159,4 @@ def test_one_schedule_for_all_keeps_the_state_as_it_was():
 def test_a_schedule_that_is_none_is_refused(own):
     config = config_of("adamw", (("head/", {"schedule": own}),))
     with pytest.raises(InputError, match="dict of options of\n? ?.*config.schedule"):
-        run_groups(config, parameters(), family="vit", length=LENGTH)
+        run_groups(config, parameters(), layer_groups=LayerGroups(), length=LENGTH)

@@ -43,7 +43,7 @@ OPTIONS = dict(
 
 def build(rngs):
     return create_model(
-        "captioner", num_classes=WORDS, encoder=None, feature_width=8, rngs=rngs, **OPTIONS
+        "captioner", vocab_size=WORDS, encoder=None, feature_width=8, rngs=rngs, **OPTIONS
     )
 
 
@@ -175,7 +175,7 @@ def test_self_critical_training_raises_the_reward():
     task, vocabulary = self_critical(samples=8)
     model = create_model(
         "captioner",
-        num_classes=len(vocabulary),
+        vocab_size=len(vocabulary),
         encoder=None,
         feature_width=8,
         rngs=nnx.Rngs(0),

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxvision.data.captions.caption_source import Captions
 from jaxvision.data.captions.features import CaptionedFeatures, FeatureArray
-from jaxvision.data.captions.vocabulary import SPECIALS, UNK, Vocabulary, join_words
+from jaxvision.data.captions.vocabulary import SPECIALS, UNK, join_words
+from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.source import DataError, missing_data
 
 _CAPTIONS, _VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
@@ -42,7 +43,7 @@ class Cs231nCaptions(Captions):
     def __init__(self, path: str, split: str):
         if split not in ("train", "val"):
             raise DataError(f"The splits of cs231n_coco are train and val, not {split!r}.")
-        vocabulary = Vocabulary.load(_find(path, _VOCABULARY))
+        vocabulary = load_vocabulary(_find(path, _VOCABULARY))
         file = _find(path, _CAPTIONS)
         with _open(file) as content:
             tokens = _read(content, f"{split}_captions", file)

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32
 
-from jaxvision.data.json_file import read_json
 from jaxvision.data.source import DataError
 
 SPECIALS = ("<NULL>", "<START>", "<END>", "<UNK>")  # the order and names of CS231n
 PAD, START, END, UNK = range(len(SPECIALS))
 _FORMAT = "jaxvision vocabulary 1"
-_WANTED = (
+WANTED = (
     "a vocabulary that this project saved, or CS231n's coco2014_vocab.json, with the words"
     f" {' '.join(SPECIALS)} first"
 )
@@ -79,26 +78,12 @@ class Vocabulary:
         """Returns the vocabulary in the content of a file."""
         words = content.get("words", content.get("idx_to_word"))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise DataError(f"{path} holds no list of words; expected {_WANTED}.")
+            raise DataError(f"{path} holds no list of words; expected {WANTED}.")
         if tuple(words[: len(SPECIALS)]) != SPECIALS:
-            raise DataError(f"{path} begins with the words {words[:4]}; expected {_WANTED}.")
+            raise DataError(f"{path} begins with the words {words[:4]}; expected {WANTED}.")
         if len(set(words)) != len(words):
-            raise DataError(f"{path} holds a word twice; expected {_WANTED}.")
+            raise DataError(f"{path} holds a word twice; expected {WANTED}.")
         return cls(words[len(SPECIALS) :])
-
-    @classmethod
-    def load(cls, path: str) -> "Vocabulary":
-        """Returns the vocabulary that `save` wrote, of whatever kind, or CS231n's.
-
-        Raises:
-          DataError: if the file is missing or damaged, or lacks the specials.
-        """
-        content = read_json(path, wanted=_WANTED)
-        if "tokenizer" in content:
-            from jaxvision.data.captions.subword import SubwordVocabulary
-
-            return SubwordVocabulary.from_json(content, path)
-        return Vocabulary.from_json(content, path)
 
     def save(self, path: str) -> None:
         """Writes a JSON file, which appears under its name only when it is complete."""

@@ -7,20 +7,21 @@ Everything here reads parameter paths with one name for each block, such as
 import re
 from collections.abc import Iterable
 
-from jaxvision.models.image_model import PROJECTION
+from flax import nnx
+
+from jaxvision.models.image_model import PROJECTION, ImageModel, LayerGroups
 
 # What other classes, or another teacher's features, replace.
-HEAD = re.compile(rf"(head(_dist)?|{PROJECTION})/")
-_STEM = re.compile(r"(stem|stem_norm|patch_embed|patch_norm|cls_token|dist_token|pos_embed)(/|$)")
-_BLOCK = re.compile(r"(?:stages/(\d+)/(?:blocks/)?(\d+)|blocks/(\d+))/")
+HEAD = re.compile(rf"(head(_\w+)?|{PROJECTION})/")
 _STAGE = re.compile(r"stages/(\d+)/")
-_UNIT = re.compile(r"(?:stages|blocks)/(\d+)/")
-_FIRST_STEM = re.compile(r"stages/0/(patch_embed|patch_norm|pos_embed)(/|$)")  # of pyramids
-# Where timm counts a layer of its own that we count to the last block, or to the head.
-_OWN_LAYER = {"mobilenet_v3": re.compile(r"last_conv/")}
-_WITH_HEAD = {"mobilenet_v3": re.compile(r"hidden/"), "convnext": re.compile(r"norm/")}
-_ONE_LAYER_A_STAGE = ("pvt_v2",)
-_STEM_KEY, _LAST_BLOCK, _HEAD_KEY = (0,), (2, 0), (3,)
+_STEM_KEY, _LAST_BLOCK, _OWN_LAYER, _HEAD_KEY = (0,), (2,), (3,), (4,)
+
+
+def layer_groups_of(model: nnx.Module) -> LayerGroups:
+    """Returns what an image model's class says of its layers; of a captioner, its encoder's."""
+    encoder = getattr(model, "encoder", None)
+    image_model = model if encoder is None else encoder
+    return image_model.layer_groups if isinstance(image_model, ImageModel) else LayerGroups()
 
 
 def trunk_names(names: Iterable[str]) -> dict[str, str]:
@@ -35,23 +36,20 @@ def trunk_names(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
-def layer_numbers(names: Iterable[str], *, family: str) -> dict[str, int]:
+def layer_numbers(names: Iterable[str], layer_groups: LayerGroups) -> dict[str, int]:
     """Returns the layer of each parameter, as timm groups them for layer-wise decay.
 
     The stem is layer 0, each block one layer, the head the last. What joins two stages belongs to
-    the block behind it, a last norm or convolution to the last block.
+    the block behind it, a last norm or convolution to the last block, unless the family says
+    otherwise: where timm itself differs from family to family, so do we.
 
     Args:
-      names: of all parameters.
-      family: of the image model, `ModelSpec.family`.
-
-    Note:
-      Where timm itself differs from family to family so do we: of ConvNeXt the last norm counts to
-      the head, of MobileNetV3 the last convolution is a layer, of PVTv2 a whole stage is one.
+      names: Paths of all parameters.
+      layer_groups: Places of the family's parameters.
     """
     names = tuple(names)
     inside = trunk_names(names)
-    keys = {n: _layer_key(inside[n], family) if n in inside else _HEAD_KEY for n in names}
+    keys = {n: _layer_key(inside[n], layer_groups) if n in inside else _HEAD_KEY for n in names}
     layers, number = {}, -1
     for key in sorted(set(keys.values())):
         if key != _LAST_BLOCK or number < 1:
@@ -60,25 +58,32 @@ def layer_numbers(names: Iterable[str], *, family: str) -> dict[str, int]:
     return {name: layers[key] for name, key in keys.items()}
 
 
-def _layer_key(name: str, family: str) -> tuple[int, ...]:
+def _layer_key(name: str, layer_groups: LayerGroups) -> tuple[int, ...]:
     """Returns what the layers are ordered by."""
-    own, with_head = _OWN_LAYER.get(family), _WITH_HEAD.get(family)
-    if HEAD.match(name) or (with_head and with_head.match(name)):
+    if HEAD.match(name) or _matches(layer_groups.with_head, name):
         return _HEAD_KEY
-    if _STEM.match(name) or _FIRST_STEM.match(name):
+    if re.match(layer_groups.stem, name):
         return _STEM_KEY
-    stage = _STAGE.match(name)
-    if stage and family in _ONE_LAYER_A_STAGE:
-        return (1, int(stage[1]), 0)
-    block = _BLOCK.match(name)
+    place = _place(name, layer_groups)
+    if place is not None:
+        return (1, *place)
+    return _OWN_LAYER if _matches(layer_groups.behind, name) else _LAST_BLOCK
+
+
+def _matches(pattern: str | None, name: str) -> bool:
+    return pattern is not None and re.match(pattern, name) is not None
+
+
+def _place(name: str, layer_groups: LayerGroups) -> tuple[int, ...] | None:
+    """Returns the numbers of stage and block; what joins two stages goes with the first block."""
+    block = re.match(layer_groups.blocks, name)
     if block:
-        return (1, *(int(number) for number in block.groups() if number is not None))
-    if stage:
-        return (1, int(stage[1]), 0)
-    return (1, 10**6) if own and own.match(name) else _LAST_BLOCK
+        return tuple(int(number) for number in block.groups() if number is not None)
+    stage = _STAGE.match(name)
+    return (int(stage[1]), 0) if stage else None
 
 
-def unit_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
+def unit_numbers(names: Iterable[str], layer_groups: LayerGroups) -> tuple[dict[str, int], int]:
     """Returns the unit of each parameter, and how many there are.
 
     A unit is a stage, or a block of a model without stages. The stem is unit -1; what follows the
@@ -86,11 +91,11 @@ def unit_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
     """
     names = tuple(names)
     inside = trunk_names(names)
-    found = {name: _UNIT.match(inner) for name, inner in inside.items()}
-    units = {name: int(match[1]) for name, match in found.items() if match}
+    places = {name: _place(inner, layer_groups) for name, inner in inside.items()}
+    units = {name: place[0] for name, place in places.items() if place is not None}
     count = max(units.values(), default=-1) + 1
     for name in names:
-        stem = name in inside and _STEM.match(inside[name])
+        stem = name in inside and re.match(layer_groups.stem, inside[name])
         units.setdefault(name, -1 if stem else count)
     return units, count
 

@@ -1,5 +1,6 @@
 """The optimizer: clipping, weight decay by parameter name, the update rule, parameter groups."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.options.optimizer import OptimizerOptions
@@ -18,6 +20,7 @@ from jaxvision.train.sharding import path_name
 
 # The last name of a parameter's path says whether weight decay pulls it to zero. The number of
 # dimensions would not do: the blocks of a transformer may be stacked, and then a bias has two.
+# What else a model has is in `not_decayed` of its class.
 DECAYED = frozenset({"kernel", "embedding"})
 NOT_DECAYED = frozenset(
     {
@@ -25,14 +28,9 @@ NOT_DECAYED = frozenset(
         "scale",  # of norms
         "gamma",  # of LayerScale
         "cls_token",
-        "dist_token",
         "pos_embed",
-        "table",  # of relative positions
-        "logit_scale",  # of cosine attention
     }
 )
-# Whatever the parameters of these modules are called.
-NOT_DECAYED_MODULES = frozenset({"position_bias"})
 
 
 def make_optimizer(
@@ -41,6 +39,7 @@ def make_optimizer(
     *,
     schedule: optax.Schedule,
     groups: Groups | None = None,
+    not_decayed: frozenset[str] = frozenset(),
     with_rate_factor: bool = False,
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation of a run.
@@ -60,10 +59,11 @@ def make_optimizer(
       options: Rule and its numbers.
       schedule: Learning rate by the number of updates, see `make_schedule`.
       groups: Group of every parameter, see `assign_groups`; None: all are trained alike.
+      not_decayed: Names beside NOT_DECAYED, see `not_decayed_names`.
       with_rate_factor: Whether the state keeps a factor of all rates, see rate_factor.py.
 
     Raises:
-      InputError: if a parameter's name is in neither DECAYED nor NOT_DECAYED.
+      InputError: if it is not decided whether a parameter is decayed.
 
     Note:
       The global norm is clipped as torch's clip_grad_norm_ does, which divides by norm + 1e-6;
@@ -89,7 +89,7 @@ def make_optimizer(
 
     def rule(params: Any, *, start: int) -> optax.GradientTransformation:
         """Returns the update rule of a tree of parameters that are trained from `start` on."""
-        mask = decay_mask(params)
+        mask = decay_mask(params, not_decayed)
         decay_of = {n: options.weight_decay * g.weight_decay for n, g in groups.items()}
         decays = per_leaf(params, decay_of)
         decay = optax.masked(_add_decayed_weights(decays), mask)
@@ -133,31 +133,43 @@ def make_optimizer(
     return scheduled_unfreeze(starts, rules, optax.chain(optax.identity(), *clip(trained)))
 
 
-def decay_mask(params: Any) -> Any:
+def not_decayed_names(model: nnx.Module) -> frozenset[str]:
+    """Returns what the classes of a model and of its modules declare as `not_decayed`.
+
+    Names of parameters, and of modules all of whose parameters weight decay leaves alone.
+    """
+    declared = (getattr(module, "not_decayed", ()) for _, module in nnx.iter_modules(model))
+    return frozenset(itertools.chain.from_iterable(declared))
+
+
+def decay_mask(params: Any, not_decayed: frozenset[str] = frozenset()) -> Any:
     """Returns True for each parameter that weight decay applies to, in the structure of `params`.
 
+    Args:
+      params: Nested dict of arrays or shapes.
+      not_decayed: Names beside NOT_DECAYED, see `not_decayed_names`.
+
     Raises:
-      InputError: naming every parameter whose last name is in neither DECAYED nor NOT_DECAYED.
+      InputError: naming every parameter of which it is not decided.
     """
-    names = jax.tree_util.tree_map_with_path(
-        lambda path, _: path_name(path).rsplit("/", 1)[-1], params
-    )
-    unknown = sorted(set(jax.tree.leaves(names)) - DECAYED - NOT_DECAYED)
+    unknown = []
+
+    def decays(path: tuple, _: Any) -> bool:
+        parts = path_name(path).split("/")
+        if parts[-1] in NOT_DECAYED or not not_decayed.isdisjoint(parts):
+            return False
+        if parts[-1] not in DECAYED:
+            unknown.append("/".join(parts))
+        return True
+
+    mask = jax.tree_util.tree_map_with_path(decays, params)
     if unknown:
-        paths = [
-            path_name(path)
-            for path, name in jax.tree_util.tree_leaves_with_path(names)
-            if name in unknown
-        ]
+        names = ", ".join(sorted({repr(path.rpartition("/")[2]) for path in unknown}))
         raise InputError(
-            f"Weight decay is not decided for {', '.join(paths)}; add {', '.join(unknown)} to "
-            "DECAYED or NOT_DECAYED in jaxvision/train/optim/optimizer.py."
+            f"Weight decay is not decided for {', '.join(unknown)}: name a parameter that is "
+            f"decayed kernel or embedding, or add {names} to `not_decayed` of the model's class."
         )
-
-    def decays(path: tuple, name: str) -> bool:
-        return name in DECAYED and not NOT_DECAYED_MODULES & set(path_name(path).split("/"))
-
-    return jax.tree_util.tree_map_with_path(decays, names)
+    return mask
 
 
 def _add_decayed_weights(decays: Mapping[str, Any]) -> optax.GradientTransformation:
@@ -229,7 +241,7 @@ def _clip_norm(greatest: float) -> optax.GradientTransformation:
 def _clip_units(params: Any, factor: float) -> optax.GradientTransformation:
     """Returns adaptive clipping of all but the head; a unit is what feeds one output."""
     mask = jax.tree_util.tree_map_with_path(
-        lambda path, _: re.search(r"(^|/)head(_dist)?/", path_name(path)) is None, params
+        lambda path, _: re.search(r"(^|/)head(_\w+)?/", path_name(path)) is None, params
     )
 
     def clip(update: jax.Array, param: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import optax
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.layers.block_stack import unstack_blocks
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.options.optimizer import PRESETS
 from jaxvision.train.optim.layer_depth import is_head, layer_numbers, unit_numbers
 from jaxvision.train.sharding import path_name
@@ -27,11 +28,11 @@ class ParamGroup:
     """How the parameters of a group are trained.
 
     Attributes:
-      name: what put them together, for the table.
-      learning_rate: multiplier.
-      weight_decay: multiplier.
-      start_step: updates before which they stay as they are; None: they stay for good.
-      schedule: their own learning rate of each update of the run; None: that of the run.
+      name: Name of what put them together, for the table.
+      learning_rate: Multiplier of the learning rate.
+      weight_decay: Multiplier of the weight decay.
+      start_step: Number of updates before which they stay as they are; None: they stay for good.
+      schedule: Learning rate of their own at each update of the run; None: that of the run.
     """
 
     name: str = "all others"
@@ -53,7 +54,7 @@ def param_names(params: Any) -> dict[str, Any]:
 def assign_groups(
     params: Any,
     *,
-    family: str,
+    layer_groups: LayerGroups,
     rules: tuple = (),
     preset: str = "full",
     layer_decay: float = 1.0,
@@ -68,19 +69,20 @@ def assign_groups(
     top of either.
 
     Args:
-      params: nested dict of arrays or shapes.
-      family: of the image model, `ModelSpec.family`.
-      rules: ((regex, dict(frozen=..., learning_rate=..., weight_decay=..., schedule=...)), ...),
-        each field optional: not frozen, 1, 1 and the schedule of the run.
-      preset: `head` trains the head alone; `late`, `half` and `most` also the last quarter, half
-        and three quarters of the stages (of the blocks where there are no stages) and all that
-        follows them; `full` everything; `full_low_lr` the trunk at a tenth of the head's rate.
-      layer_decay: multiplier of each layer relative to the one behind it, see `layer_numbers`.
-      part_multipliers: of equal parts of the trunk, from the first on; the stem belongs to the
-        first part.
-      head_multiplier: of the head.
-      unfreeze: ((step, preset or regex), ...): what is frozen and matches is trained from that
-        step on.
+      params: Nested dict of arrays or shapes.
+      layer_groups: Places of the parameters between image and head, see `layer_groups_of`.
+      rules: Rules ((regex, dict(frozen=..., learning_rate=..., weight_decay=..., schedule=...)),
+        ...), each field optional: not frozen, 1, 1 and the schedule of the run.
+      preset: Name of what is trained: `head` trains the head alone; `late`, `half` and `most` also
+        the last quarter, half and three quarters of the stages (of the blocks where there are no
+        stages) and all that follows them; `full` everything; `full_low_lr` the trunk at a tenth of
+        the head's rate.
+      layer_decay: Multiplier of each layer relative to the one behind it, see `layer_numbers`.
+      part_multipliers: Multipliers of equal parts of the trunk, from the first on; the stem belongs
+        to the first part.
+      head_multiplier: Multiplier of the head.
+      unfreeze: Timetable ((step, preset or regex), ...): what is frozen and matches is trained from
+        that step on.
 
     Raises:
       InputError: if a rule or an entry is malformed or does nothing, or if nothing is trained.
@@ -92,14 +94,14 @@ def assign_groups(
     check_choice("optimizer.preset", preset, PRESETS)
     for rule in rules:
         _check_rule(rule)
-    groups = _by_rules(names, rules, preset)
-    factors = _multipliers(names, family, layer_decay, part_multipliers, head_multiplier)
+    groups = _by_rules(names, rules, preset, layer_groups)
+    factors = _multipliers(names, layer_groups, layer_decay, part_multipliers, head_multiplier)
     for name, (label, factor) in factors.items():
         group = groups[name]
         groups[name] = dataclasses.replace(
             group, name=group.name + label, learning_rate=group.learning_rate * factor
         )
-    groups = _by_timetable(groups, unfreeze)
+    groups = _by_timetable(groups, unfreeze, layer_groups)
     if all(group.start_step is None for group in groups.values()):
         raise InputError(
             "Every parameter is frozen: let a rule of --config.optimizer.rules or the preset train "
@@ -129,7 +131,9 @@ def _check_rule(rule: Any) -> None:
         )
 
 
-def _by_rules(names: tuple[str, ...], rules: tuple, preset: str) -> dict[str, ParamGroup]:
+def _by_rules(
+    names: tuple[str, ...], rules: tuple, preset: str, layer_groups: LayerGroups
+) -> dict[str, ParamGroup]:
     """Returns the groups by rules and preset."""
     groups = {}
     for pattern, fields in rules:
@@ -147,7 +151,7 @@ def _by_rules(names: tuple[str, ...], rules: tuple, preset: str) -> dict[str, Pa
         numbers = {field: float(value) for field, value in values.items()}
         group = ParamGroup(label, **numbers, start_step=start, schedule=own)
         groups |= dict.fromkeys(mine, group)
-    trained, slow = set(_preset_names(preset, names)), ParamGroup()
+    trained, slow = set(_preset_names(preset, names, layer_groups)), ParamGroup()
     if preset == "full_low_lr":
         slow = ParamGroup(f"preset {preset!r}", learning_rate=LOW_LEARNING_RATE)
     head = is_head(names)
@@ -175,11 +179,11 @@ def matching_names(pattern: str, names: Iterable[str], *, option: str) -> list[s
     return matching
 
 
-def _preset_names(preset: str, names: tuple[str, ...]) -> list[str]:
+def _preset_names(preset: str, names: tuple[str, ...], layer_groups: LayerGroups) -> list[str]:
     """Returns what a preset trains."""
     if preset not in _TRAINED:
         return list(names)
-    units, count = unit_numbers(names)
+    units, count = unit_numbers(names, layer_groups)
     if preset == "head":
         head = is_head(names)
         return [name for name in names if head[name]]
@@ -189,7 +193,7 @@ def _preset_names(preset: str, names: tuple[str, ...]) -> list[str]:
 
 def _multipliers(
     names: tuple[str, ...],
-    family: str,
+    layer_groups: LayerGroups,
     layer_decay: float,
     part_multipliers: tuple,
     head_multiplier: float,
@@ -201,8 +205,8 @@ def _multipliers(
             "--config.optimizer.part_multipliers must be numbers of at least 0, got "
             f"{part_multipliers}."
         )
-    layers = layer_numbers(names, family=family)
-    units, count = unit_numbers(names)
+    layers = layer_numbers(names, layer_groups)
+    units, count = unit_numbers(names, layer_groups)
     last, heads, parts = max(layers.values()), is_head(names), len(part_multipliers)
 
     def of(name: str) -> tuple[str, float]:
@@ -222,13 +226,15 @@ def _multipliers(
     return {name: of(name) for name in names}
 
 
-def _by_timetable(groups: dict[str, ParamGroup], unfreeze: tuple) -> dict[str, ParamGroup]:
+def _by_timetable(
+    groups: dict[str, ParamGroup], unfreeze: tuple, layer_groups: LayerGroups
+) -> dict[str, ParamGroup]:
     """Returns the groups with the first step that each frozen parameter is trained from."""
     names = tuple(groups)
     result = dict(groups)
     for step, what in sorted(unfreeze):
         if what in PRESETS:
-            matching = _preset_names(what, names)
+            matching = _preset_names(what, names, layer_groups)
         else:
             matching = matching_names(what, names, option="unfreeze")
         frozen = [name for name in matching if result[name].start_step is None]

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from jaxvision.errors import InputError
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.options.length import RunLength
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.options.options import Options
@@ -65,14 +66,14 @@ def run_average(options: Options, length: RunLength) -> Average | None:
 
 
 def run_groups(
-    options: Options, params: Any, *, family: str, length: RunLength
+    options: Options, params: Any, *, layer_groups: LayerGroups, length: RunLength
 ) -> dict[str, ParamGroup]:
     """Returns how each parameter is trained, by its path with one name for each block.
 
     Args:
       options: Options of the run.
       params: Parameters of the model, as arrays or shapes.
-      family: Family of the image model.
+      layer_groups: Places of the parameters between image and head, see `layer_groups_of`.
       length: Length of the run.
 
     Raises:
@@ -81,7 +82,7 @@ def run_groups(
     optimizer = options.optimizer
     return assign_groups(
         params,
-        family=family,
+        layer_groups=layer_groups,
         rules=tuple(_with_schedule(rule, options, length) for rule in optimizer.rules),
         preset=optimizer.preset,
         layer_decay=optimizer.layer_decay,

@@ -14,6 +14,7 @@ from jaxvision.data.captions.vocabulary import (
     caption_words,
     check_vocabulary,
 )
+from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.source import DataError
 
 CAPTIONS = [
@@ -119,7 +120,7 @@ def test_saved_loaded_and_pickled(kind, request, tmp_path):
     vocabulary = request.getfixturevalue(kind)
     path = str(tmp_path / "vocabulary.json")
     vocabulary.save(path)
-    loaded = Vocabulary.load(path)
+    loaded = load_vocabulary(path)
     assert [p.name for p in tmp_path.iterdir()] == ["vocabulary.json"]
     for copy in (loaded, pickle.loads(pickle.dumps(vocabulary))):
         assert type(copy) is type(vocabulary) and copy.words == vocabulary.words
@@ -133,7 +134,7 @@ def test_the_courses_file_loads(tmp_path):
     names = [*SPECIALS, "a", "on", "of"]
     content = {"idx_to_word": names, "word_to_idx": {name: i for i, name in enumerate(names)}}
     (tmp_path / "coco2014_vocab.json").write_text(json.dumps(content))
-    vocabulary = Vocabulary.load(str(tmp_path / "coco2014_vocab.json"))
+    vocabulary = load_vocabulary(str(tmp_path / "coco2014_vocab.json"))
     assert vocabulary.words == tuple(names)
     assert vocabulary.fingerprint == Vocabulary(["a", "on", "of"]).fingerprint
 
@@ -196,7 +197,7 @@ def test_damaged_files_end_in_one_sentence(row, tmp_path):
     if row.content is not None:
         path.write_bytes(row.content if isinstance(row.content, bytes) else row.content.encode())
     with pytest.raises(DataError) as caught:
-        Vocabulary.load(str(path))
+        load_vocabulary(str(path))
     message = str(caught.value)
     assert row.expected.replace("{tmp}", str(tmp_path)) in message and "\n" not in message
 
@@ -209,7 +210,7 @@ def test_without_the_package(pieces, tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib, "import_module", missing)
     for call in (
-        lambda: Vocabulary.load(str(tmp_path / "v.json")),
+        lambda: load_vocabulary(str(tmp_path / "v.json")),
         lambda: SubwordVocabulary.build(CAPTIONS, size=300),
     ):
         with pytest.raises(

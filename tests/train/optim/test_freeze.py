@@ -11,6 +11,7 @@ import pytest
 from making import make_optimizer
 from train import helpers
 
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.options.optimizer import OPTIMIZERS
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.optim.freeze import stop_frozen_gradients
@@ -26,10 +27,10 @@ def schedule(count):
     return 0.01 * (1 + jnp.asarray(count, jnp.float32))
 
 
-def setup(build, *, family, name="adamw", clip_norm=0.5, **groups):
+def setup(build, *, name="adamw", clip_norm=0.5, **groups):
     """Returns the options of `helpers.make` and the groups."""
     _, params, _ = abstract_model(build)
-    assigned = assign_groups(params, family=family, **groups)
+    assigned = assign_groups(params, layer_groups=LayerGroups(), **groups)
     tx = make_optimizer(
         params,
         name=name,
@@ -45,8 +46,8 @@ def setup(build, *, family, name="adamw", clip_norm=0.5, **groups):
 VIT = functools.partial(helpers.build_vit, depth=4, scan=True)
 VIT_LIST = functools.partial(helpers.build_vit, depth=4, scan=False)
 CASES = pytest.mark.parametrize(
-    ("build", "family"),
-    [(VIT, "vit"), (VIT_LIST, "vit"), (helpers.build_resnet, "resnet")],
+    "build",
+    [VIT, VIT_LIST, helpers.build_resnet],
     ids=["stacked", "list", "resnet"],
 )
 
@@ -77,15 +78,15 @@ def history(steps, **options):
 
 @CASES
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_frozen_parameters_keep_every_bit_and_own_no_state(build, family, name):
-    options, groups = setup(build, family=family, preset="late", name=name)
+def test_frozen_parameters_keep_every_bit_and_own_no_state(build, name):
+    options, groups = setup(build, preset="late", name=name)
     seen, state, _ = history(3, **options)
     frozen = {n for n, g in groups.items() if g.start_step is None}
     assert frozen and frozen < seen[0].keys()
     still = {path for path, value in seen[0].items() if bits(value) == bits(seen[-1][path])}
     assert still >= frozen and not any(path.startswith("head") for path in still)
     # Behind a branch that begins with a scale of 0, the first gradients of SGD are too small.
-    assert still == frozen or family == "resnet"
+    assert still == frozen or build is helpers.build_resnet
     arrays = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
     moments = {"adamw": 2, "sgd": 1}[name]
     size = sum(seen[0][path].size for path in seen[0].keys() - frozen)
@@ -94,7 +95,7 @@ def test_frozen_parameters_keep_every_bit_and_own_no_state(build, family, name):
 
 def test_minus_zero_stays_minus_zero():
     params = {"a": {"kernel": jnp.full((2, 2), -0.0)}, "head": {"kernel": jnp.ones((2, 2))}}
-    groups = assign_groups(params, family="vit", preset="head")
+    groups = assign_groups(params, layer_groups=LayerGroups(), preset="head")
     tx = make_optimizer(params, name="sgd", schedule=schedule, weight_decay=0.1, groups=groups)
     gradient = jax.tree.map(jnp.ones_like, params)
     updates, _ = tx.update(gradient, tx.init(params), params)
@@ -103,10 +104,10 @@ def test_minus_zero_stays_minus_zero():
 
 
 @CASES
-def test_clipping_and_the_norm_are_those_of_what_is_trained(build, family):
-    options, groups = setup(build, family=family, preset="head", name="sgd")
+def test_clipping_and_the_norm_are_those_of_what_is_trained(build):
+    options, groups = setup(build, preset="head", name="sgd")
     _, _, metrics = history(1, **options)
-    whole, _ = setup(build, family=family, name="sgd")
+    whole, _ = setup(build, name="sgd")
     state, _, _, graphdef = helpers.make(**whole)
     reference = reference_gradient(graphdef, state)
     wanted = {n: g for n, g in reference.items() if n.startswith("head")}
@@ -143,10 +144,10 @@ def reference_gradient(graphdef, state):
 
 
 @CASES
-def test_unfreezing_moves_nothing_before_its_step(build, family):
+def test_unfreezing_moves_nothing_before_its_step(build):
     name = "adamw"
     timetable = {"preset": "head", "unfreeze": ((START, "late"),)}
-    options, groups = setup(build, family=family, name=name, **timetable)
+    options, groups = setup(build, name=name, **timetable)
     seen, _, _ = history(START + 3, **options)
     late = {n for n, g in groups.items() if g.start_step == START}
     frozen = {n for n, g in groups.items() if g.start_step is None}
@@ -171,7 +172,9 @@ def test_unfrozen_moments_and_counts_begin_at_their_step(name):
     )
     params, gradients = draw(), [draw() for _ in range(START + 4)]
     make = functools.partial(make_optimizer, name=name, weight_decay=0.1, b2=0.9)
-    groups = assign_groups(params, family="vit", preset="head", unfreeze=((START, "blocks/[23]/"),))
+    groups = assign_groups(
+        params, layer_groups=LayerGroups(), preset="head", unfreeze=((START, "blocks/[23]/"),)
+    )
     tx = make(params, schedule=schedule, groups=groups)
     state, values = tx.init(params), params
     for gradient in gradients:
@@ -197,9 +200,9 @@ def test_unfrozen_moments_and_counts_begin_at_their_step(name):
 
 
 @CASES
-def test_a_run_goes_on_in_the_middle_of_its_timetable(build, family, tmp_path):
+def test_a_run_goes_on_in_the_middle_of_its_timetable(build, tmp_path):
     timetable = {"preset": "head", "unfreeze": ((2, "late"), (5, "full"))}
-    options, _ = setup(build, family=family, **timetable)
+    options, _ = setup(build, **timetable)
     options["average"] = Ema(0.9)
     state, step, mesh, _ = helpers.make(**options)
     abstract = abstract_state(build, options["tx"], mesh=mesh, ema=True)
@@ -218,8 +221,8 @@ def test_a_run_goes_on_in_the_middle_of_its_timetable(build, family, tmp_path):
 
 def test_a_checkpoint_of_stacked_blocks_loads_into_a_list_of_blocks(tmp_path):
     timetable = {"preset": "head", "unfreeze": ((2, "late"),)}
-    stacked, _ = setup(VIT, family="vit", **timetable)
-    apart, _ = setup(VIT_LIST, family="vit", **timetable)
+    stacked, _ = setup(VIT, **timetable)
+    apart, _ = setup(VIT_LIST, **timetable)
     state, step, mesh, _ = helpers.make(**stacked)
     for i in range(3):
         state, _ = step(state, put_batch(helpers.batch(i), mesh))
@@ -233,7 +236,7 @@ def test_a_checkpoint_of_stacked_blocks_loads_into_a_list_of_blocks(tmp_path):
 
 
 def test_skipped_steps_do_not_count_towards_the_timetable():
-    options, groups = setup(VIT, family="vit", preset="head", unfreeze=((1, "full"),))
+    options, groups = setup(VIT, preset="head", unfreeze=((1, "full"),))
     state, step, mesh, _ = helpers.make(**options)
     before = by_name(state.params)
     poison = lambda images: helpers.preprocess(images) * jnp.nan  # noqa: E731
@@ -247,8 +250,8 @@ def test_skipped_steps_do_not_count_towards_the_timetable():
 
 
 def test_what_is_frozen_costs_no_backward_pass():
-    whole, _ = setup(VIT, family="vit")
-    head, _ = setup(VIT, family="vit", preset="head")
+    whole, _ = setup(VIT)
+    head, _ = setup(VIT, preset="head")
     flops = []
     for options in (whole, head):
         state, step, mesh, _ = helpers.make(**options)
@@ -258,7 +261,7 @@ def test_what_is_frozen_costs_no_backward_pass():
 
 
 def test_sharded_like_one_device():
-    options, _ = setup(VIT, family="vit", preset="head", unfreeze=((1, "late"),))
+    options, _ = setup(VIT, preset="head", unfreeze=((1, "late"),))
     alone, _ = helpers.run(3, **options)
     mesh = helpers.make_mesh(fsdp=2, devices=jax.devices()[:4])
     together, _ = helpers.run(3, mesh=mesh, **options)
@@ -267,7 +270,7 @@ def test_sharded_like_one_device():
 
 
 def test_everything_trained_stops_no_gradient():
-    _, groups = setup(VIT, family="vit", layer_decay=0.5)
+    _, groups = setup(VIT, layer_decay=0.5)
     assert stop_frozen_gradients(groups) is None
     late = {n: dataclasses.replace(g, start_step=2) for n, g in groups.items()}
     assert stop_frozen_gradients(late) is not None

@@ -327,8 +327,13 @@ def test_mask_of_shapes_is_the_mask_of_arrays():
 
 def test_unknown_parameter_name_says_where_to_add_it():
     params = {"neck": [{"kernel": jnp.ones(2)}, {"temperature": jnp.ones(())}]}
-    with pytest.raises(InputError, match=r"neck/1/temperature; add temperature to DECAYED or NOT_"):
+    with pytest.raises(InputError, match="neck/1/temperature: .*add 'temperature' to `not_dec"):
         make_optimizer(params, name="sgd", schedule=constant(1.0), weight_decay=0.0)
+    assert decay_mask(params, frozenset({"temperature"}))["neck"][1] == {"temperature": False}
+    assert decay_mask(params, frozenset({"neck"}))["neck"] == [
+        {"kernel": False},
+        {"temperature": False},
+    ]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion"])

@@ -6,16 +6,26 @@ from flax import nnx
 import jaxvision as jv
 from jaxvision.errors import InputError
 from jaxvision.layers.norm import BatchNorm
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.models.registry import get_spec
 from jaxvision.train.optim.freeze import build_with_frozen_stats
 from jaxvision.train.optim.layer_depth import layer_numbers
-from jaxvision.train.optim.optimizer import decay_mask
+from jaxvision.train.optim.optimizer import decay_mask, not_decayed_names
 from jaxvision.train.optim.param_groups import PRESETS, ParamGroup, assign_groups, param_names
 from jaxvision.train.state import abstract_model
 
 
 def shapes(name, **options):
     return abstract_model(lambda rngs: jv.create_model(name, rngs=rngs, **options))[1]
+
+
+def layers(name):
+    """Returns what a model's class says of its layers."""
+    return get_spec(name).build.layer_groups
+
+
+def not_decayed(name):
+    return not_decayed_names(nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0))))
 
 
 def smallest_members():
@@ -29,10 +39,11 @@ def smallest_members():
 
 
 SMALLEST = smallest_members()
+USUAL = LayerGroups()
 
 
-def trained(params, preset, family):
-    groups = assign_groups(params, family=family, preset=preset)
+def trained(params, preset, layer_groups=USUAL):
+    groups = assign_groups(params, layer_groups=layer_groups, preset=preset)
     assert groups.keys() == param_names(params).keys()
     return {name for name, group in groups.items() if group.start_step == 0}
 
@@ -44,15 +55,15 @@ def size(names, params):
 
 @pytest.mark.parametrize("family", SMALLEST)
 def test_presets_grow_from_the_head_in_every_family(family):
-    params = shapes(SMALLEST[family], num_classes=10)
-    sets = [trained(params, preset, family) for preset in ("head", "late", "half", "most")]
+    params, groups = shapes(SMALLEST[family], num_classes=10), layers(SMALLEST[family])
+    sets = [trained(params, preset, groups) for preset in ("head", "late", "half", "most")]
     everything = set(param_names(params))
     assert all(name.startswith("head") for name in sets[0]) and sets[0]
     for smaller, larger in zip(sets, [*sets[1:], everything], strict=True):
         assert smaller < larger
     assert not any(name.startswith(("stem", "patch_embed", "stages/0/")) for name in sets[3])
-    assert trained(params, "full", family) == everything
-    slow = assign_groups(params, family=family, preset="full_low_lr")
+    assert trained(params, "full", groups) == everything
+    slow = assign_groups(params, layer_groups=groups, preset="full_low_lr")
     assert {n for n, g in slow.items() if g.learning_rate == 1.0} == sets[0]
     assert {g.learning_rate for g in slow.values()} == {0.1, 1.0}
 
@@ -70,27 +81,27 @@ def test_presets_grow_from_the_head_in_every_family(family):
 )
 def test_presets_of_resnet50(preset, parameters):
     params = shapes("resnet50")
-    assert size(trained(params, preset, "resnet"), params) == parameters
+    assert size(trained(params, preset), params) == parameters
 
 
 def test_presets_of_a_vit_go_by_blocks():
     params = shapes("vit_ti16")
     for preset, first in (("late", 9), ("half", 6), ("most", 3)):
-        blocks = {n.split("/")[1] for n in trained(params, preset, "vit") if n.startswith("blocks")}
+        blocks = {n.split("/")[1] for n in trained(params, preset) if n.startswith("blocks")}
         assert blocks == {str(i) for i in range(first, 12)}
 
 
 def test_presets_of_a_captioner_take_all_but_the_encoder_for_the_head():
     params = shapes(
         "captioner",
-        num_classes=20,
+        vocab_size=20,
         encoder="vit_ti16",
         encoder_options=(("depth", 4), ("width", 48)),
         image_size=32,
     )
-    head = trained(params, "head", "vit")
+    head = trained(params, "head")
     assert head == {name for name in param_names(params) if not name.startswith("encoder/")}
-    assert {n for n in trained(params, "late", "vit") - head if "blocks" in n} == {
+    assert {n for n in trained(params, "late") - head if "blocks" in n} == {
         name for name in param_names(params) if name.startswith("encoder/blocks/3/")
     }
 
@@ -111,13 +122,15 @@ def test_presets_of_a_captioner_take_all_but_the_encoder_for_the_head():
 )
 def test_layer_decay_golden(name, layers, least, decayed, others):
     params = shapes(name)
-    groups = assign_groups(params, family=get_spec(name).family, layer_decay=0.75)
+    groups = assign_groups(params, layer_groups=layers(name), layer_decay=0.75)
     rates = {group.learning_rate for group in groups.values()}
     assert len(rates) == layers and max(rates) == 1.0
     assert min(rates) == pytest.approx(least, abs=5e-7)
     assert {g.learning_rate for n, g in groups.items() if n.startswith("head")} == {1.0}
     counts = {True: 0, False: 0}
-    for x, decays in zip(*map(jax.tree.leaves, (params, decay_mask(params))), strict=True):
+    for x, decays in zip(
+        *map(jax.tree.leaves, (params, decay_mask(params, not_decayed(name)))), strict=True
+    ):
         counts[decays] += x.size
     assert (counts[True], counts[False]) == (decayed, others)
 
@@ -151,7 +164,7 @@ def test_layers_are_those_of_timm(name):
     model = nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0)))
     _, params, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
     params = nnx.to_pure_dict(params)
-    ours = assign_groups(params, family=spec.family, layer_decay=0.75)
+    ours = assign_groups(params, layer_groups=layers(name), layer_decay=0.75)
     seen = set()
     for peer_name, paths in weight_names(model, format="timm").items():
         if peer_name in theirs:
@@ -162,8 +175,8 @@ def test_layers_are_those_of_timm(name):
 
 
 def test_layers_rise_through_every_family():
-    for family, name in SMALLEST.items():
-        numbers = layer_numbers(param_names(shapes(name)), family=family)
+    for name in SMALLEST.values():
+        numbers = layer_numbers(param_names(shapes(name)), layers(name))
         assert set(numbers.values()) == set(range(max(numbers.values()) + 1)), name
         head = {numbers[n] for n in numbers if n.startswith("head")}
         assert head == {max(numbers.values())} and min(numbers.values()) == 0
@@ -173,7 +186,7 @@ SMALL = {"width": 16, "depth": 4, "num_heads": 2, "image_size": 32, "num_classes
 
 
 def assign(**options):
-    return assign_groups(shapes("vit_ti16", **SMALL), family="vit", **options)
+    return assign_groups(shapes("vit_ti16", **SMALL), layer_groups=USUAL, **options)
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -181,7 +194,7 @@ def test_rules_decide_in_their_order(scan):
     params = shapes("vit_ti16", scan=scan, **SMALL)
     groups = assign_groups(
         params,
-        family="vit",
+        layer_groups=USUAL,
         rules=(
             ("bias$", {"weight_decay": 0.5}),
             (r"^blocks/[01]/", {"frozen": True}),
@@ -209,7 +222,7 @@ def test_both_discriminative_schemes():
     params = shapes("resnet50")
     for head in (10.0, 1.0):
         groups = assign_groups(
-            params, family="resnet", part_multipliers=parts, head_multiplier=head
+            params, layer_groups=USUAL, part_multipliers=parts, head_multiplier=head
         )
         for stage, factor in enumerate(parts):
             inside = {g.learning_rate for n, g in groups.items() if f"stages/{stage}/" in n}
