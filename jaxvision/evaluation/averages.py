@@ -12,6 +12,7 @@ from jaxvision.interop.load import assign_weights
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.run_folder import check_stored_models, open_run, read_run
 from jaxvision.options.options import read_options
+from jaxvision.tasks.registry import check_stored_task
 from jaxvision.train.setup import make_run
 
 
@@ -55,6 +56,7 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     """
     stored = open_run(path).config
     check_stored_models(stored, where=str(path))
+    check_stored_task(stored["task"], where=str(path))
     run = make_run(read_options(stored))
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     assign_weights(model, weights)

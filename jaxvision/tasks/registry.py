@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.options import Options
@@ -51,6 +52,26 @@ def open_task(options: Options) -> Task:
             f"but returned a {type(task).__name__}."
         )
     return task
+
+
+def check_stored_task(name: str, *, where: str) -> None:
+    """Checks that the task of a run on disk is known without importing anything.
+
+    A folder from elsewhere must not decide which code runs here.
+
+    Args:
+      name: Name of the task that the run has stored.
+      where: Name of the run, for the message.
+
+    Raises:
+      InputError: if it is the address of a task that is not imported.
+    """
+    module = name.partition(":")[0]
+    if name not in _TASKS and module not in sys.modules:
+        raise InputError(
+            f"{where} is a run of the task {name}, whose code is not imported because a folder "
+            f"says so: import {module} in Python first."
+        )
 
 
 def _find(address: str) -> type[Task]:

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import sys
 
 import pytest
 from opening import evaluate_run, make_run, train
 
 from configs import smoke
 from jaxvision.errors import InputError
+from jaxvision.tasks.registry import check_stored_task
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +56,11 @@ def test_what_is_no_task_is_refused(task, message):
 def test_its_metrics_may_decide():
     with pytest.raises(InputError, match="must be one of eval/accuracy.*eval/distance_loss"):
         make_run(config(**{"checkpoint.best_metric": "eval/distance"}))
+
+
+def test_a_folder_does_not_decide_which_code_runs(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ordered_task", raising=False)
+    with pytest.raises(InputError, match="whose code is not imported because a folder says so"):
+        check_stored_task("ordered_task:Ordered", where=str(tmp_path))
+    assert "ordered_task" not in sys.modules
+    check_stored_task("captioning", where=str(tmp_path))
