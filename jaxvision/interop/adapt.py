@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,22 +22,22 @@ class Source:
     """How one library keeps the weights of one family.
 
     Attributes:
-      rules: the table, for a config of the family.
-      requires: fields of the config and the only value that the library knows, or a function of the
+      rules: Function (config) -> the table of names.
+      requires: Fields of the config and the only value that the library knows, or a function of the
         config that returns it.
-      fits: our path, or a shell pattern of several -> (array in our layout, wanted shape, config)
+      fits: Our path, or a shell pattern of several -> (array in our layout, wanted shape, config)
         -> the array in that shape and what was done, or None if it cannot be made to fit.
-      usual: fields of the config and the value that the library takes unless it is told another;
+      usual: Fields of the config and the value that the library takes unless it is told another;
         a file does not say which, so loading into a model with another value says so.
-      heads: our paths of the classifiers; the model keeps its own for other classes.
-      classes: our path of an array as long as there are classes; None: the first head's bias.
-      beside_head: names in a file that only its classifiers read; left out with them.
-      prepare: makes the arrays of any file of the library look as the table says.
+      heads: Paths of our classifiers; the model keeps its own for other classes.
+      classes: Path of an array of ours as long as there are classes; None: the first head's bias.
+      beside_head: Names in a file that only its classifiers read; left out with them.
+      prepare: Function that makes the arrays of any file of the library look as the table says.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
-    requires: Mapping[str, Any]
-    fits: Mapping[str, Fit]
+    requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fits: Mapping[str, Fit] = dataclasses.field(default_factory=dict)
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     heads: tuple[str, ...] = ("head",)
     classes: str | None = None
@@ -45,8 +45,17 @@ class Source:
     prepare: Callable[[Weights], Weights] = dict
 
 
+class HasGrid(Protocol):
+    """A config that knows the rows and columns of its position table."""
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patches."""
+        ...  # a protocol has no body
+
+
 def fit_channels(
-    kernel: np.ndarray, shape: tuple[int, ...], config: Any
+    kernel: np.ndarray, shape: tuple[int, ...], config: object
 ) -> tuple[np.ndarray, str] | None:
     """Returns the first kernel, made for RGB, for another number of channels, as timm does.
 
@@ -54,9 +63,9 @@ def fit_channels(
     the outputs keep their size.
 
     Args:
-      kernel: in HWIO.
-      shape: wanted.
-      config: not used.
+      kernel: Kernel in HWIO.
+      shape: Shape that is wanted.
+      config: Config of the model; not used.
     """
     del config
     channels = shape[2]
@@ -72,7 +81,7 @@ def fit_channels(
 def fit_positions(
     table: np.ndarray,
     shape: tuple[int, ...],
-    config: Any,
+    config: HasGrid,
     *,
     resize: Resize,
     method: str = "bicubic",
@@ -80,11 +89,11 @@ def fit_positions(
     """Returns the position table for another grid of patches; rows before the grid stay.
 
     Args:
-      table: of a square grid: a file does not say which other grid it has.
-      shape: wanted.
-      config: of the model; has `grid`.
-      resize: (table, old grid, new grid, rows before the grid) -> table.
-      method: what `resize` does, for the report.
+      table: Positions of a square grid: a file does not say which other grid it has.
+      shape: Shape that is wanted.
+      config: Config of the model.
+      resize: Function (table, old grid, new grid, rows before the grid) -> table.
+      method: Description of what `resize` does, for the report.
     """
     rows, columns = config.grid
     prefix = shape[1] - rows * columns

@@ -261,7 +261,7 @@ def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
 def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
     paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
-    others = list(sources.values()) or [Source(rules=lambda config: (), requires={}, fits={})]
+    others = list(sources.values()) or [Source(rules=lambda config: ())]
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.
     paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]

@@ -58,6 +58,4 @@ _FITS: dict[str, Fit] = {
     **{f"stages/{s}/pos_embed": functools.partial(_fit_stage, stage=s) for s in range(4)},
 }
 
-SOURCES = {
-    "hf": Source(rules=lambda config: _RULES, requires={}, usual={"norm_eps": 1e-6}, fits=_FITS)
-}
+SOURCES = {"hf": Source(rules=lambda config: _RULES, usual={"norm_eps": 1e-6}, fits=_FITS)}

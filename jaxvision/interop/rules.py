@@ -217,7 +217,7 @@ def convert(
                 part = entry.rule.transform.to_jax(part).astype(leaves[path].dtype)
                 if path in values and not np.array_equal(part, values[path]):
                     misfits.append(f"{name!r} differs from the array that the model shares with it")
-                values[path] = np.ascontiguousarray(part)
+                values[path] = np.asarray(part, order="C")
     extra = [name for name in source if name not in used and not _matches(name, allow_extra)]
     if missing or extra or misfits:
         raise InputError(_complaint(missing, extra, misfits, source))

@@ -66,13 +66,13 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
 
 
-def check_stored_models(config: Mapping[str, Any], *, where: str, named: bool = False) -> None:
+def check_stored_models(stored: Mapping[str, Any], *, where: str, named: bool = False) -> None:
     """Checks that the models in the config of a run are known without importing anything.
 
     A folder from elsewhere must not decide which code runs here.
 
     Args:
-      config: Config that the run has stored.
+      stored: Content of the run's config.json.
       where: Name of the run, for the message.
       named: Whether the user has named the model of the run, which is not looked at then.
 
@@ -80,9 +80,9 @@ def check_stored_models(config: Mapping[str, Any], *, where: str, named: bool = 
       InputError: if one of them is the address of a model that is not imported.
     """
     names = {
-        "": None if named else config["model"]["name"],
-        "the encoder ": config["model"]["kwargs"].get("encoder"),
-        "the teacher ": config["distill"]["teacher"],
+        "": None if named else stored["model"]["name"],
+        "the encoder ": stored["model"]["kwargs"].get("encoder"),
+        "the teacher ": stored.get("distill", {}).get("teacher"),
     }
     for part, name in names.items():
         if isinstance(name, str) and is_address(name) and not is_known(name):

@@ -40,10 +40,8 @@ def register_model(spec: ModelSpec) -> ModelSpec:
       spec: Row of the model.
 
     Raises:
-      InputError: if it is no ModelSpec, or its name belongs to another model.
+      InputError: if its name belongs to another model.
     """
-    if not isinstance(spec, ModelSpec):
-        raise InputError(f"register_model takes a ModelSpec, got a {type(spec).__name__}.")
     if spec.name in _NAMES:
         owner = _SPECS[_NAMES[spec.name]]
         if owner != spec and not _defined_again(owner.build, spec.build):

@@ -36,7 +36,9 @@ def build_pair(name: str, library: str, *, height: int, width: int, dtype: str =
     """
     spec = get_spec(name)
     if library not in spec.peers:
-        known = ", ".join(spec.peers) or "no library"
+        if not spec.peers:
+            raise InputError(f"{spec.name} has no peer: its ModelSpec names none.")
+        known = ", ".join(spec.peers)
         raise InputError(
             f"{spec.name} has a peer in {known}, not in {library!r}: --against={known}."
         )

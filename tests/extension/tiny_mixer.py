@@ -39,9 +39,7 @@ class TinyMixer(ImageModel):
                 *linear("layer{i}", "mixers/{i}"),
                 Rule("tau", "temperature"),
                 *linear("classifier", "head"),
-            ),
-            requires={},
-            fits={},
+            )
         )
     }
 
