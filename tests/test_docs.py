@@ -82,10 +82,23 @@ def test_every_card_and_choice_is_in_the_table():
 
 @every_page
 def test_options_exist(page):
-    found = re.findall(r"(?<![\w/])config\.((?:[a-z_0-9]+\.)*[a-z_0-9]+)", text(page))
+    # A class has a config of its own.
+    code = re.findall(r"```python\n.*?```", text(page), re.DOTALL)
+    prose = functools.reduce(
+        lambda rest, block: rest.replace(block, ""),
+        (b for b in code if "\nclass " in b),
+        text(page),
+    )
+    found = re.findall(r"(?<![\w/])config\.((?:[a-z_0-9]+\.)*[a-z_0-9]+)", prose)
     options = {o for o in found if o not in ("json", "optmizer.name")}  # a file; a typo it explains
     unknown = {o for o in options - schema() if not o.startswith("model.kwargs.")}
     assert not unknown, sorted(unknown)
+
+
+@pytest.mark.parametrize("name", ["tiny_mixer", "ordered_task"])
+def test_the_examples_are_those_that_run(name):
+    source = (ROOT / "tests/extension" / f"{name}.py").read_text()
+    assert source.split('"""\n\n', 1)[1].strip() in (ROOT / "docs/extending.md").read_text()
 
 
 @every_page
