@@ -6,16 +6,22 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test check parity torture bench format clean
+.PHONY: demo test test-all check parity parity-quick torture bench format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
 
 test: .venv/test  ## The test suite, with the real PyTorch modules
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
+
+test-all: .venv/test  ## The same, and more members and sizes of what it proves
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -m 'repeats or not slow'
 
 parity: .venv/test  ## The same models in float64; prints the differences
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m parity --log-cli-level=INFO tests
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m 'parity or float64' --log-cli-level=INFO
+
+parity-quick: .venv/test  ## Of them the smallest of each family and library, in minutes
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -m quick
 
 torture: .venv/test  ## Runs that are killed, damaged and starved, in minutes; prints hashes
 	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/torture

@@ -19,7 +19,7 @@ jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAXVISION_TEST_CACHE", os.path.join(tempfile.gettempdir(), "jaxvision-tests")),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 from absl import flags  # noqa: E402
@@ -49,6 +49,21 @@ def _torch_peers() -> bool:
 
 
 HAS_TORCH = _torch_peers()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """A list that receives each figure that is saved, with its images and texts."""
+    from matplotlib.figure import Figure
+
+    saved, save = [], Figure.savefig
+
+    def savefig(self, *args, **kwargs):
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

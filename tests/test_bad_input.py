@@ -130,6 +130,7 @@ COMMAND_LINE = [
     Row("flag", "--wokdir=x", ["'wokdir'", "workdir"]),
     Row("no-dashes", "config.seed=3", ["'config.seed=3' is no option", "--config.batch_size=64"]),
     Row("no-workdir", "--workdir=", ["--workdir=FOLDER must be given"]),
+    Row("preflight", "--mode=preflight --config.optimizer.name=adan", ["adamw, adam", "'adan'"]),
     Row("mode", "--mode=dance", ["dance", "train|eval"]),
     Row("text-for-int", "--config.batch_size=many", ["--config.batch_size", "int", "'many'"]),
     Row("float-for-int", "--config.total_steps=1.5", ["--config.total_steps", "int", "'1.5'"]),

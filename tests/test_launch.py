@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 
+import pytest
 from launching import CACHE, launch, start, wait_for_step
 from opening import make_run
 from train import helpers
@@ -12,20 +13,25 @@ from configs import smoke
 from jaxvision.command_line import use_deterministic_kernels
 from jaxvision.train.checkpoint import Checkpointer
 
+ARGUMENTS = ("--config=configs/smoke.py", CACHE)
 
-def test_smoke_from_the_command_line(tmp_path):
-    arguments = (
-        "--config=configs/smoke.py",
-        f"--workdir={tmp_path}/run",
-        CACHE,
-    )
-    result = launch(*arguments)
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result = launch(*ARGUMENTS, f"--workdir={folder}")
     assert result.returncode == 0, result.stderr
-    files = {p.name for p in (tmp_path / "run").iterdir()}
+    return folder
+
+
+def test_smoke_from_the_command_line(whole):
+    files = {p.name for p in whole.iterdir()}
     assert {"config.json", "versions.json", "metrics.jsonl", "checkpoints"} <= files
     assert {"curves.png", "predictions.png"} <= files
-    assert any("tfevents" in p.name for p in (tmp_path / "run").rglob("*"))
+    assert any("tfevents" in p.name for p in whole.rglob("*"))
 
+    arguments = (*ARGUMENTS, f"--workdir={whole}")
     again = launch(*arguments)
     assert again.returncode == 0 and "The run is finished" in again.stderr
     evaluated = launch(*arguments, "--mode=eval")
@@ -39,21 +45,17 @@ def final_state(workdir):
     return state, position, step
 
 
-def test_killed_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path):
-    arguments = ["--config=configs/smoke.py", CACHE]
-    assert launch(*arguments, f"--workdir={tmp_path}/whole").returncode == 0
-
-    killed = start(*arguments, f"--workdir={tmp_path}/killed")
+def test_killed_run_ends_bit_for_bit_like_the_uninterrupted_one(whole, tmp_path):
+    killed = start(*ARGUMENTS, f"--workdir={tmp_path}/killed")
     wait_for_step([killed], tmp_path / "killed", 10)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL, "the run ended before it was killed"
 
-    assert launch(*arguments, f"--workdir={tmp_path}/killed").returncode == 0
-    (whole, *position), (resumed, *again) = (
-        final_state(tmp_path / name) for name in ("whole", "killed")
-    )
-    helpers.assert_equal(resumed, whole)
+    assert launch(*ARGUMENTS, f"--workdir={tmp_path}/killed").returncode == 0
+    expected, *position = final_state(whole)
+    resumed, *again = final_state(tmp_path / "killed")
+    helpers.assert_equal(resumed, expected)
     assert position == again
 
 

@@ -33,11 +33,7 @@ WAYS = {
 
 def decode(memory, *, model=None, key=0, image_ids=None, **settings):
     settings = DecodeSettings(**({"max_length": 10} | settings))
-    run = jax.jit(
-        lambda memory, key, ids: generate(
-            model or toys.Markov(), memory, settings, key=key, image_ids=ids
-        )
-    )
+    run = toys.compiled(model or toys.MARKOV, settings)
     return jax.tree.map(np.asarray, run(memory, jax.random.key(key), image_ids))
 
 
@@ -58,13 +54,18 @@ def test_greedy_takes_the_most_likely(table):
         toys.assert_same(toys.rows(decoded, image), [(total / (len(row) - 1), row)])
 
 
+@jax.jit
+def greedy_beam(memory):
+    settings = DecodeSettings(max_length=10, length_penalty=0.0)
+    return beam_search(toys.MARKOV, memory, settings)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_one_beam_is_greedy_is_the_top_1_of_sampling(seed):
     table = toys.tables(seed, batch=16, end=1.0)
     greedy = decode(table, length_penalty=0.0)
     top_1 = decode(table, length_penalty=0.0, do_sample=True, top_k=1)
-    settings = DecodeSettings(max_length=10, length_penalty=0.0)
-    beam = jax.jit(lambda memory: beam_search(toys.Markov(), memory, settings))(table)
+    beam = greedy_beam(table)
     for other in (top_1, beam):
         np.testing.assert_array_equal(greedy.tokens, other.tokens)
         np.testing.assert_array_equal(greedy.lengths, other.lengths)

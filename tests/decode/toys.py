@@ -1,10 +1,13 @@
 """Small models for decoding, and plain Python searches to hold it against."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxvision.decode.generate import generate
 
 START, END = 1, 2
 
@@ -27,6 +30,20 @@ class Markov:
         images = jnp.arange(tokens.shape[0])[:, None]
         logits = cache["table"][images, before, tokens]
         return logits, {"table": cache["table"], "written": written}
+
+
+MARKOV = Markov()
+
+
+@functools.cache
+def compiled(model, settings):
+    """Returns the decoding by a model; tests of the same settings compile it once."""
+
+    @jax.jit
+    def run(memory, key=None, image_ids=None):
+        return generate(model, memory, settings, key=key, image_ids=image_ids)
+
+    return run
 
 
 def tables(seed, *, batch=4, vocabulary=12, scale=2.0, end=0.0):

@@ -5,7 +5,6 @@ import json
 
 import finished_run
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 import pytest
 from flax import nnx
@@ -27,19 +26,6 @@ CROPS = {"data__image_size": 24, "data__eval_resize": 28}
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, *finished_run.write(folder, **CROPS)
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """A list that receives the figures that are saved."""
-    saved, save = [], matplotlib.figure.Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
-    return saved
 
 
 def config(run, **options):
@@ -155,7 +141,7 @@ def test_members_must_know_the_classes(finished, tmp_path):
         open_member(str(tmp_path / "w.npz"), run, run.task.class_names)
 
 
-def test_scores_of_a_model_that_diverged_and_of_many_classes(tmp_path, figure):
+def test_scores_of_a_model_that_diverged_and_of_many_classes(tmp_path, figures):
     labels = np.array([0, 1, 2])
     logits = np.eye(3) * 4
     logits[1, 0] = np.nan
@@ -174,14 +160,14 @@ def test_scores_of_a_model_that_diverged_and_of_many_classes(tmp_path, figure):
     }  # fmt: skip
     json.dumps(scores, allow_nan=False)
     plot_confusion(scores, tmp_path / "c.png")
-    assert [t.get_text() for t in figure[0].axes[0].get_yticklabels()] == [
+    assert [t.get_text() for t in figures[0].axes[0].get_yticklabels()] == [
         "0 → 7",
         "1 → 7",
         "2 → 7",
     ]
     right = classification_scores(np.eye(30) * 4, np.arange(30), ())
     plot_confusion(right, tmp_path / "c.png")
-    assert figure[1].axes[0].texts[0].get_text() == "no mistakes"
+    assert figures[1].axes[0].texts[0].get_text() == "no mistakes"
 
 
 def test_calibration_is_measured_on_the_other_half():
@@ -200,19 +186,19 @@ def test_calibration_is_measured_on_the_other_half():
     assert classification_scores(logits[:1], labels[:1], ())["calibration"]["temperature"] == 0.01
 
 
-def test_pictures(tmp_path, figure):
+def test_pictures(tmp_path, figures):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 40)
     logits = rng.normal(size=(40, 3)) + 2 * np.eye(3)[labels]
     scores = classification_scores(logits, labels, ("cat", "dog", "Staffordshire bullterrier"))
     plot_confusion(scores, tmp_path / "c.png")
-    axes = figure[0].axes[0]
+    axes = figures[0].axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["cat", "dog", "Staffordshire bul…"]
     cells = {tuple(map(int, t.get_position())): int(t.get_text()) for t in axes.texts}
     matrix = np.array(scores["confusion"]["matrix"])
     assert cells == {(c, r): n for (r, c), n in np.ndenumerate(matrix) if n}
     plot_reliability(scores["calibration"], tmp_path / "r.png")
-    before, after, *_ = figure[1].axes
+    before, after, *_ = figures[1].axes
     assert before.get_title(loc="left") == f"As trained: ECE {scores['calibration']['ece']:.2%}"
     assert after.get_title(loc="left").startswith("Temperature ")
     heights = [bar.get_height() for bar in before.patches]

@@ -114,6 +114,7 @@ def test_bfloat16_computes_its_softmax_in_float32():
 
 
 @pytest.mark.float64
+@pytest.mark.quick
 def test_float64_is_exact_whatever_is_asked_for():
     query, keys, values = (jnp.asarray(x, jnp.float64) for x in inputs())
     output = dot_product_attention(query, keys, values, implementation="fused")
@@ -188,6 +189,7 @@ def test_weights_are_neither_all_equal_nor_all_zero_or_one():
 
 
 @pytest.mark.float64
+@pytest.mark.quick
 def test_gradients_against_differences():
     """In float32, or with dropout, differences could not be that close."""
     module = MultiHeadAttention(64, 4, rngs=nnx.Rngs(0), dtype="float64", param_dtype="float64")

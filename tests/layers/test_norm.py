@@ -111,6 +111,7 @@ def test_forward_mode_and_second_derivatives_are_those_of_the_formula():
 
 
 @pytest.mark.float64
+@pytest.mark.quick
 def test_batch_norm_in_float64():
     norm = BatchNorm(2, dtype="float64", param_dtype="float64")
     inputs = jax.random.normal(jax.random.key(0), (4, 3, 3, 2), "float64")

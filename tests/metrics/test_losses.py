@@ -100,6 +100,7 @@ def test_torch(batch, soft, epsilon):
 
 
 @pytest.mark.float64
+@pytest.mark.quick
 def test_float64_stays_float64():
     loss = softmax_cross_entropy(LOGITS.astype(jnp.float64), LABELS, label_smoothing=0.1)
     assert loss.dtype == jnp.float64

@@ -232,6 +232,7 @@ def test_decoding_with_a_masked_memory():
 
 
 @pytest.mark.float64
+@pytest.mark.quick
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_decoding_with_a_cache_in_float64(norm_first):
     model = bold(dtype="float64", norm_first=norm_first)

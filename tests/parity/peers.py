@@ -64,9 +64,16 @@ __all__ = [
     "torch_gradients",
     "torch_optimizer",
     "training_distances",
+    "with_quick",
     "worst",
 ]
 logger = logging.getLogger(__name__)  # pytest --log-cli-level=INFO shows the numbers
+
+
+def with_quick(members, *quick):
+    """Returns parameters of a test; `make parity-quick` takes those named, the smallest ones."""
+    assert set(quick) <= set(members)
+    return [pytest.param(m, marks=pytest.mark.quick) if m in quick else m for m in members]
 
 
 def assert_close(distances, bar):

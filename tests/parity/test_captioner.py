@@ -186,6 +186,7 @@ def torch_masked(module, *arguments, mask, **options):
 
 
 @float64
+@pytest.mark.quick
 @pytest.mark.parametrize("memory_width", [None, 10])
 def test_multi_head_attention_in_float64(memory_width):
     """Queries, keys and values in one packed matrix, or apart where the memory is of other size."""
@@ -254,6 +255,7 @@ def put(module, weights, rules):
 
 
 @float64
+@pytest.mark.quick
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_decoder_layer_in_float64(norm_first, activation):
@@ -341,7 +343,7 @@ def test_course(member, tmp_path):
 
 
 @float64
-@pytest.mark.parametrize("member", COURSE)
+@pytest.mark.parametrize("member", peers.with_quick(COURSE, "2024"))
 def test_course_in_float64(member):
     pair = course_pair(member, "float64")
     features, tokens, targets, *_ = inputs("float64", (BATCH, FEATURES))
@@ -432,6 +434,7 @@ def test_trocr(activation):
 
 
 @float64
+@pytest.mark.quick
 def test_trocr_in_float64():
     pair = trocr_pair("gelu", "float64")
     features, tokens, _, _, memory_mask = inputs("float64", (BATCH, SOURCES, WIDTH))

@@ -98,7 +98,7 @@ def test_what_agrees_in_evaluation_may_disagree_in_training():
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("member", SMALL)
+@pytest.mark.parametrize("member", peers.with_quick(SMALL, "vit"))
 def test_a_pair_that_agrees_passes(member):
     pair = small_pair(member, "float64")
     certificate = parity_report.certify(pair, *peers.batch(32, 32, size=2))

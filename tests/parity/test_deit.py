@@ -89,7 +89,7 @@ def test_small_in_float32(member):
 
 
 @float64
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", peers.with_quick(MEMBERS, "timm distilled", "hf with teacher"))
 def test_small(member):
     pair, build = make_pair(member)
     peers.check_all(pair, *peers.batch(*pair.model.config.image_shape), steps=2)

@@ -7,7 +7,9 @@ from parity import members, peers
 pytestmark = [pytest.mark.parity, pytest.mark.float64]
 
 
-@pytest.mark.parametrize("member", members.SMALL_VITS)
+@pytest.mark.parametrize(
+    "member", peers.with_quick(members.SMALL_VITS, "timm vit", "torchvision vit")
+)
 def test_small_vit(member):
     build, source, options = members.SMALL_VITS[member]
     pair = peers.make_pair(
@@ -44,7 +46,7 @@ def test_vit_b_16_as_published():
     peers.assert_exports_back(pair, build())
 
 
-@pytest.mark.parametrize("member", members.SMALL_RESNETS)
+@pytest.mark.parametrize("member", peers.with_quick(members.SMALL_RESNETS, "torchvision basic"))
 def test_small_resnet(member):
     build, name, source, options = members.SMALL_RESNETS[member]
     pair = peers.make_pair(build(), name, source=source, **options)
@@ -85,6 +87,7 @@ def torch_epsilon(model):
         norm.epsilon = 1e-5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("trap", [tanh_gelu, torch_epsilon])
 def test_a_vit_in_a_trap_does_not_pass(trap):
     build, source, options = members.SMALL_VITS["timm vit"]

@@ -110,7 +110,12 @@ def test_small(member):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("member", SMALL)
+@pytest.mark.parametrize(
+    "member",
+    peers.with_quick(
+        SMALL, "timm", "torchvision, wide", "hf", "timm v2", "torchvision v2", "hf v2"
+    ),
+)
 def test_small_in_float64(member):
     pair, build = make(member, "float64")
     peers.check_all(pair, *peers.batch(*pair.model.config.image_shape), steps=2)

@@ -118,7 +118,7 @@ def check(start, *, bar):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", peers.with_quick(RECIPES, "adamw, everything"))
 @pytest.mark.parametrize("model", ["resnet", "vit"])
 def test_recipe(model, recipe):
     start = begin(model, steps=50, **RECIPES[recipe])

@@ -2,26 +2,12 @@ import json
 import subprocess
 import sys
 
-import matplotlib.figure
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxvision.errors import InputError
 from jaxvision.plots.curves import plot_curves
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, with their lines and texts still readable."""
-    saved, save = [], matplotlib.figure.Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
-    return saved
 
 
 def draw(workdir, records, tail=""):

@@ -1,4 +1,4 @@
-import matplotlib.figure
+import matplotlib.colors
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,32 +9,19 @@ from jaxvision.plots.prediction_grid import plot_predictions
 NAMES = ["cat", "dog", "Staffordshire bullterrier, Staffordshire bull terrier"]
 
 
-@pytest.fixture
-def figure(monkeypatch):
-    """A list that receives the figure that is saved."""
-    saved, save = [], matplotlib.figure.Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
-    return saved
-
-
 def examples(count):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8)
     return images, np.zeros(count, np.int32), np.full((count, 3), 1 / 3, np.float32)
 
 
-def test_title_and_true_class(tmp_path, figure):
+def test_title_and_true_class(tmp_path, figures):
     images, _, _ = examples(3)
     labels = np.array([0, 2, 2], np.int32)
     probabilities = np.array([[0.9, 0.1, 0], [0.3, 0.7, 0], [0, 0.1, 0.9]], np.float32)
     path = plot_predictions(images, labels, probabilities, NAMES, tmp_path / "p.png")
     assert path == tmp_path / "p.png"
-    right, wrong, long_name, unused = figure[0].axes
+    right, wrong, long_name, unused = figures[0].axes
     assert right.get_title() == "cat 90%" and not right.texts
     assert wrong.get_title() == "dog 70%"
     assert wrong.texts[0].get_text() == "true: Staffordshire bul…"
@@ -46,10 +33,10 @@ def test_title_and_true_class(tmp_path, figure):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 36])
-def test_any_number_of_images_fills_a_grid(tmp_path, figure, count):
+def test_any_number_of_images_fills_a_grid(tmp_path, figures, count):
     plot_predictions(*examples(count), NAMES, tmp_path / "p.png")
-    assert sum(len(axes.images) for axes in figure[0].axes) == count
-    assert len(figure[0].axes) < count + np.sqrt(count) + 1  # less than a row stays empty
+    assert sum(len(axes.images) for axes in figures[0].axes) == count
+    assert len(figures[0].axes) < count + np.sqrt(count) + 1  # less than a row stays empty
     assert np.asarray(Image.open(tmp_path / "p.png").convert("L")).std() > 30
 
 

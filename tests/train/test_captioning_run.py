@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -41,6 +43,7 @@ def config(**options):
     config.batch_size, config.eval_batch_size = 8, 4
     config.total_steps, config.eval.every_steps, config.checkpoint.every_steps = 4, 2, 2
     config.schedule.warmup_steps = 0
+    config.schedule.name = "constant"  # half a run is the half of a run
     config.mesh.data = 1
     config.log.every_steps = 1
     with config.unlocked():
@@ -64,23 +67,38 @@ def fewer_captions():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, fewer_captions):
     folder = tmp_path_factory.mktemp("captions") / "run"
-    state = train(config(ema_decay=0.9), folder)
-    write_report(config(ema_decay=0.9), state, folder)
-    return folder, state
+    return folder, train(config(ema_decay=0.9), folder)
 
 
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_a_run_leaves(finished):
-    folder, _ = finished
+def said(state):
+    """Returns (images, captions, references) of the first evaluation batch of `finished`."""
+    run = make_run(config(ema_decay=0.9))
+    batch = next(iter(run.eval_batches()))
+    decode = make_caption_step(run.graphdef, run.task.settings, preprocess_fn=run.preprocess_fn)
+    tokens = np.asarray(decode(state.ema_params, state.ema_batch_stats, run.put(batch)).tokens)
+    captions = [run.task.vocabulary.decode(row) for row in tokens[:, 0]]
+    references = [run.eval_source.captions(int(i))[0] for i in batch["index"]]
+    return batch["image"], captions, references
+
+
+def test_what_a_run_leaves(finished, figures):
+    folder, state = finished
+    write_report(config(ema_decay=0.9), state, folder)
     last = metrics(folder)[-1]
     names = "loss perplexity token_accuracy bleu1 bleu4 rouge_l cider exact_match"
     for prefix in ("eval", "eval_ema"):
         assert {f"{prefix}/{name}" for name in names.split()} <= set(last)
     assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/loss"]), rel=1e-4)
-    assert (folder / "captions.png").stat().st_size > 10_000
+    assert (folder / "captions.png").exists() and (folder / "curves.png").exists()
+    panels = figures[0].axes
+    for axes, image, caption, reference in zip(panels, *said(state), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
+        assert " ".join(axes.get_title().split()) == caption
+        assert " ".join(axes.texts[0].get_text().split()) == reference
     vocabulary = load_vocabulary(str(folder / "vocabulary.json"))
     assert "circle" in vocabulary.words and vocabulary.unk == 3
     assert not (folder / "classes.txt").exists()
@@ -96,17 +114,36 @@ def test_evaluation_does_not_depend_on_the_batch(finished):
 
 def test_resume_is_bit_for_bit(finished, tmp_path):
     _, state = finished
-    half = config(ema_decay=0.9, total_steps=2)
-    half.schedule.name = whole_name = "constant"
-    train(half, tmp_path / "run")
-    again = config(ema_decay=0.9)
-    again.schedule.name = whole_name
-    resumed = train(again, tmp_path / "run")
-    straight = train(again, tmp_path / "straight")
-    helpers.assert_equal(resumed, straight)
+    train(config(ema_decay=0.9, total_steps=2), tmp_path / "run")
+    resumed = train(config(ema_decay=0.9), tmp_path / "run")
+    helpers.assert_equal(resumed, state)
 
 
-def test_captions_of_the_command(finished, tmp_path, capsys):
+def check_attention(figure, words, folder, photo):
+    """Each panel shows the image under the cross-attention of the token before its word."""
+    trained = open_trained(str(folder))
+    pixels = trained.transform(np.asarray(PIL.Image.open(photo)), None)
+    start, *said = load_vocabulary(str(folder / "vocabulary.json")).encode(
+        " ".join(words), len(words) + 2
+    )
+    mean, std = trained.spec.preprocess.mean, trained.spec.preprocess.std
+    images = (pixels / 255 - np.array(mean)) / np.array(std)
+    weights = jax.jit(lambda model, *inputs: model.cross_attention(*inputs))(
+        trained.model,
+        jnp.asarray(images[None], jnp.float32),
+        jnp.asarray([[start, *said]])[:, : len(words)],
+    )
+    maps = np.asarray(weights).mean((0, 2))[0].reshape(len(words), 2, 2)  # 16 pixels, patches of 8
+    whole, *panels = figure.axes
+    np.testing.assert_array_equal(whole.images[0].get_array(), pixels)
+    for axes, word, expected in zip(panels, words, maps, strict=False):
+        assert axes.get_title() == word
+        np.testing.assert_array_equal(axes.images[0].get_array(), pixels)
+        np.testing.assert_allclose(axes.images[1].get_array(), expected, rtol=1e-4)
+    assert maps.std() > 0 and not any(axes.images for axes in panels[len(words) :])
+
+
+def test_captions_of_the_command(finished, tmp_path, capsys, figures):
     folder, _ = finished
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -128,7 +165,8 @@ def test_captions_of_the_command(finished, tmp_path, capsys):
         main(["caption", str(photos / "a.png"), f"--run={folder}", f"--attention={picture}"]) == 0
     )
     words = capsys.readouterr().out.strip().partition(": ")[2].split()
-    assert words and PIL.Image.open(picture).size[0] > 200
+    assert words and picture.exists()
+    check_attention(figures[0], words, folder, photos / "a.png")
     command = ["caption", str(photos / "a.png"), f"--run={folder}", "--sample", "--n-best=3"]
     assert main(command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -136,17 +174,13 @@ def test_captions_of_the_command(finished, tmp_path, capsys):
 
 def test_the_command_says_what_the_evaluation_said(finished, tmp_path, capsys):
     folder, state = finished
-    run = make_run(config(ema_decay=0.9))
-    batch = next(iter(run.eval_batches()))
-    decode = make_caption_step(run.graphdef, run.task.settings, preprocess_fn=run.preprocess_fn)
-    tokens = np.asarray(decode(state.ema_params, state.ema_batch_stats, run.put(batch)).tokens)
-    expected = [run.task.vocabulary.decode(row) for row in tokens[:, 0]]
-    for number, pixels in enumerate(batch["image"]):
+    images, expected, _ = said(state)
+    for number, pixels in enumerate(images):
         PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     assert main(["caption", str(tmp_path), f"--run={folder}", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["captions"][0]["caption"] for line in lines] == expected
-    assert open_trained(str(folder)).spec == run.spec
+    assert open_trained(str(folder)).spec == make_run(config(ema_decay=0.9)).spec
 
 
 @pytest.mark.parametrize(
@@ -168,8 +202,11 @@ def test_wrong_commands_end_with_one_sentence(finished, arguments, message, tmp_
     assert message in error and "Traceback" not in error
 
 
-def test_a_pooled_memory_has_no_attention_to_draw(tmp_path, capsys):
-    train(config(model__kwargs=TINY | {"memory": "pooled"}, total_steps=1), tmp_path / "run")
+def test_a_pooled_memory_has_no_attention_to_draw(finished, tmp_path, capsys):
+    shutil.copytree(finished[0], tmp_path / "run")  # the weights of a pooled memory are the same
+    written = json.loads((tmp_path / "run/config.json").read_text())
+    written["model"]["kwargs"]["memory"] = "pooled"
+    (tmp_path / "run/config.json").write_text(json.dumps(written))
     photo = tmp_path / "photo.png"
     PIL.Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(photo)
     command = ["caption", str(photo), f"--run={tmp_path}/run", f"--attention={tmp_path}/a.png"]

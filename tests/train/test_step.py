@@ -88,8 +88,20 @@ def test_accumulation_moves_batch_statistics_once_per_micro_batch():
     assert helpers.max_difference(state.batch_stats, whole.batch_stats) > 1e-3
 
 
-@pytest.mark.parametrize("shape", [dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=4)])
-@pytest.mark.parametrize("build", [helpers.build_vit, helpers.build_resnet])
+repeats = pytest.mark.repeats
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (helpers.build_vit, dict(data=2, fsdp=4)),
+        (helpers.build_resnet, dict(data=8)),
+        pytest.param(helpers.build_vit, dict(data=8), marks=repeats),
+        pytest.param(helpers.build_vit, dict(data=1, fsdp=8), marks=repeats),
+        pytest.param(helpers.build_resnet, dict(data=1, fsdp=8), marks=repeats),
+        pytest.param(helpers.build_resnet, dict(data=2, fsdp=4), marks=repeats),
+    ],
+)
 def test_any_mesh_gives_the_single_device_result(build, shape, monkeypatch):
     monkeypatch.setattr("jaxvision.train.sharding.MIN_FSDP_SIZE", 1)
     single, _ = helpers.run(3, build=build, tx=helpers.sgd())

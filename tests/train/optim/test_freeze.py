@@ -47,8 +47,11 @@ VIT = functools.partial(helpers.build_vit, depth=4, scan=True)
 VIT_LIST = functools.partial(helpers.build_vit, depth=4, scan=False)
 CASES = pytest.mark.parametrize(
     "build",
-    [VIT, VIT_LIST, helpers.build_resnet],
-    ids=["stacked", "list", "resnet"],
+    [
+        pytest.param(VIT, id="stacked"),
+        pytest.param(VIT_LIST, id="list", marks=pytest.mark.repeats),
+        pytest.param(helpers.build_resnet, id="resnet"),
+    ],
 )
 
 
@@ -140,7 +143,7 @@ def reference_gradient(graphdef, state):
         task, rngs = Classification(), nnx.Rngs(dropout=0)
         return task.loss(model, task.prepare(batch | {"image": images}), rngs=rngs)[0]
 
-    return by_name(jax.grad(loss)(state.params))
+    return by_name(jax.jit(jax.grad(loss))(state.params))
 
 
 @CASES
