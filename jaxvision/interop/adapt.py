@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +45,7 @@ class Source:
     prepare: Callable[[Weights], Weights] = dict
 
 
+@runtime_checkable
 class HasGrid(Protocol):
     """A config that knows the rows and columns of its position table."""
 
