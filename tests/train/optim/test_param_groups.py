@@ -19,7 +19,7 @@ def shapes(name, **options):
     return abstract_model(lambda rngs: jv.create_model(name, rngs=rngs, **options))[1]
 
 
-def layers(name):
+def layer_groups(name):
     """Returns what a model's class says of its layers."""
     return get_spec(name).build.layer_groups
 
@@ -55,7 +55,7 @@ def size(names, params):
 
 @pytest.mark.parametrize("family", SMALLEST)
 def test_presets_grow_from_the_head_in_every_family(family):
-    params, groups = shapes(SMALLEST[family], num_classes=10), layers(SMALLEST[family])
+    params, groups = shapes(SMALLEST[family], num_classes=10), layer_groups(SMALLEST[family])
     sets = [trained(params, preset, groups) for preset in ("head", "late", "half", "most")]
     everything = set(param_names(params))
     assert all(name.startswith("head") for name in sets[0]) and sets[0]
@@ -122,7 +122,7 @@ def test_presets_of_a_captioner_take_all_but_the_encoder_for_the_head():
 )
 def test_layer_decay_golden(name, layers, least, decayed, others):
     params = shapes(name)
-    groups = assign_groups(params, layer_groups=layers(name), layer_decay=0.75)
+    groups = assign_groups(params, layer_groups=layer_groups(name), layer_decay=0.75)
     rates = {group.learning_rate for group in groups.values()}
     assert len(rates) == layers and max(rates) == 1.0
     assert min(rates) == pytest.approx(least, abs=5e-7)
@@ -164,7 +164,7 @@ def test_layers_are_those_of_timm(name):
     model = nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0)))
     _, params, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
     params = nnx.to_pure_dict(params)
-    ours = assign_groups(params, layer_groups=layers(name), layer_decay=0.75)
+    ours = assign_groups(params, layer_groups=layer_groups(name), layer_decay=0.75)
     seen = set()
     for peer_name, paths in weight_names(model, format="timm").items():
         if peer_name in theirs:
@@ -176,7 +176,7 @@ def test_layers_are_those_of_timm(name):
 
 def test_layers_rise_through_every_family():
     for name in SMALLEST.values():
-        numbers = layer_numbers(param_names(shapes(name)), layers(name))
+        numbers = layer_numbers(param_names(shapes(name)), layer_groups(name))
         assert set(numbers.values()) == set(range(max(numbers.values()) + 1)), name
         head = {numbers[n] for n in numbers if n.startswith("head")}
         assert head == {max(numbers.values())} and min(numbers.values()) == 0
