@@ -210,6 +210,6 @@ class Task(abc.ABC):
         return None
 
 
-def spread(size: int, count: int) -> range:
-    """Returns indices evenly spaced, because folders come class by class."""
-    return range(0, size, max(1, size // count))[:count]
+def spread(size: int, count: int) -> list[int]:
+    """Returns indices evenly spaced from the first to the last, as folders come class by class."""
+    return np.linspace(0, size - 1, min(size, count)).round().astype(int).tolist()
