@@ -106,7 +106,7 @@ def test_it_is_trained_with_layer_decay_and_its_own_choice_of_weight_decay(outsi
         *("mixers/1/kernel", "mixers/1/bias", "temperature", "head/kernel", "head/bias")
     }
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    updates, _ = run.tx.update(zeros, state.opt_state, state.params)
+    updates, _ = run.optimizer.tx.update(zeros, state.opt_state, state.params)
     moved = {name for name in ("temperature", "head") if np.any(jax.tree.leaves(updates[name])[-1])}
     assert moved == {"head"}
 
