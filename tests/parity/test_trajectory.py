@@ -124,7 +124,7 @@ def test_recipe(model, recipe):
     start = begin(model, steps=50, **RECIPES[recipe])
     theirs = check(start, bar=BAR)
     kinds = {mixing.kind for mixing in start.mixings}
-    assert kinds == ({"none", "mixup", "cutmix"} if start.run.mix else {"none"})
+    assert kinds == ({"none", "mixup", "cutmix"} if start.run.train_input.mix else {"none"})
     loss = theirs.traces["loss"]
     assert loss[-10:].mean() < loss[:10].mean()
 
