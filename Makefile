@@ -20,7 +20,7 @@ test-all: .venv/test  ## The same, and more members and sizes of what it proves
 parity: .venv/test  ## The same models in float64; prints the differences
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m 'parity or float64' --log-cli-level=INFO
 
-parity-quick: .venv/test  ## Of them the smallest of each family and library, in minutes
+parity-quick: .venv/test  ## Of them the smallest, of every family and library, in minutes
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -m quick
 
 torture: .venv/test  ## Runs that are killed, damaged and starved, in minutes; prints hashes

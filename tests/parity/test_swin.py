@@ -112,9 +112,7 @@ def test_small(member):
 @pytest.mark.float64
 @pytest.mark.parametrize(
     "member",
-    peers.with_quick(
-        SMALL, "timm", "torchvision, wide", "hf", "timm v2", "torchvision v2", "hf v2"
-    ),
+    peers.with_quick(SMALL, "timm", "hf", "torchvision v2", "hf v2"),
 )
 def test_small_in_float64(member):
     pair, build = make(member, "float64")
