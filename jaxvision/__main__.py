@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     """Runs a command; returns the exit code.
 
     Args:
-      argv: without the program's name.
+      argv: Arguments without the program's name.
     """
     arguments = make_parser().parse_args(argv)
     quiet_libraries()

@@ -45,8 +45,8 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
     """Checks one host batch against the contract of `ImageBatch`, or of `CaptionBatch`.
 
     Args:
-      batch: of captions, if it has `tokens`.
-      num_classes: outputs of the model's head; of captions, the size of the vocabulary.
+      batch: Batch on the host; one of captions, if it has `tokens`.
+      num_classes: Number of outputs of the model's head; of captions, the size of the vocabulary.
 
     Raises:
       InputError: naming the key that breaks the contract, what was expected and what came.

@@ -45,7 +45,7 @@ def explain_config_error(error: Exception) -> str:
     """Returns what is wrong with an option or a config file; a file may raise anything.
 
     Args:
-      error: what absl or ml_collections raised while they read the flags.
+      error: Exception that absl or ml_collections raised while they read the flags.
     """
     if isinstance(error, (OSError, SyntaxError, TypeError, ValueError)):
         return str(error)
@@ -77,8 +77,8 @@ def fail(message: str, remedy: str = "") -> None:
     """Prints an error as one line on stderr.
 
     Args:
-      message: what is wrong; of several lines, those that say it.
-      remedy: a sentence that is added.
+      message: Message that says what is wrong; of several lines, those that say it.
+      remedy: Sentence on the remedy that is added.
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     missing = [line for line in lines if "No such file or directory" in line]

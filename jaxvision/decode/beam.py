@@ -55,9 +55,9 @@ def beam_search(model: Decoder, memory: Any, settings: DecodeSettings) -> Decode
     running ones. What an image gets does not depend on its batch.
 
     Args:
-      model: gives logits, one token after the other.
-      memory: a pytree of arrays [B, ...], one entry for each image.
-      settings: static.
+      model: Decoder that gives logits, one token after the other.
+      memory: Pytree of arrays [B, ...], one entry for each image.
+      settings: Settings of the search; static.
 
     Raises:
       InputError: if a special token lies outside the model's vocabulary.

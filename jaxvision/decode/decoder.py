@@ -19,9 +19,9 @@ class Decoder(Protocol):
         """Returns the cache before the first token.
 
         Args:
-          memory: a pytree of arrays [B, ...]: what the images are attended by.
-          num_beams: K.
-          max_length: T.
+          memory: Pytree of arrays [B, ...]: what the images are attended by.
+          num_beams: Number of beams, K.
+          max_length: Greatest number of tokens of a row, T.
         """
         ...
 
@@ -35,11 +35,11 @@ class Decoder(Protocol):
         """Returns the logits after the tokens at `position`, and the cache that holds them.
 
         Args:
-          cache: of `start` or of the step before.
-          tokens: each row's token at `position`.
-          position: from 0.
-          ancestry: [b, k, t, j] is True where the token that row j wrote at position t lies on the
-            path of row k: what row k attends to, this position included.
+          cache: Cache of `start` or of the step before.
+          tokens: Token of each row at `position`.
+          position: Position of the tokens, from 0.
+          ancestry: Mask of the rows' paths: [b, k, t, j] is True where the token that row j wrote
+            at position t lies on the path of row k: what row k attends to, this position included.
         """
         ...
 
@@ -48,12 +48,13 @@ class Decoded(NamedTuple):
     """Captions, the best first.
 
     Attributes:
-      tokens: <START> w1 .. wn <END> <PAD> .., as in a batch; a caption that reached the greatest
-        length may lack its <END>.
-      scores: log-probability over the length's norm (`DecodeSettings.norms`). That of a beam is of
-        the distribution that penalties and bans have changed, as in Hugging Face, that of greedy
-        decoding and of samples is the model's own. -inf: fewer captions were possible.
-      lengths: tokens of each caption, <START> and <END> included.
+      tokens: Tokens of each caption, <START> w1 .. wn <END> <PAD> .., as in a batch; a caption that
+        reached the greatest length may lack its <END>.
+      scores: Log-probability of each caption over the length's norm (`DecodeSettings.norms`). That
+        of a beam is of the distribution that penalties and bans have changed, as in Hugging Face,
+        that of greedy decoding and of samples is the model's own. -inf: fewer captions were
+        possible.
+      lengths: Number of tokens of each caption, <START> and <END> included.
     """
 
     tokens: Int32[Array, "batch captions length"]

@@ -30,12 +30,13 @@ def generate(
     every row is done, and other images of the same shape do not trace it again.
 
     Args:
-      model: gives logits, one token after the other.
-      memory: a pytree of arrays [B, ...], one entry for each image: its `encode`.
-      settings: beam search where `num_beams` > 1, sampling where `do_sample`, else greedy.
-      key: randomness of sampling.
-      image_ids: what an image's samples depend on, together with the key and not with its
-        companions in the batch; None: its place in the batch.
+      model: Decoder that gives logits, one token after the other.
+      memory: Pytree of arrays [B, ...], one entry for each image: the model's `encode`.
+      settings: Settings of decoding: beam search where `num_beams` > 1, sampling where `do_sample`,
+        else greedy.
+      key: Key for the randomness of sampling.
+      image_ids: Ids of the images: what an image's samples depend on, together with the key and not
+        with its companions in the batch; None: its place in the batch.
 
     Raises:
       InputError: if `key` is missing where tokens are drawn, or a special token lies outside the

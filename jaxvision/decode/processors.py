@@ -21,10 +21,10 @@ def process(
     """Applies those rules that are on, in the order of Hugging Face.
 
     Args:
-      scores: logits or log-probabilities of the next token.
-      tokens: of each row so far.
-      length: how many tokens each row has.
-      settings: which rules are on.
+      scores: Logits or log-probabilities of the next token.
+      tokens: Tokens of each row so far.
+      length: Number of tokens that each row has.
+      settings: Settings that say which rules are on.
     """
     if settings.repetition_penalty != 1.0:
         scores = penalize_repetition(scores, tokens, length, penalty=settings.repetition_penalty)
@@ -47,10 +47,10 @@ def penalize_repetition(
     log-probabilities give different results; so they do in Hugging Face.
 
     Args:
-      scores: of the next token.
-      tokens: of each row so far.
-      length: how many tokens each row has.
-      penalty: above 0; below 1 makes them better.
+      scores: Scores of the next token.
+      tokens: Tokens of each row so far.
+      length: Number of tokens that each row has.
+      penalty: Penalty of the tokens that a row has already, above 0; below 1 makes them better.
     """
     taken = jnp.take_along_axis(scores, tokens, axis=-1)
     worse = jnp.where(taken < 0, taken * penalty, taken / penalty)
@@ -63,10 +63,10 @@ def ban_repeated_ngrams(
     """Returns scores with -inf for each token that would complete an n-gram for the second time.
 
     Args:
-      scores: of the next token.
-      tokens: of each row so far.
-      length: how many tokens each row has.
-      size: n of the n-grams, at least 1.
+      scores: Scores of the next token.
+      tokens: Tokens of each row so far.
+      length: Number of tokens that each row has.
+      size: Size n of the n-grams, at least 1.
     """
     max_length = tokens.shape[-1]
     if max_length < size:

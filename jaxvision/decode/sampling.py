@@ -19,9 +19,9 @@ def sample_keys(
     batch nor the number of samples.
 
     Args:
-      key: of the run.
-      image_ids: different for different images.
-      num_samples: for each image.
+      key: Key of the run.
+      image_ids: Ids of the images, different for different images.
+      num_samples: Number of samples for each image.
     """
     fold = jax.random.fold_in
     return jax.vmap(
@@ -37,9 +37,9 @@ def sample(
     """Draws a token for each row.
 
     Args:
-      keys: one for each row.
-      logits: of the next token.
-      settings: temperature, top_k and top_p, applied in this order.
+      keys: Keys of the rows, one for each row.
+      logits: Logits of the next token.
+      settings: Settings of which temperature, top_k and top_p are applied, in this order.
     """
     logits = logits / settings.temperature
     if 0 < settings.top_k < logits.shape[-1]:
@@ -67,8 +67,8 @@ def keep_top_p(logits: Logits, probability: float) -> Logits:
     """Returns logits with -inf outside the smallest set of at least this probability.
 
     Args:
-      logits: of the next token.
-      probability: in (0, 1).
+      logits: Logits of the next token.
+      probability: Probability that the set holds at least, in (0, 1).
 
     Note:
       Tokens of equal probability stay or go together; Hugging Face keeps some of them.

@@ -16,30 +16,31 @@ class DecodeSettings:
     count <START> and <END>.
 
     Attributes:
-      max_length: tokens of a row; one that gets no <END> ends here.
-      start: token that every row begins with.
-      end: token that ends a row.
-      pad: token that fills a row after its end.
-      min_length: no <END> while a row has fewer tokens.
-      suppress_tokens: tokens that are never chosen.
-      repetition_penalty: > 1 makes the tokens that a row has already less likely; 1: off.
-      no_repeat_ngram_size: no n-gram of this size occurs twice in a row; 0: off.
-      num_return_sequences: captions of an image: the best beams, or independent samples.
-      num_beams: hypotheses that a beam search keeps.
-      length_penalty: exponent of the length in the score of a caption; 0: the plain sum of its
+      max_length: Greatest number of tokens of a row; one that gets no <END> ends here.
+      start: Token that every row begins with.
+      end: Token that ends a row.
+      pad: Token that fills a row after its end.
+      min_length: Number of tokens below which a row gets no <END>.
+      suppress_tokens: Tokens that are never chosen.
+      repetition_penalty: Penalty of the tokens that a row has already; > 1 makes them less likely;
+        1: off.
+      no_repeat_ngram_size: Size of the n-grams of which none occurs twice in a row; 0: off.
+      num_return_sequences: Number of captions of an image: the best beams, or independent samples.
+      num_beams: Number of hypotheses that a beam search keeps.
+      length_penalty: Exponent of the length in the score of a caption; 0: the plain sum of its
         log-probabilities, which favours short captions. Above 0 favours longer ones.
-      length_normalization: what the sum is divided by, for n tokens after <START>: "power"
+      length_normalization: Norm that the sum is divided by, for n tokens after <START>: "power"
         (Hugging Face), n ** length_penalty, or "gnmt", ((5 + n) / 6) ** length_penalty.
-      early_stopping: True stops an image's search at `num_beams` finished captions; False also
-        where no running one has a better score at its present length; "never" only where none can
-        get a better one at any length.
-      num_beam_groups: groups of beams that are kept apart by `diversity_penalty`.
-      diversity_penalty: taken off a token's log-probability for every beam of an earlier group
-        that chose it at the same position; it stays in the score.
-      do_sample: draw each token instead of taking the most likely one.
-      temperature: of the drawing; below 1 sharpens.
-      top_k: draw from the k most likely tokens; 0: from all.
-      top_p: draw from the smallest set of tokens that holds this much probability; 1: from all.
+      early_stopping: Rule for the end of an image's search: True stops it at `num_beams` finished
+        captions; False also where no running one has a better score at its present length; "never"
+        only where none can get a better one at any length.
+      num_beam_groups: Number of groups of beams that are kept apart by `diversity_penalty`.
+      diversity_penalty: Penalty taken off a token's log-probability for every beam of an earlier
+        group that chose it at the same position; it stays in the score.
+      do_sample: Whether each token is drawn, instead of the most likely one taken.
+      temperature: Temperature of the drawing; below 1 sharpens.
+      top_k: Number k of the most likely tokens that are drawn from; 0: from all.
+      top_p: Probability that the smallest set of tokens to draw from must hold; 1: from all.
 
     Raises:
       InputError: if the settings do not fit together; the message says which.

@@ -18,9 +18,9 @@ def top_k(
     maxima: a vectorised maximum reads all of them once, and a sort sees the few that are left.
 
     Args:
-      scores: finite or -inf.
-      offsets: added to each row.
-      count: how many, at most all.
+      scores: Scores, finite or -inf.
+      offsets: Offsets that are added to each row.
+      count: Number of scores that are returned, at most all.
 
     Returns:
       The greatest sums, descending, and their indices row by row; of equals the lowest index first.
@@ -57,7 +57,7 @@ def argmax(scores: Float[Array, "*rows choices"]) -> Int32[Array, "*rows"]:
     """Returns the index of the greatest score of each row; of equals the first.
 
     Args:
-      scores: finite or -inf.
+      scores: Scores, finite or -inf.
     """
     rows = scores.reshape(-1, 1, scores.shape[-1])
     # jnp.argmax takes a CPU ten times as long.
@@ -70,8 +70,8 @@ def few_top_k(
     """Returns what `jax.lax.top_k` does.
 
     Args:
-      scores: of few choices.
-      count: how many, at most all.
+      scores: Scores of few choices.
+      count: Number of scores that are returned, at most all.
     """
     values, indices = jax.lax.top_k(scores, count)
     # Without barriers XLA merges a caller's slice into this one, and then sorts everything. One for

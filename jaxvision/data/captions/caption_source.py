@@ -25,7 +25,7 @@ class Captions(abc.ABC):
     """The captions of every image, as they were written, without the images themselves.
 
     Attributes:
-      vocabulary: that the data brings; None: one is built from the captions.
+      vocabulary: Vocabulary that the data brings; None: one is built from the captions.
     """
 
     vocabulary: Vocabulary | None = None
@@ -65,8 +65,8 @@ class CaptionSubset(CaptionSource):
     """Some images of another source.
 
     Args:
-      source: the whole.
-      indices: images of it, in the wanted order.
+      source: Source of all images.
+      indices: Indices of images of the source, in the wanted order.
     """
 
     def __init__(self, source: CaptionSource, indices: Sequence[int]):
@@ -96,8 +96,8 @@ class CaptionList(Captions):
     """Images by number and file name, with their captions, in memory.
 
     Args:
-      where: the file that they are from.
-      images: number, file name and captions of each.
+      where: File that the captions are from.
+      images: Number, file name and captions of each image.
 
     Raises:
       DataError: if a number occurs twice or does not fit, or a caption is empty.

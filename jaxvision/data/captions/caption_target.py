@@ -24,8 +24,8 @@ class CaptionTarget(Target):
     are too long lose words at their end; `check_captions` counts them.
 
     Args:
-      vocabulary: of the tokens.
-      max_length: tokens of a row, all specials among them.
+      vocabulary: Vocabulary of the tokens.
+      max_length: Number of tokens of a row, all specials among them.
 
     Raises:
       DataError: if no word fits between <START> and <END>.
@@ -55,11 +55,11 @@ class CaptionCounts:
     """How captions fit a vocabulary and a length.
 
     Attributes:
-      captions: all of them.
-      truncated: those that are too long.
-      words: words, or pieces of words, of all captions.
-      unknown: those that the vocabulary lacks.
-      longest: tokens of the longest caption, all specials among them.
+      captions: Number of all captions.
+      truncated: Number of captions that are too long.
+      words: Number of words, or pieces of words, of all captions.
+      unknown: Number of those words that the vocabulary lacks.
+      longest: Number of tokens of the longest caption, all specials among them.
     """
 
     captions: int
@@ -75,10 +75,10 @@ def check_captions(
     """Returns how captions fit a vocabulary and a length, after one line in the log about it.
 
     Args:
-      captions: of one split.
-      vocabulary: of the tokens.
-      max_length: tokens of a row, all specials among them.
-      strict: refuse captions that are too long, instead of cutting them.
+      captions: Captions of one split.
+      vocabulary: Vocabulary of the tokens.
+      max_length: Number of tokens of a row, all specials among them.
+      strict: Whether captions that are too long are refused, instead of cut.
 
     Raises:
       DataError: if no word fits, or if `strict` and a caption is too long.

@@ -20,10 +20,10 @@ class CaptionedImages(CaptionSource):
     that the images may lie one folder deeper than the captions say.
 
     Args:
-      captions: with the file names.
-      images: a folder or zip.
-      skip_missing: leave images out that have captions but no file, with one line in the log,
-        instead of an error.
+      captions: Captions with the file names of their images.
+      images: Folder or zip of the images.
+      skip_missing: Whether images that have captions but no file are left out, with one line in the
+        log, instead of an error.
 
     Raises:
       DataError: if the images, or some of them, are not there.
@@ -107,11 +107,11 @@ def find_place(
     """Returns the first of some paths below a folder that exists.
 
     Args:
-      root: the folder; `~` is expanded.
-      candidates: file names or globs, the most likely first; an absolute path stands for itself.
-      wanted: what a message calls it.
-      option: argument that could name it.
-      usable: whether a path that exists is of the right kind.
+      root: Folder that the paths are below; `~` is expanded.
+      candidates: File names or globs, the most likely first; an absolute path stands for itself.
+      wanted: Name by which a message calls the path.
+      option: Argument that could name the path.
+      usable: Function (path) -> whether a path that exists is of the right kind.
 
     Raises:
       DataError: if there is none, or a glob matches several.

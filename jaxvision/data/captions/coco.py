@@ -34,8 +34,8 @@ def read_coco_captions(path: str, split: str) -> CaptionList:
     """Reads captions in COCO's layout.
 
     Args:
-      path: the folder of the file.
-      split: the file is `annotations/captions_<split>.json`, `captions_<split>.json`,
+      path: Folder of the file.
+      split: Split whose file is `annotations/captions_<split>.json`, `captions_<split>.json`,
         `<split>.json` or `<split>` itself. Images keep the order of the file; those without a
         caption are left out, with one line in the log.
 

@@ -29,12 +29,12 @@ class Cs231nCaptions(Captions):
     the row of its features.
 
     Attributes:
-      vocabulary: the course's 1,004 words.
-      rows: of the features, of each image.
+      vocabulary: Vocabulary of the course's 1,004 words.
+      rows: Rows of the features, of each image.
 
     Args:
-      path: the folder `coco_captioning`.
-      split: train | val.
+      path: Path of the folder `coco_captioning`.
+      split: Name of the split: train | val.
 
     Raises:
       DataError: if a file is missing, unreadable, or has not the course's layout.
@@ -95,10 +95,10 @@ def open_cs231n_coco(path: str, split: str, *, features: str = "") -> CaptionedF
     """Returns one split of the course's data.
 
     Args:
-      path: the folder `coco_captioning`.
-      split: train | val.
-      features: `vgg16_fc7_pca` or `vgg16_fc7`, whose file is `<split>2014_<features>.h5`; "": the
-        first that is there.
+      path: Path of the folder `coco_captioning`.
+      split: Name of the split: train | val.
+      features: Name of the features, `vgg16_fc7_pca` or `vgg16_fc7`, whose file is
+        `<split>2014_<features>.h5`; "": the first that is there.
 
     Raises:
       DataError: as `Cs231nCaptions`, and if there are fewer features than images.

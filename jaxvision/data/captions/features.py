@@ -57,9 +57,9 @@ class CaptionedFeatures(CaptionSource):
     """Captions with the features of their images, which need not be there themselves.
 
     Args:
-      captions: of the images.
-      features: one row for each image, or more.
-      rows: of each image, in the order of the captions.
+      captions: Captions of the images.
+      features: Features, one row for each image, or more.
+      rows: Row in the features of each image, in the order of the captions.
     """
 
     def __init__(self, captions: Captions, features: FeatureArray, rows: np.ndarray):
@@ -132,10 +132,12 @@ def write_features(
     """Writes features to a folder; they appear there only when they are complete.
 
     Args:
-      folder: made if it is missing; features already there are replaced.
-      batches: image ids int [b] and features [b, positions, channels], as they are computed.
-      num_images: in all batches together.
-      dtype: float32 | float16, which takes half the space and is read as float32.
+      folder: Folder of the features, made if it is missing; features already there are replaced.
+      batches: Batches of image ids int [b] and features [b, positions, channels], as they are
+        computed.
+      num_images: Number of images in all batches together.
+      dtype: Data type of the file: float32 | float16, which takes half the space and is read as
+        float32.
 
     Raises:
       DataError: if there are more or fewer images, or one twice.

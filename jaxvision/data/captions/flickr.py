@@ -20,11 +20,12 @@ def read_flickr(path: str, split: str) -> CaptionList:
     """Reads captions in the layout of Flickr8k and Flickr30k.
 
     Args:
-      path: the folder of the text files, or the one that holds `Flickr8k_text`.
-      split: train | dev | test (or val), whose images are listed in `Flickr_8k.<split>Images.txt`,
-        `<split>.txt` or `<split>` itself, one file name a line, with or without `.jpg`. The table
-        is `Flickr8k.token.txt` or Flickr30k's `results_20130124.token`. A table `<split>.token.txt`
-        is the whole split and needs no list; the split "all" is the whole table.
+      path: Folder of the text files, or the one that holds `Flickr8k_text`.
+      split: Name of the split: train | dev | test (or val), whose images are listed in
+        `Flickr_8k.<split>Images.txt`, `<split>.txt` or `<split>` itself, one file name a line, with
+        or without `.jpg`. The table is `Flickr8k.token.txt` or Flickr30k's
+        `results_20130124.token`. A table `<split>.token.txt` is the whole split and needs no list;
+        the split "all" is the whole table.
 
     An image's number is its place in the table, which is the same for every split.
 

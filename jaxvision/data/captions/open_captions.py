@@ -33,15 +33,17 @@ def open_caption_source(
     "left of".
 
     Args:
-      name: `shapes`, `coco_captions`, `flickr` or `cs231n_coco`.
-      split: train | val | test, or a file; its meaning is in the file of each name here.
-      path: the folder of the captions; `~` is expanded. `shapes` needs none.
-      images: folder or zip of the images, below `path` or absolute; "": looked for below `path`.
-      features: folder with the precomputed features of each split, `<features>/<split>`, which take
+      name: Name of the data set: `shapes`, `coco_captions`, `flickr` or `cs231n_coco`.
+      split: Name of the split, train | val | test, or a file; its meaning is in the file of each
+        name here.
+      path: Folder of the captions; `~` is expanded. `shapes` needs none.
+      images: Folder or zip of the images, below `path` or absolute; "": looked for below `path`.
+      features: Folder with the precomputed features of each split, `<features>/<split>`, which take
         the place of the images; of `cs231n_coco` the name of its features, see there.
-      skip_missing: leave out images that have captions but no file, instead of an error.
-      image_size: pixels, one side or (height, width); only `shapes` is drawn at a given size.
-      shapes: mapping with further options of `shapes`; see ShapeCaptionSource.
+      skip_missing: Whether images that have captions but no file are left out, instead of an error.
+      image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
+        at a given size.
+      shapes: Mapping with further options of `shapes`; see ShapeCaptionSource.
 
     Raises:
       DataError: where the name is unknown, or the data is missing or malformed.

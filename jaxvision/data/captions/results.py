@@ -21,7 +21,8 @@ def read_references(path: str) -> CaptionList:
     """Reads all captions of a file.
 
     Args:
-      path: JSON in COCO's layout, or a table in Flickr8k's, `<name>.token.txt`.
+      path: File of the captions: JSON in COCO's layout, or a table in Flickr8k's,
+        `<name>.token.txt`.
 
     Raises:
       DataError: if there is no such file, or it has another layout.
@@ -43,9 +44,9 @@ def read_candidates(path: str, references: CaptionList) -> dict[int, str]:
     """Reads one caption for each image.
 
     Args:
-      path: COCO's results; an image may also be named by its file, as the lines of the command
-        `caption` do.
-      references: of the images.
+      path: File of COCO's results; an image may also be named by its file, as the lines of the
+        command `caption` do.
+      references: Reference captions of the images.
 
     Returns:
       {place among the references: caption}.

@@ -49,12 +49,12 @@ class ShapeCaptionSource(CaptionSource):
     a crop may lose an object, and a change of hue the names of the colours.
 
     Args:
-      split: train | test.
-      num_train: images of the train split.
-      num_eval: images of the test split.
-      difficulty: easy | medium | hard.
-      image_size: pixels, one side or (height, width).
-      num_captions: of each image, 1 to 5; 1: the plainest alone.
+      split: Name of the split: train | test.
+      num_train: Number of images of the train split.
+      num_eval: Number of images of the test split.
+      difficulty: Difficulty of the images: easy | medium | hard.
+      image_size: Size of the images in pixels, one side or (height, width).
+      num_captions: Number of captions of each image, 1 to 5; 1: the plainest alone.
 
     Raises:
       DataError: for another difficulty, split or number of captions, or a size below 8 pixels.

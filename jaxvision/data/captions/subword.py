@@ -18,7 +18,7 @@ class SubwordVocabulary(Vocabulary):
     write the same captions.
 
     Args:
-      tokenizer: the JSON text of a tokenizer of the `tokenizers` package, with the specials first.
+      tokenizer: JSON text of a tokenizer of the `tokenizers` package, with the specials first.
     """
 
     def __init__(self, tokenizer: str):
@@ -31,9 +31,9 @@ class SubwordVocabulary(Vocabulary):
         """Returns the most useful pieces of captions.
 
         Args:
-          captions: of the training split alone.
-          size: pieces, with 256 bytes and four specials among them; fewer if the captions have not
-            so many.
+          captions: Captions of the training split alone.
+          size: Number of pieces, with 256 bytes and four specials among them; fewer if the captions
+            have not so many.
         """
         if size < _NUM_BYTES + len(SPECIALS):
             raise DataError(

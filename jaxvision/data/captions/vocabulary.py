@@ -43,7 +43,7 @@ class Vocabulary:
     """Words, numbered: the specials are 0 to 3, as in CS231n.
 
     Args:
-      words: without the specials, in the order of their numbers from 4 on.
+      words: Words without the specials, in the order of their numbers from 4 on.
     """
 
     def __init__(self, words: Sequence[str]):
@@ -58,8 +58,8 @@ class Vocabulary:
         """Returns the words that occur in captions, the most frequent first.
 
         Args:
-          captions: of the training split alone.
-          min_count: rarer words become <UNK>.
+          captions: Captions of the training split alone.
+          min_count: Least number of times that a word occurs; rarer words become <UNK>.
 
         Raises:
           DataError: if no word is left.
@@ -132,8 +132,9 @@ class Vocabulary:
         """Returns <START>, the words, <END> and <NULL> up to a length.
 
         Args:
-          caption: one that is too long loses words at its end, and keeps <END>.
-          max_length: tokens, all specials among them.
+          caption: Text of the caption; one that is too long loses words at its end, and keeps
+            <END>.
+          max_length: Number of tokens, all specials among them.
         """
         ids = self.ids(caption)[: max_length - 2]
         tokens = np.full(max_length, PAD, np.int32)
@@ -169,10 +170,10 @@ def check_vocabulary(
     """Checks that a vocabulary is the one that some weights were trained with.
 
     Args:
-      vocabulary: at hand.
-      size: outputs of the trained head.
-      fingerprint: kept with the weights; "": unknown.
-      where: what a message calls the weights.
+      vocabulary: Vocabulary at hand.
+      size: Number of outputs of the trained head.
+      fingerprint: Fingerprint of the vocabulary that is kept with the weights; "": unknown.
+      where: Name by which a message calls the weights.
 
     Raises:
       DataError: if it is another one.

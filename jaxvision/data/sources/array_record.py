@@ -28,8 +28,8 @@ class ArrayRecordSource(Source):
     """Examples in ArrayRecord files that `write_array_record` made.
 
     Args:
-      path: the folder of the files.
-      split: a file name or glob there, with or without `.array_record`.
+      path: Folder of the files.
+      split: File name or glob there, with or without `.array_record`.
 
     Raises:
       DataError: if no file is there, or a file is not of this format.
@@ -93,8 +93,8 @@ def write_array_record(source: Source, path: str) -> None:
     The file appears under its name only when it is complete.
 
     Args:
-      source: what to write; the encoded bytes are copied as they are.
-      path: of the new file, ending in `.array_record`.
+      source: Source to write; the encoded bytes are copied as they are.
+      path: Path of the new file, ending in `.array_record`.
 
     Raises:
       DataError: if the path has another ending.

@@ -49,9 +49,9 @@ class CifarSource(Source):
     """CIFAR-10 or CIFAR-100, all images of a split in memory.
 
     Args:
-      name: cifar10 | cifar100 (its 100 fine labels).
-      split: train | test.
-      path: the `.tar.gz` itself, the folder it unpacks to, or the folder that holds either.
+      name: Name of the data set: cifar10 | cifar100 (its 100 fine labels).
+      split: Name of the split: train | test.
+      path: Path of the `.tar.gz` itself, the folder it unpacks to, or the folder that holds either.
 
     Raises:
       DataError: if a file is missing, is not what it should be, or holds a pickle that names

@@ -28,9 +28,9 @@ class ListSource(Source):
     labels are names, and a label is the place in the sorted list of names.
 
     Args:
-      path: the folder of the table.
-      split: the table's file name, with or without its suffix.
-      class_names: classes of the training split, when this is another split.
+      path: Folder of the table.
+      split: File name of the table, with or without its suffix.
+      class_names: Classes of the training split, when this is another split.
 
     Raises:
       DataError: if there is no table, or a row is wrong; the message names the line.

@@ -32,11 +32,11 @@ class FolderSource(Source):
     names, as in torchvision's ImageFolder.
 
     Args:
-      path: folder or zip that holds the split.
-      split: see above; "" means `path` itself.
-      class_names: classes of the training split, when this is another split.
-      class_folders: of another split: "names", or "indices": folders are called by the label, as
-        those of ImageNet-V2, 0 to 999, where the sorted place of "10" is 2.
+      path: Folder or zip that holds the split.
+      split: Name of the split, see above; "" means `path` itself.
+      class_names: Classes of the training split, when this is another split.
+      class_folders: Kind of class folders of another split: "names", or "indices": folders are
+        called by the label, as those of ImageNet-V2, 0 to 999, where the sorted place of "10" is 2.
 
     Raises:
       DataError: if there is nothing, if an image lies in no class folder, if a class folder is

@@ -26,14 +26,16 @@ def open_source(
     """Opens one split of a data set for random access.
 
     Args:
-      name: `shapes`, `folder`, `list`, `cifar10`, `cifar100`, `array_record` or `tfds:<name>`.
-      split: a sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here.
-      path: the folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
-      class_names: the classes of the training split, given when an evaluation split is opened, so
-        that a label means the same in both.
-      class_folders: of `folder`, see FolderSource.
-      image_size: pixels, one side or (height, width); only `shapes` is drawn at a given size.
-      shapes: mapping with further options of `shapes`: num_train, num_eval, difficulty.
+      name: Name of the data set: `shapes`, `folder`, `list`, `cifar10`, `cifar100`, `array_record`
+        or `tfds:<name>`.
+      split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here.
+      path: Folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
+      class_names: Classes of the training split, given when an evaluation split is opened, so that
+        a label means the same in both.
+      class_folders: Kind of class folders of `folder`, see FolderSource.
+      image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
+        at a given size.
+      shapes: Mapping with further options of `shapes`: num_train, num_eval, difficulty.
 
     Raises:
       DataError: where the name is unknown, or the data is missing or malformed.

@@ -19,9 +19,9 @@ def read_real_labels(path: str, source: Records, *, num_classes: int) -> list[fr
     a record must have kept that name; its place in the source says nothing.
 
     Args:
-      path: of real.json; `~` is expanded.
-      source: of the validation images, all or some.
-      num_classes: of the model.
+      path: Path of real.json; `~` is expanded.
+      source: Source of the validation images, all or some.
+      num_classes: Number of classes of the model.
 
     Raises:
       DataError: if the file cannot be read, is not such a list, has a label outside the classes, or
@@ -51,9 +51,9 @@ def real_correct(
     """Returns whether each guess is among the right labels; images without any are left out.
 
     Args:
-      guesses: predicted class indices.
-      records: of which records.
-      labels: of all records, see `read_real_labels`.
+      guesses: Predicted class indices.
+      records: Indices of the records that the guesses are of.
+      labels: Right labels of all records, see `read_real_labels`.
     """
     pairs = zip(guesses.tolist(), records.tolist(), strict=True)
     return np.array([guess in labels[record] for guess, record in pairs if labels[record]], bool)

@@ -21,11 +21,11 @@ class ShapesSource(Source):
     run, in any order, and larger sources only add images. At another size it shows the same scene.
 
     Args:
-      split: train | test; the two never share an image.
-      num_train: images of the train split.
-      num_eval: images of the test split.
-      difficulty: easy | medium | hard.
-      image_size: pixels, one side or (height, width).
+      split: Name of the split: train | test; the two never share an image.
+      num_train: Number of images of the train split.
+      num_eval: Number of images of the test split.
+      difficulty: Difficulty of the images: easy | medium | hard.
+      image_size: Size of the images in pixels, one side or (height, width).
 
     Raises:
       DataError: for another difficulty or split, or a size below 8 pixels.

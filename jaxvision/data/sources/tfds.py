@@ -13,9 +13,10 @@ class TfdsSource(Source):
     PNG has four channels, a CMYK JPEG three or four), and this project decodes in one place only.
 
     Args:
-      name: of the data set, with an optional config and version (`imagenet2012`, `cifar10:3.0.2`).
-      split: a split or part of one: `train`, `train[:90%]`.
-      path: tfds' `data_dir`; "" is its default, ~/tensorflow_datasets.
+      name: Name of the data set, with an optional config and version (`imagenet2012`,
+        `cifar10:3.0.2`).
+      split: Split or part of one: `train`, `train[:90%]`.
+      path: Folder that is tfds' `data_dir`; "" is its default, ~/tensorflow_datasets.
 
     Raises:
       DataError: if tfds is not installed, or the data set was not prepared in that folder.
