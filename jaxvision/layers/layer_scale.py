@@ -8,10 +8,10 @@ class LayerScale(nnx.Module):
     """Multiplies each channel of a residual branch by a learned factor that starts small.
 
     Args:
-      width: channels of the branch.
-      init: starting value of every factor, e.g. 1e-4 for deep models.
-      dtype: compute dtype.
-      param_dtype: dtype of the factors.
+      width: Number of channels of the branch.
+      init: Starting value of every factor, e.g. 1e-4 for deep models.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the factors.
 
     Source: Touvron et al. 2021, Going deeper with Image Transformers, eq. 4.
     """

@@ -42,13 +42,13 @@ def linear(
     """Returns a linear layer, inputs @ kernel + bias.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      out_features: size of the last axis of the outputs.
-      use_bias: whether a bias is added.
-      kernel_init: initialiser of the kernel, by default that of timm's ViT; the bias starts at 0.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_features: Size of the last axis of the inputs.
+      out_features: Size of the last axis of the outputs.
+      use_bias: Whether a bias is added.
+      kernel_init: Initialiser of the kernel, by default that of timm's ViT; the bias starts at 0.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
     """
     return nnx.Linear(
         in_features,

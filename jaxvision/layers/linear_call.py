@@ -26,9 +26,9 @@ def linear_call(
       function: A map from (residuals, inputs) to outputs, linear in the inputs; it may close over
         no array.
       transpose: The map from (residuals, gradients of the outputs) to gradients of the inputs.
-      residuals: What both need. A derivative with respect to them is that of the code of
-        `function`, or of `transpose`.
-      inputs: What `function` is linear in.
+      residuals: Values that both functions need. A derivative with respect to them is that of the
+        code of `function`, or of `transpose`.
+      inputs: Arrays that `function` is linear in.
     """
     count = len(residuals)
     jaxpr = jax.make_jaxpr(lambda *a: tuple(function(a[:count], a[count:])))(*residuals, *inputs)

@@ -26,13 +26,13 @@ class Mlp(nnx.Module):
     Initial values as timm's ViT: kernels trunc-normal 0.02, biases 0.
 
     Args:
-      width: channels in and out.
-      hidden: channels between the two layers.
-      activation: a plain function (a lambda would make equal models compare unequal).
-      dropout_rate: probability of dropping an element.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels in and out.
+      hidden: Number of channels between the two layers.
+      activation: Activation, a plain function (a lambda would make equal models compare unequal).
+      dropout_rate: Probability of dropping an element.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, section 3.3.
     """

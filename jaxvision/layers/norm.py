@@ -16,11 +16,11 @@ def layer_norm(
     """Returns a LayerNorm over the last axis with the exact (two-pass) variance.
 
     Args:
-      width: size of the last axis.
-      eps: added to the variance. No default: 1e-6 in ViT, 1e-5 in Swin and in torch itself.
-      dtype: compute dtype of the output; the statistics are at least float32.
-      param_dtype: dtype of scale and bias.
-      rngs: demanded by nnx; scale starts at 1 and bias at 0.
+      width: Size of the last axis.
+      eps: Number added to the variance. No default: 1e-6 in ViT, 1e-5 in Swin and in torch itself.
+      dtype: Compute dtype of the output; the statistics are at least float32.
+      param_dtype: Dtype of scale and bias.
+      rngs: Source of randomness, demanded by nnx; scale starts at 1 and bias at 0.
 
     Note: nnx defaults to E[x^2] - E[x]^2, which is off by 0.3 where the mean is 1000.
     """
@@ -41,12 +41,12 @@ class BatchNorm(nnx.Module):
     and moves the running ones; evaluation uses the running ones.
 
     Args:
-      width: channels, the last axis.
-      eps: added to the variance.
-      momentum: weight of the *new* value in the running statistics (nnx names the old one).
-      init_scale: starting value of the scale; 0 makes a residual branch start as the identity.
-      dtype: compute dtype of the output; the arithmetic is done in `param_dtype`.
-      param_dtype: dtype of scale, bias and running statistics.
+      width: Number of channels, the last axis.
+      eps: Number added to the variance.
+      momentum: Weight of the *new* value in the running statistics (nnx names the old one).
+      init_scale: Starting value of the scale; 0 makes a residual branch start as the identity.
+      dtype: Compute dtype of the output; the arithmetic is done in `param_dtype`.
+      param_dtype: Dtype of scale, bias and running statistics.
 
     Note: the running variance takes the unbiased estimate n / (n - 1), the normalisation itself the
       biased one. nnx.BatchNorm stores the biased one, which differs after training.

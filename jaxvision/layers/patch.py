@@ -22,13 +22,13 @@ class PatchEmbed(nnx.Module):
     kernel keeps the layout of that convolution, HWIO, so that weights of one map onto it.
 
     Args:
-      in_channels: channels of the image.
-      width: channels of a token.
-      patch_size: side of a patch in pixels.
-      kernel_init: initialiser of the kernel, by default that of torchvision; the bias starts at 0.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the image.
+      width: Number of channels of a token.
+      patch_size: Side of a patch in pixels.
+      kernel_init: Initialiser of the kernel, by default that of torchvision; the bias starts at 0.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, eq. 1.
     """
@@ -78,14 +78,14 @@ class OverlapPatchEmbed(nnx.Module):
     Zeros lie on all four sides, so that a side of n pixels has ceil(n / stride) tokens, whatever n.
 
     Args:
-      in_channels: channels of the image.
-      width: channels of a token.
-      kernel_size: side of a window in pixels, odd.
-      stride: pixels from one window to the next.
-      norm_eps: of the LayerNorm.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values: Kaiming normal by fan-out as in timm, bias 0.
+      in_channels: Number of channels of the image.
+      width: Number of channels of a token.
+      kernel_size: Side of a window in pixels, odd.
+      stride: Number of pixels from one window to the next.
+      norm_eps: Epsilon of the LayerNorm.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values: Kaiming normal by fan-out as in timm, bias 0.
 
     Source: Wang et al. 2022, PVT v2, section 3.3 "Overlapping Patch Embedding".
     """
@@ -121,12 +121,12 @@ class ConvStem(nnx.Module):
     Trains faster and steadier than large patches, above all in short runs and with SGD.
 
     Args:
-      in_channels: channels of the image.
-      width: channels of a token.
-      patch_size: pixels per token, a power of 2: one convolution for each factor 2.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the image.
+      width: Number of channels of a token.
+      patch_size: Side of a token in pixels, a power of 2: one convolution for each factor 2.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Raises:
       ValueError: if `patch_size` is not a power of 2, or `width` cannot be halved often enough.
@@ -194,8 +194,8 @@ def whole_patches(
     A convolution without padding, whose stride is its window, does not see these either.
 
     Args:
-      images: or a map.
-      patch_size: side of a patch in pixels.
+      images: Images, or a map.
+      patch_size: Side of a patch in pixels.
 
     Raises:
       ValueError: if there is no whole patch; the message gives the sizes.

@@ -12,12 +12,12 @@ class PatchMerging(nnx.Module):
     """Makes one token of 2 x 2 by a linear map: half the rows and columns, twice the channels.
 
     Args:
-      width: channels of the input.
-      norm_first: normalise the 4 joined tokens (Swin), or the result (Swin V2).
-      norm_eps: of the LayerNorm.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values: trunc-normal 0.02, no bias.
+      width: Number of channels of the input.
+      norm_first: Whether to normalise the 4 joined tokens (Swin), or the result (Swin V2).
+      norm_eps: Epsilon of the LayerNorm.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values: trunc-normal 0.02, no bias.
 
     Source: Liu et al. 2021, Swin Transformer, section 3.1; for the norm Liu et al. 2022, Swin
       Transformer V2, section 3.2.

@@ -23,10 +23,10 @@ def max_pool(
     long on a CPU.
 
     Args:
-      inputs: a map.
-      kernel_size: side of the window in pixels.
-      stride: step of the window in pixels.
-      padding: pixels added on each side.
+      inputs: Map that is pooled.
+      kernel_size: Side of the window in pixels.
+      stride: Step of the window in pixels.
+      padding: Number of pixels added on each side.
 
     Note: of equal values the first one in the window gets the whole gradient, as in torch.
     """
@@ -55,11 +55,11 @@ def avg_pool(
     """Returns the mean of each window.
 
     Args:
-      inputs: a map.
-      kernel_size: side of the window in pixels.
-      stride: step of the window in pixels.
-      padding: pixels of zeros added on each side.
-      count_include_pad: count those zeros in the mean, torch's default.
+      inputs: Map that is pooled.
+      kernel_size: Side of the window in pixels.
+      stride: Step of the window in pixels.
+      padding: Number of pixels of zeros added on each side.
+      count_include_pad: Whether the zeros of the padding count in the mean, as by torch's default.
     """
     sides: Any = ((padding, padding), (padding, padding))  # nnx takes pairs, but says str
     return nnx.avg_pool(
@@ -79,8 +79,8 @@ def adaptive_avg_pool(
     Computed as two matrix products in at least float32.
 
     Args:
-      inputs: a map, larger or smaller.
-      size: side of the new map.
+      inputs: Map that is pooled, larger or smaller than the new one.
+      size: Side of the new map.
 
     Note: window i of a side of n pixels reaches from floor(i n / size) to ceil((i + 1) n / size),
       as in `torch.nn.AdaptiveAvgPool2d`: windows overlap where n is no multiple of size.

@@ -17,9 +17,9 @@ def sinusoids(
     Channels 2i and 2i + 1 turn with the frequency temperature^(-2i / channels).
 
     Args:
-      length: number of positions, from 0.
-      channels: size of a token, even.
-      temperature: the longest wavelength / the shortest, for many channels.
+      length: Number of positions, from 0.
+      channels: Size of a token, even.
+      temperature: Ratio of the longest wavelength to the shortest, for many channels.
 
     Raises:
       ValueError: if `channels` is odd; the message gives it.
@@ -42,10 +42,10 @@ def sincos_2d(
     """Returns fixed positions: a quarter of the channels each for sin x, cos x, sin y and cos y.
 
     Args:
-      height: rows of the token grid.
-      width: columns of the token grid; tokens are numbered row by row.
-      channels: size of a token, a multiple of 4 and at least 8.
-      temperature: ratio of the longest to the shortest wavelength.
+      height: Number of rows of the token grid.
+      width: Number of columns of the token grid; tokens are numbered row by row.
+      channels: Size of a token, a multiple of 4 and at least 8.
+      temperature: Ratio of the longest to the shortest wavelength.
 
     Raises:
       ValueError: if `channels` does not fit; the message gives it.
@@ -74,12 +74,12 @@ def resize_position_embedding(
     """Returns the table fitted to another grid by interpolation; prefix rows are kept.
 
     Args:
-      pos: prefix rows (class token, ...), then the grid row by row.
-      old_grid: (rows, columns) that `pos` was made for.
-      new_grid: (rows, columns) wanted.
-      num_prefix_tokens: leading rows that have no place in the grid.
-      interpolation: "bicubic" or "bilinear".
-      antialias: smooth before shrinking, as timm does; torchvision does not.
+      pos: Table of positions: prefix rows (class token, ...), then the grid row by row.
+      old_grid: Grid (rows, columns) that `pos` was made for.
+      new_grid: Grid (rows, columns) that is wanted.
+      num_prefix_tokens: Number of leading rows that have no place in the grid.
+      interpolation: Kind of interpolation: "bicubic" or "bilinear".
+      antialias: Whether to smooth before shrinking, as timm does; torchvision does not.
 
     Raises:
       ValueError: if `pos` does not have the prefix and the old grid; the message gives the counts.

@@ -15,10 +15,10 @@ class RelativePositionBias(nnx.Module):
     """A learned number for each step and head.
 
     Args:
-      window: rows and columns of a window.
-      num_heads: attention heads.
-      param_dtype: dtype of the table.
-      rngs: source of the initial values: trunc-normal 0.02.
+      window: Rows and columns of a window.
+      num_heads: Number of attention heads.
+      param_dtype: Dtype of the table.
+      rngs: Source of the initial values: trunc-normal 0.02.
 
     Source: Liu et al. 2021, Swin Transformer, eq. 4.
     """
@@ -39,11 +39,11 @@ class ContinuousPositionBias(nnx.Module):
     It knows steps of any length, so that a window may grow after training.
 
     Args:
-      window: rows and columns of a window.
-      num_heads: attention heads.
-      unit: rows and columns of the window that the model was trained with.
-      param_dtype: dtype of the parameters and of the arithmetic.
-      rngs: source of the initial values: kernels trunc-normal 0.02, bias 0.
+      window: Rows and columns of a window.
+      num_heads: Number of attention heads.
+      unit: Rows and columns of the window that the model was trained with.
+      param_dtype: Dtype of the parameters and of the arithmetic.
+      rngs: Source of the initial values: kernels trunc-normal 0.02, bias 0.
 
     Source: Liu et al. 2022, Swin Transformer V2, section 3.3; 512 hidden channels and the bound of
       16 are those of the authors' code.

@@ -19,13 +19,13 @@ class SpatialReduction(nnx.Module):
     Attention then compares every token with 1 / ratio^2 as many.
 
     Args:
-      width: channels of the map and of the tokens.
-      ratio: side of a patch in pixels of the map.
-      norm_eps: of the LayerNorm.
-      kernel_init: initialiser of the linear map; its bias starts at 0.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of the map and of the tokens.
+      ratio: Side of a patch in pixels of the map.
+      norm_eps: Epsilon of the LayerNorm.
+      kernel_init: Initialiser of the linear map; its bias starts at 0.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2021, Pyramid Vision Transformer, eq. 3.
     """
@@ -66,11 +66,11 @@ class PooledReduction(nnx.Module):
     The cost of attention then grows linearly with the number of pixels.
 
     Args:
-      width: channels of the map and of the tokens.
-      norm_eps: of the LayerNorm.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of the map and of the tokens.
+      norm_eps: Epsilon of the LayerNorm.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2022, PVT v2, section 3.2 "Linear Spatial Reduction Attention".
     """

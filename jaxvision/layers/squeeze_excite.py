@@ -12,13 +12,14 @@ class SqueezeExcite(nnx.Module):
     """Scales each channel by a gate that is computed from the means of all channels.
 
     Args:
-      channels: of the map.
-      squeezed_channels: between the two linear maps.
-      activation: after the first linear map.
-      gate: after the second one: sigmoid in EfficientNet, hard sigmoid in MobileNetV3.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values: Kaiming normal by fan-out, biases 0.
+      channels: Number of channels of the map.
+      squeezed_channels: Number of channels between the two linear maps.
+      activation: Activation after the first linear map.
+      gate: Activation after the second linear map: sigmoid in EfficientNet, hard sigmoid in
+        MobileNetV3.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values: Kaiming normal by fan-out, biases 0.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks, section 3.
     """

@@ -15,8 +15,8 @@ def standardise(
     """Returns the kernel with mean 0 and variance 1 over the inputs of each output.
 
     Args:
-      kernel: in HWIO.
-      eps: added to the variance.
+      kernel: Kernel in HWIO.
+      eps: Number added to the variance.
 
     Source: Qiao et al. 2019, Micro-Batch Training with Batch-Channel Normalization and Weight
       Standardization, eq. 7 and 8.
@@ -33,14 +33,14 @@ class StdConv(nnx.Module):
     stride 2 puts more zeros behind the map than before it; the published weights need it.
 
     Args:
-      in_channels: channels of the input.
-      out_channels: channels of the output.
-      kernel_size: side of the kernel in pixels.
-      stride: step in pixels.
-      eps: added to the variance of the kernel.
-      dtype: compute dtype; the kernel is standardised in `param_dtype`.
-      param_dtype: dtype of the kernel.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the input.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
+      eps: Number added to the variance of the kernel.
+      dtype: Compute dtype; the kernel is standardised in `param_dtype`.
+      param_dtype: Dtype of the kernel.
+      rngs: Source of the initial values.
 
     Note: eps as in timm; the BiT code adds 1e-5 to the deviation instead.
 

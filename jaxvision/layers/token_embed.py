@@ -20,13 +20,13 @@ class TokenEmbed(nnx.Module):
 
     Args:
       vocab_size: Number of words.
-      width: channels of a token; even for sinusoids.
-      max_length: number of positions.
-      position: "learned", or "sinusoidal" (fixed, no parameters).
-      dropout_rate: after the sum.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of a token; even for sinusoids.
+      max_length: Number of positions.
+      position: Kind of positions: "learned", or "sinusoidal" (fixed, no parameters).
+      dropout_rate: Dropout rate after the sum of both vectors.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, sections 3.4 and 3.5, without the factor
       sqrt(width).
@@ -69,9 +69,9 @@ class TokenEmbed(nnx.Module):
         """Returns the vectors of tokens that stand at the positions 0, 1, ...
 
         Args:
-          tokens: indices of words.
-          train: turns the dropout on.
-          rngs: needed only if `train` and the rate is > 0.
+          tokens: Indices of words.
+          train: Whether the dropout is on.
+          rngs: Source of randomness; needed only if `train` and the rate is > 0.
 
         Raises:
           ValueError: if there are more tokens than positions; the message gives both.

@@ -17,9 +17,9 @@ def local_mask(height: int, width: int, k: int) -> Bool[np.ndarray, "tokens toke
     """Returns which token may attend to which: only those in the k x k neighbourhood around it.
 
     Args:
-      height: rows of the token grid.
-      width: columns of the token grid; tokens are numbered row by row.
-      k: side of the neighbourhood in tokens, odd.
+      height: Number of rows of the token grid.
+      width: Number of columns of the token grid; tokens are numbered row by row.
+      k: Side of the neighbourhood in tokens, odd.
 
     Returns:
       True where row's token may attend to column's token.
@@ -43,8 +43,8 @@ def window_partition(
     """Returns the windows of a map: those of the first image row by row, then the next image's.
 
     Args:
-      inputs: a map whose sides are whole numbers of windows.
-      window: rows and columns of a window.
+      inputs: Map whose sides are whole numbers of windows.
+      window: Rows and columns of a window.
     """
     batch, height, width, channels = inputs.shape
     rows, columns = window
@@ -59,9 +59,9 @@ def window_reverse(
     """Returns the map that `window_partition` cut into these windows.
 
     Args:
-      windows: of all images.
-      window: rows and columns of a window.
-      size: rows and columns of the map.
+      windows: Windows of all images.
+      window: Rows and columns of a window.
+      size: Rows and columns of the map.
     """
     (rows, columns), (height, width), channels = window, size, windows.shape[-1]
     tiles = windows.reshape(-1, height // rows, width // columns, rows, columns, channels)
@@ -79,9 +79,9 @@ def shift_mask(
     column then holds tokens of both ends, which must not see each other.
 
     Args:
-      size: rows and columns of the map, whole numbers of windows.
-      window: rows and columns of a window.
-      shift: rows and columns that the map was shifted by, less than the window.
+      size: Rows and columns of the map, whole numbers of windows.
+      window: Rows and columns of a window.
+      shift: Rows and columns that the map was shifted by, less than the window.
 
     Returns:
       True where row's token may attend to column's token; the second axis is for the heads.
@@ -111,12 +111,12 @@ def attend_in_windows(
     """Returns the map after attention inside each window of the shifted map.
 
     Args:
-      inputs: a map of any size; zeros at its ends fill the last windows.
-      attend: (windows, mask or None) -> windows, as `MultiHeadAttention` does it.
-      window: rows and columns of a window.
-      shift: rows and columns to shift by, against the order of the tokens; (0, 0): none.
-      pad_first: pad before the shift, as torchvision does, or after it, as timm does. The zeros
-        take part in the attention in both.
+      inputs: Map of any size; zeros at its ends fill the last windows.
+      attend: Function (windows, mask or None) -> windows, as `MultiHeadAttention` does it.
+      window: Rows and columns of a window.
+      shift: Rows and columns to shift by, against the order of the tokens; (0, 0): none.
+      pad_first: Whether to pad before the shift, as torchvision does, or after it, as timm does.
+        The zeros take part in the attention in both.
     """
     batch, height, width, _ = inputs.shape
     rows, columns = (-(-n // side) * side for n, side in zip((height, width), window, strict=True))
@@ -147,7 +147,7 @@ def relative_position_index(window: Sides) -> Int[np.ndarray, "tokens tokens"]:
     """Returns the number of the step from each token of a window to each other.
 
     Args:
-      window: rows and columns of a window.
+      window: Rows and columns of a window.
 
     Returns:
       For row's token and column's token, its place in a table of all (2 rows - 1) (2 columns - 1)
@@ -170,8 +170,8 @@ def log_spaced_coordinates(window: Sides, unit: Sides) -> Float[np.ndarray, "ste
     So the coordinates of a larger window than the trained one lie only a little outside.
 
     Args:
-      window: rows and columns of a window.
-      unit: rows and columns of the window that the model was trained with: its longest steps have
+      window: Rows and columns of a window.
+      unit: Rows and columns of the window that the model was trained with: its longest steps have
         the coordinate log2(9) / 3 = 1.06.
 
     Note: float32, and rounded as torch rounds it, since it stands for a trained model's inputs.

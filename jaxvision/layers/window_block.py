@@ -16,18 +16,18 @@ class WindowBlock(nnx.Module):
     """One block of a Swin Transformer: attention inside windows, then MLP, on residual branches.
 
     Args:
-      width: channels of a token.
-      attn: attention inside a window, called with (windows, bias=, mask=, train=, rngs=).
-      position_bias: what the attention adds to its scores; has the `window`.
-      norm_first: normalise the tokens that go into a branch (Swin), or what comes out of it (Swin
-        V2), with norms that start at 0 and so with a block that starts as the identity.
-      pad_first: pad a map to whole windows before the shift or after it.
-      mlp_ratio: hidden channels of the MLP / width.
-      dropout_rate: after the attention's projection and both layers of the MLP.
-      norm_eps: of both LayerNorms.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of a token.
+      attn: Attention inside a window, called with (windows, bias=, mask=, train=, rngs=).
+      position_bias: Module of the bias that the attention adds to its scores; has the `window`.
+      norm_first: Whether to normalise the tokens that go into a branch (Swin), or what comes out of
+        it (Swin V2), with norms that start at 0 and so with a block that starts as the identity.
+      pad_first: Whether to pad a map to whole windows before the shift or after it.
+      mlp_ratio: Ratio of the hidden channels of the MLP to the width.
+      dropout_rate: Dropout rate after the attention's projection and both layers of the MLP.
+      norm_eps: Epsilon of both LayerNorms.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Liu et al. 2021, Swin Transformer, eq. 3; Liu et al. 2022, Swin Transformer V2, section
       3.2 and figure 1.
@@ -74,12 +74,12 @@ class WindowBlock(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: of the block before.
-          shift: rows and columns that the windows are moved by.
-          drop_path_rate: probability of dropping each branch; an argument, because a scan over
+          tokens: Tokens of the block before.
+          shift: Rows and columns that the windows are moved by.
+          drop_path_rate: Probability of dropping each branch; an argument, because a scan over
             blocks brings each block its own.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
