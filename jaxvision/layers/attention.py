@@ -27,17 +27,17 @@ def dot_product_attention(
     Scores and softmax are computed in at least float32, whatever comes in.
 
     Args:
-      query: what each target looks for.
-      keys: what each source offers.
-      values: what each source gives.
-      bias: added to the scores.
-      mask: True where a target may attend. A row that is False everywhere gives the mean of the
-        values.
-      implementation: "fused" (batched matrix products with the division of the softmax put off to
-        the end), "reference" (the formula as written) or "cudnn" (GPU, float16 and bfloat16 only;
-        never chosen by itself).
-      dropout_rate: probability of dropping a weight.
-      dropout_key: randomness of the dropout; None turns it off.
+      query: Queries, what each target looks for.
+      keys: Keys, what each source offers.
+      values: Values, what each source gives.
+      bias: Numbers added to the scores.
+      mask: Mask, True where a target may attend. A row that is False everywhere gives the mean of
+        the values.
+      implementation: Name of the implementation: "fused" (batched matrix products with the division
+        of the softmax put off to the end), "reference" (the formula as written) or "cudnn" (GPU,
+        float16 and bfloat16 only; never chosen by itself).
+      dropout_rate: Probability of dropping a weight.
+      dropout_key: Key for the randomness of the dropout; None turns it off.
 
     Raises:
       ValueError: if `implementation` is unknown, or "cudnn" cannot run these inputs.
@@ -86,10 +86,10 @@ def attention_weights(
     """Returns the weights that `dot_product_attention` gives to the sources, in at least float32.
 
     Args:
-      query: what each target looks for.
-      keys: what each source offers.
-      bias: added to the scores.
-      mask: True where a target may attend.
+      query: Queries, what each target looks for.
+      keys: Keys, what each source offers.
+      bias: Numbers added to the scores.
+      mask: Mask, True where a target may attend.
     """
     return jax.nn.softmax(_scores(query, keys, bias=bias, mask=mask), axis=-1)
 
@@ -126,14 +126,14 @@ class MultiHeadAttention(nnx.Module):
     [width, width] matrices; their heads-side is ordered head by head.
 
     Args:
-      width: channels of the tokens, in and out.
-      num_heads: heads; `width` must be a multiple of it.
-      memory_width: channels of the memory; None: `width`.
-      attention_dropout_rate: probability of dropping an attention weight.
-      implementation: see `dot_product_attention`.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of the tokens, in and out.
+      num_heads: Number of heads; `width` must be a multiple of it.
+      memory_width: Number of channels of the memory; None: `width`.
+      attention_dropout_rate: Probability of dropping an attention weight.
+      implementation: Name of the implementation, see `dot_product_attention`.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Raises:
       ValueError: if `width` is not a multiple of `num_heads`.
@@ -179,12 +179,12 @@ class MultiHeadAttention(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: where the queries come from.
-          memory: where keys and values come from; None: the tokens themselves.
-          bias: added to the scores.
-          mask: True where a target may attend.
-          train: turns the dropout on.
-          rngs: needed only if `train` and the rate is > 0.
+          tokens: Tokens that the queries come from.
+          memory: Memory that keys and values come from; None: the tokens themselves.
+          bias: Numbers added to the scores.
+          mask: Mask, True where a target may attend.
+          train: Whether the dropout is on.
+          rngs: Source of randomness; needed only if `train` and the rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.

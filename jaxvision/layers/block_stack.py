@@ -26,10 +26,11 @@ def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: bool, rng
     """Returns `depth` blocks, each initialised from its own key.
 
     Args:
-      make: builds one block. All blocks must have equal shapes.
-      depth: number of blocks, at least 1.
-      scan: True returns one block with stacked leaves, False an `nnx.List`.
-      rngs: source of the initial values.
+      make: Function that builds one block. All blocks must have equal shapes.
+      depth: Number of blocks, at least 1.
+      scan: Whether the blocks are stacked: True returns one block with stacked leaves, False an
+        `nnx.List`.
+      rngs: Source of the initial values.
     """
     keys = jax.random.split(rngs.params(), depth)
     if not scan:
@@ -49,16 +50,17 @@ def run_blocks(
     """Runs the blocks one after the other.
 
     Args:
-      blocks: what `build_blocks` returned.
-      carry: what goes into the first block, e.g. tokens.
-      step: (block, carry, drop-path rate, rngs) -> (carry, output). The rate is the number 0.0 if
-        no block has one. `rngs` is None without a key. Must not change the block: a scan would lose
-        the change. Several steps take turns, so that blocks of equal shapes may do unequal things.
-      rates: drop-path rate of each block.
-      key: randomness of all blocks together.
-      remat: keep only the carry of each block for the backward pass and compute the rest again;
-        "offload" keeps it in the memory of the host, from where it comes back block by block; False
-        keeps the matrix products too.
+      blocks: Blocks that `build_blocks` returned.
+      carry: Value that goes into the first block, e.g. tokens.
+      step: Function (block, carry, drop-path rate, rngs) -> (carry, output). The rate is the number
+        0.0 if no block has one. `rngs` is None without a key. Must not change the block: a scan
+        would lose the change. Several steps take turns, so that blocks of equal shapes may do
+        unequal things.
+      rates: Drop-path rate of each block.
+      key: Key for the randomness of all blocks together.
+      remat: Kind of rematerialisation: True keeps only the carry of each block for the backward
+        pass and computes the rest again; "offload" keeps it in the memory of the host, from where
+        it comes back block by block; False keeps the matrix products too.
 
     Returns:
       The last carry, and the outputs of all blocks stacked on a leading axis.
@@ -162,7 +164,7 @@ def stack_blocks(tree: Any) -> Any:
     """Returns the tree with every `{"blocks": {0: ..., 1: ...}}` replaced by its stacked form.
 
     Args:
-      tree: nested dicts of arrays, also inside other containers such as an optimizer state.
+      tree: Nested dicts of arrays, also inside other containers such as an optimizer state.
 
     Raises:
       ValueError: if the blocks of one stack differ in names (e.g. only some are frozen) or shapes.
@@ -177,7 +179,7 @@ def unstack_blocks(tree: Any) -> Any:
     array (moments of a frozen stack), whose depth nothing tells. May be used under `jax.jit`.
 
     Args:
-      tree: nested dicts of arrays, also inside other containers such as an optimizer state.
+      tree: Nested dicts of arrays, also inside other containers such as an optimizer state.
 
     Raises:
       ValueError: if the arrays of one stack disagree about the depth.

@@ -20,8 +20,8 @@ def memory_cache(
     """Returns the keys and values of a memory, which all steps attend to.
 
     Args:
-      attention: the layer.
-      memory: what keys and values come from.
+      attention: Attention layer.
+      memory: Memory that keys and values come from.
     """
     # Without the barrier XLA carries them as they were projected, and reorders them in each step.
     return jax.lax.optimization_barrier(_to_cache(*attention.keys_and_values(memory)))
@@ -33,9 +33,9 @@ def empty_cache(
     """Returns a cache of zeros, which only `write` fills.
 
     Args:
-      attention: the layer.
-      like: anything of the batch that is decoded; says its size, width and dtype.
-      slots: number of tokens that it can hold.
+      attention: Attention layer.
+      like: Any array of the batch that is decoded; says its size, width and dtype.
+      slots: Number of tokens that the cache can hold.
     """
     batch, _, width = like.shape
     heads, head_dim = attention.num_heads, width // attention.num_heads
@@ -57,10 +57,10 @@ def write(
     In a jitted loop that carries the cache it is written in place.
 
     Args:
-      attention: the layer.
-      cache: of `empty_cache`.
-      tokens: what keys and values come from.
-      slot: the first of as many slots as there are rows.
+      attention: Attention layer.
+      cache: Cache made by `empty_cache`.
+      tokens: Tokens that keys and values come from.
+      slot: Index of the first of as many slots as there are rows.
     """
     new = _to_cache(*attention.keys_and_values(tokens))
     update = jax.lax.dynamic_update_slice_in_dim
@@ -80,10 +80,10 @@ def attend(
     """Returns the new tokens, in evaluation.
 
     Args:
-      attention: the layer.
-      cache: what the tokens attend to.
-      tokens: where the queries come from.
-      mask: True where a row may attend; slots that were not written must be False.
+      attention: Attention layer.
+      cache: Cache of the keys and values that the tokens attend to.
+      tokens: Tokens that the queries come from.
+      mask: Mask, True where a row may attend; slots that were not written must be False.
     """
     keys = cache["keys"].transpose(0, 3, 1, 2)  # [batch, slots, heads, head_dim]
     values = cache["values"].swapaxes(1, 2)

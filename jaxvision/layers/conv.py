@@ -24,8 +24,8 @@ def make_divisible(channels: int | float, divisor: int = 8) -> int:
     """Returns the channel count rounded to a multiple of `divisor`, never below 90 % of `channels`.
 
     Args:
-      channels: wanted count, e.g. after a width multiplier.
-      divisor: the multiple.
+      channels: Wanted count, e.g. after a width multiplier.
+      divisor: Number that the result is a multiple of.
 
     Source: the MobileNet reference code, `_make_divisible`.
     """
@@ -37,9 +37,9 @@ def same_padding(pixels: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """Returns the zeros before and behind one side that make it ceil(pixels / stride) long.
 
     Args:
-      pixels: length of the side.
-      kernel_size: side of the kernel in pixels.
-      stride: step in pixels.
+      pixels: Length of the side in pixels.
+      kernel_size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
 
     Source: TensorFlow's padding="SAME"; the odd zero is behind.
     """
@@ -54,17 +54,18 @@ class Conv(nnx.Module):
     there. Weights that were trained in TensorFlow need it.
 
     Args:
-      in_channels: channels of the input.
-      out_channels: channels of the output.
-      kernel_size: side of the kernel in pixels.
-      stride: step in pixels.
-      groups: channel groups that do not mix; equal to both channel counts: depthwise.
-      padding: "symmetric", (kernel_size - 1) / 2 zeros on each side, or "same", as TensorFlow pads.
-      use_bias: whether a bias is added; needless before a norm.
-      kernel_init: initialiser of the kernel, layout HWIO.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the input.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
+      groups: Number of channel groups that do not mix; equal to both channel counts: depthwise.
+      padding: Kind of padding: "symmetric", (kernel_size - 1) / 2 zeros on each side, or "same", as
+        TensorFlow pads.
+      use_bias: Whether a bias is added; needless before a norm.
+      kernel_init: Initialiser of the kernel, layout HWIO.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Raises:
       ValueError: if the channels are not multiples of `groups`, or there is no such padding.
@@ -130,19 +131,19 @@ class ConvNormAct(nnx.Module):
     """Convolution without bias, batch norm, activation.
 
     Args:
-      in_channels: channels of the input.
-      out_channels: channels of the output.
-      kernel_size: side of the kernel in pixels.
-      stride: step in pixels.
-      groups: channel groups that do not mix.
-      padding: "symmetric" or "same", see `Conv`.
-      kernel_init: initialiser of the kernel, layout HWIO.
-      activation: a plain function, or None for none.
-      norm_eps: of the batch norm.
-      norm_momentum: of the batch norm, in torch's sense.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the input.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
+      groups: Number of channel groups that do not mix.
+      padding: Kind of padding: "symmetric" or "same", see `Conv`.
+      kernel_init: Initialiser of the kernel, layout HWIO.
+      activation: Activation, a plain function, or None for none.
+      norm_eps: Epsilon of the batch norm.
+      norm_momentum: Momentum of the batch norm, in torch's sense.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
     """
 
     def __init__(

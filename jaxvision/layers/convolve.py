@@ -29,9 +29,9 @@ def convolve(
     a CPU for a GPU has the GPU's. Derivatives work in forward and in reverse mode.
 
     Args:
-      inputs: The map.
-      kernel: The filters in HWIO; channels / group_channels groups of channels do not mix.
-      stride: The step in pixels.
+      inputs: Map that is convolved.
+      kernel: Filters in HWIO; channels / group_channels groups of channels do not mix.
+      stride: Step of the kernel in pixels.
       sides: Pixels of zeros that are added, ((top, bottom), (left, right)).
     """
     return _convolve(inputs, kernel, stride, sides)

@@ -20,14 +20,14 @@ class CosineAttention(nnx.Module):
     it would turn all of them one way.
 
     Args:
-      width: channels of the tokens, in and out.
-      num_heads: heads; `width` must be a multiple of it.
-      key_bias: keep a bias of the keys that is never used, as torchvision's files do.
-      attention_dropout_rate: probability of dropping an attention weight.
-      implementation: see `dot_product_attention`.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values: kernels trunc-normal 0.02, biases 0, factors 10.
+      width: Number of channels of the tokens, in and out.
+      num_heads: Number of heads; `width` must be a multiple of it.
+      key_bias: Whether to keep a bias of the keys that is never used, as torchvision's files do.
+      attention_dropout_rate: Probability of dropping an attention weight.
+      implementation: Name of the implementation, see `dot_product_attention`.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values: kernels trunc-normal 0.02, biases 0, factors 10.
 
     Raises:
       ValueError: if `width` is not a multiple of `num_heads`.
@@ -74,11 +74,11 @@ class CosineAttention(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: where queries, keys and values come from.
-          bias: added to the scores.
-          mask: True where a token may attend.
-          train: turns the dropout on.
-          rngs: needed only if `train` and the rate is > 0.
+          tokens: Tokens that queries, keys and values come from.
+          bias: Numbers added to the scores.
+          mask: Mask, True where a token may attend.
+          train: Whether the dropout is on.
+          rngs: Source of randomness; needed only if `train` and the rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.

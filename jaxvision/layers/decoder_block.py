@@ -21,19 +21,20 @@ class DecoderBlock(nnx.Module):
     """Attention of the tokens to themselves, then to a memory, then an MLP, on residual branches.
 
     Args:
-      width: channels of a token and of the memory.
-      num_heads: heads of both attentions.
-      hidden_width: channels inside the MLP.
-      norm_first: True: each branch starts with its norm (Pre-LN); False: the norm follows the
+      width: Number of channels of a token and of the memory.
+      num_heads: Number of heads of both attentions.
+      hidden_width: Number of channels inside the MLP.
+      norm_first: Whether each branch starts with its norm (Pre-LN); False: the norm follows the
         addition (Post-LN).
-      activation: of the MLP.
-      dropout_rate: of each branch, and inside the MLP.
-      attention_dropout_rate: of attention weights.
-      norm_eps: of the three LayerNorms.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      activation: Activation of the MLP.
+      dropout_rate: Dropout rate of each branch, and inside the MLP.
+      attention_dropout_rate: Dropout rate of attention weights.
+      norm_eps: Epsilon of the three LayerNorms.
+      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+        `dot_product_attention`.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Note: computes what `torch.nn.TransformerDecoderLayer` does.
 
@@ -99,12 +100,12 @@ class DecoderBlock(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: of the block before.
-          memory: what the tokens look at.
-          mask: True where a token may attend to another.
-          memory_mask: True where a token may attend to the memory.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          tokens: Tokens of the block before.
+          memory: Memory that the tokens look at.
+          mask: Mask, True where a token may attend to another.
+          memory_mask: Mask, True where a token may attend to the memory.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
@@ -128,10 +129,10 @@ class DecoderBlock(nnx.Module):
         """Returns the new tokens in evaluation, and the weights of their attention to the memory.
 
         Args:
-          tokens: of the block before.
-          memory: what the tokens look at.
-          mask: True where a token may attend to another.
-          memory_mask: True where a token may attend to the memory.
+          tokens: Tokens of the block before.
+          memory: Memory that the tokens look at.
+          mask: Mask, True where a token may attend to another.
+          memory_mask: Mask, True where a token may attend to the memory.
         """
         weights = []
 
@@ -146,8 +147,8 @@ class DecoderBlock(nnx.Module):
         """Returns the caches for `step`: the memory's, and an empty one for the tokens.
 
         Args:
-          memory: what the tokens look at.
-          slots: number of tokens of one example, over all rows and positions.
+          memory: Memory that the tokens look at.
+          slots: Number of tokens of one example, over all rows and positions.
         """
         return {
             "memory": cached_attention.memory_cache(self.cross_attn, memory),
@@ -166,11 +167,11 @@ class DecoderBlock(nnx.Module):
         """Returns the new tokens of one position, and the caches with their keys and values.
 
         Args:
-          tokens: of the block before, one for each row.
-          caches: of `start`, or of the step before.
-          slot: where the first row is written.
-          mask: True where a row may attend to a slot; its own among them.
-          memory_mask: True where the memory may be attended to.
+          tokens: Tokens of the block before, one for each row.
+          caches: Caches of `start`, or of the step before.
+          slot: Index of the slot where the first row is written.
+          mask: Mask, True where a row may attend to a slot; its own among them.
+          memory_mask: Mask, True where the memory may be attended to.
         """
         written = {}
 

@@ -17,8 +17,8 @@ def drop_path_rates(final_rate: float, depth: int) -> tuple[float, ...]:
     Early blocks build features that everything else depends on, so they are dropped least.
 
     Args:
-      final_rate: probability for the last block, in [0, 1).
-      depth: number of blocks, at least 1.
+      final_rate: Drop probability for the last block, in [0, 1).
+      depth: Number of blocks, at least 1.
 
     Raises:
       ValueError: if `final_rate` is outside [0, 1) or `depth` below 1; the message gives the value.
@@ -56,10 +56,10 @@ def drop_path(
     The rate may be an array, because a scan over blocks carries each block's rate along.
 
     Args:
-      branch: output of a residual branch, before it is added to the shortcut.
-      rate: probability of dropping, in [0, 1).
-      train: False returns the branch as it is.
-      rngs: needed only if `train` and `rate` is not the number 0.
+      branch: Output of a residual branch, before it is added to the shortcut.
+      rate: Probability of dropping, in [0, 1).
+      train: Whether dropping is on; False returns the branch as it is.
+      rngs: Source of randomness; needed only if `train` and `rate` is not the number 0.
 
     Raises:
       ValueError: if randomness is needed and `rngs` is None.

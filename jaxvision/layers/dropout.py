@@ -11,8 +11,8 @@ def draw_key(rngs: nnx.Rngs | None, what: str) -> jax.Array:
     """Returns a fresh key of the `dropout` stream.
 
     Args:
-      rngs: what the caller handed to the model.
-      what: the thing that needs randomness, for the message.
+      rngs: Source of the key, as the caller handed it to the model.
+      what: Name of the thing that needs randomness, for the message.
 
     Raises:
       ValueError: if `rngs` is None; the message says what to pass.
@@ -48,10 +48,10 @@ def dropout(
     """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
 
     Args:
-      inputs: anything.
-      rate: probability of dropping, in [0, 1).
-      train: False returns the inputs as they are.
-      rngs: needed only if `train` and `rate` > 0.
+      inputs: Array of any shape.
+      rate: Probability of dropping, in [0, 1).
+      train: Whether dropping is on; False returns the inputs as they are.
+      rngs: Source of randomness; needed only if `train` and `rate` > 0.
 
     Raises:
       ValueError: if randomness is needed and `rngs` is None.

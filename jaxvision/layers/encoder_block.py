@@ -16,17 +16,18 @@ class EncoderBlock(nnx.Module):
     """One pre-norm encoder block: attention, then MLP, each on a residual branch.
 
     Args:
-      width: channels of a token.
-      num_heads: attention heads.
-      mlp_ratio: hidden channels of the MLP / width.
-      dropout_rate: after the attention's projection and both layers of the MLP.
-      attention_dropout_rate: of attention weights.
-      layer_scale_init: starting value of LayerScale; None: no LayerScale.
-      norm_eps: of both LayerNorms.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of a token.
+      num_heads: Number of attention heads.
+      mlp_ratio: Number of hidden channels of the MLP / width.
+      dropout_rate: Dropout rate after the attention's projection and both layers of the MLP.
+      attention_dropout_rate: Dropout rate of attention weights.
+      layer_scale_init: Starting value of LayerScale; None: no LayerScale.
+      norm_eps: Epsilon of both LayerNorms.
+      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+        `dot_product_attention`.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, eq. 2 and 3.
     """
@@ -76,12 +77,12 @@ class EncoderBlock(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: of the block before.
-          mask: True where a token may attend.
-          drop_path_rate: probability of dropping each branch; an argument, because a scan over
+          tokens: Tokens of the block before.
+          mask: Mask, True where a token may attend.
+          drop_path_rate: Probability of dropping each branch; an argument, because a scan over
             blocks brings each block its own.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.

@@ -10,11 +10,11 @@ class GroupNorm(nnx.Module):
     No statistics of the batch, so that small batches and fine-tuning do not disturb it.
 
     Args:
-      width: channels, the last axis; a multiple of `groups`.
-      groups: number of groups.
-      eps: added to the variance.
-      dtype: compute dtype of the output; the arithmetic is done in `param_dtype`.
-      param_dtype: dtype of scale and bias, which start at 1 and 0.
+      width: Number of channels, the last axis; a multiple of `groups`.
+      groups: Number of groups.
+      eps: Number added to the variance.
+      dtype: Compute dtype of the output; the arithmetic is done in `param_dtype`.
+      param_dtype: Dtype of scale and bias, which start at 1 and 0.
 
     Raises:
       ValueError: if the channels do not divide into the groups; the message gives both.

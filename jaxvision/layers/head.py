@@ -17,11 +17,11 @@ def linear_head(
     It computes in the dtype of its parameters, so that logits are float32 in a bfloat16 model too.
 
     Args:
-      width: channels of the pooled features.
-      num_classes: number of logits.
-      kernel_init: initialiser of the kernel; the bias starts at 0.
-      param_dtype: dtype of the parameters and of the logits.
-      rngs: source of the initial values.
+      width: Number of channels of the pooled features.
+      num_classes: Number of logits.
+      kernel_init: Initialiser of the kernel; the bias starts at 0.
+      param_dtype: Dtype of the parameters and of the logits.
+      rngs: Source of the initial values.
     """
     if num_classes == 0:
         return None

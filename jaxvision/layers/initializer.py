@@ -18,6 +18,6 @@ def trunc_normal(stddev: float) -> Initializer:
     has 0.0200.
 
     Args:
-      stddev: standard deviation after the cut.
+      stddev: Standard deviation after the cut.
     """
     return jax.nn.initializers.truncated_normal(stddev / _TRUNCATED_UNIT_STDDEV)

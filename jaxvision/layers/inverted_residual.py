@@ -19,22 +19,23 @@ class InvertedResidual(nnx.Module):
     map would destroy what it holds, so the projection has none.
 
     Args:
-      in_channels: channels of the input.
-      expanded_channels: inside; equal to `in_channels`: there is no expansion.
-      out_channels: channels of the output.
-      kernel_size: side of the depthwise kernel in pixels.
-      stride: of the depthwise convolution, 1 or 2.
-      squeezed_channels: of the squeeze-and-excitation behind the depthwise convolution; 0: none.
-      activation: after expansion and depthwise convolution.
-      squeeze_activation: inside the squeeze-and-excitation.
-      gate: of the squeeze-and-excitation.
-      drop_path_rate: probability of dropping the branch; without a shortcut there is none.
-      padding: "symmetric" or "same", see `Conv`.
-      norm_eps: of every batch norm.
-      norm_momentum: of every batch norm, in torch's sense.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      in_channels: Number of channels of the input.
+      expanded_channels: Number of channels inside; equal to `in_channels`: there is no expansion.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the depthwise kernel in pixels.
+      stride: Stride of the depthwise convolution, 1 or 2.
+      squeezed_channels: Number of channels inside the squeeze-and-excitation behind the depthwise
+        convolution; 0: none.
+      activation: Activation after expansion and depthwise convolution.
+      squeeze_activation: Activation inside the squeeze-and-excitation.
+      gate: Gate activation of the squeeze-and-excitation.
+      drop_path_rate: Probability of dropping the branch; without a shortcut there is none.
+      padding: Kind of padding: "symmetric" or "same", see `Conv`.
+      norm_eps: Epsilon of every batch norm.
+      norm_momentum: Momentum of every batch norm, in torch's sense.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Sandler et al. 2018, MobileNetV2, figure 3b; Howard et al. 2019, MobileNetV3, figure 4,
       for the squeeze-and-excitation.

@@ -28,10 +28,10 @@ def kernel_gradient(
     Sums in at least float32.
 
     Args:
-      inputs: The map.
-      grad: The gradient of the output.
-      size: The side of the kernel in pixels.
-      stride: The step in pixels.
+      inputs: Map that was convolved.
+      grad: Gradient of the output.
+      size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
       sides: Pixels of zeros that were added, ((top, bottom), (left, right)).
     """
     channels = inputs.shape[-1]

@@ -17,9 +17,9 @@ def convolve(
     """Convolves each channel with its own filter, one multiply-add per tap.
 
     Args:
-      inputs: The map.
-      kernel: One filter per channel.
-      stride: The step in pixels.
+      inputs: Map that is convolved.
+      kernel: Kernel, one filter per channel.
+      stride: Step of the kernel in pixels.
       sides: Pixels of zeros that are added, ((top, bottom), (left, right)).
     """
     size = kernel.shape[0]
@@ -45,10 +45,10 @@ def input_gradient(
     """Spreads each output pixel back over its window: the same multiply-adds with flipped taps.
 
     Args:
-      kernel: One filter per channel.
-      grad: The gradient of the output.
-      shape: The shape of the inputs.
-      stride: The step in pixels.
+      kernel: Kernel, one filter per channel.
+      grad: Gradient of the output.
+      shape: Shape of the inputs.
+      stride: Step of the kernel in pixels.
       sides: Pixels of zeros that were added, ((top, bottom), (left, right)).
     """
     size = kernel.shape[0]
@@ -92,10 +92,10 @@ def kernel_gradient(
     Plain sums over batch, rows and columns take 20 times as long. Sums in at least float32.
 
     Args:
-      inputs: The map.
-      grad: The gradient of the output.
-      size: The side of the kernel in pixels.
-      stride: The step in pixels.
+      inputs: Map that was convolved.
+      grad: Gradient of the output.
+      size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
       sides: Pixels of zeros that were added, ((top, bottom), (left, right)).
     """
     batch, height, width, channels = grad.shape
