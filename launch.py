@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         print(stop, file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:  # the second one, or one before there was anything to save
-        print("Interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
+        print("Interrupted; the same command resumes from the newest checkpoint.", file=sys.stderr)
         return 130
     except RunError as error:
         fail(str(error))
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
         if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             leave_others()
             raise
-        fail(str(error), "Make room there, and the same command goes on.")
+        fail(str(error), "Make room there, and the same command resumes.")
         return 1
     return 0
 

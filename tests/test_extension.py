@@ -166,7 +166,10 @@ def test_nor_does_a_part_of_a_run(outside, field):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nowhere.model:spec", "no module 'nowhere.model': a model outside .*mypackage.mymodel:s"),
+        (
+            "nowhere.model:spec",
+            "no module 'nowhere.model': what stands outside .*mypackage.mymodel:s",
+        ),
         ("nowhere.py:spec", "There is no file .*nowhere.py"),
         (":spec", "There is no module ''"),
         ("tiny_mixer:spek", "'spek' does not exist in tiny_mixer, which has spec"),

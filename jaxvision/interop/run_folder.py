@@ -13,8 +13,8 @@ import numpy as np
 from jaxvision.errors import InputError
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
-from jaxvision.models.outside import is_address
 from jaxvision.models.registry import is_known
+from jaxvision.outside import is_address
 
 logger = logging.getLogger(__name__)
 

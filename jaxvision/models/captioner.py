@@ -175,6 +175,11 @@ class Captioner(Model):
             **dtypes,
         )
 
+    @property
+    def frozen_prefixes(self) -> tuple[str, ...]:
+        """First parts of the paths of the parameters that the model itself keeps as they are."""
+        return ("encoder/",) if self.config.freeze_encoder else ()
+
     def __call__(
         self,
         inputs: Float[Array, "batch *space channels"],

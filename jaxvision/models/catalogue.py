@@ -24,8 +24,8 @@ from jaxvision.models import (
     swin_v2,
     vit,
 )
-from jaxvision.models.outside import import_spec, imported_spec, is_address
 from jaxvision.models.spec import ModelSpec
+from jaxvision.outside import import_outside, imported_outside, is_address
 
 _SPECS: dict[str, ModelSpec] = {}
 _NAMES: dict[str, str] = {}  # every name, alias and address -> the name of its spec
@@ -62,6 +62,10 @@ def _defined_again(old: Any, new: Any) -> bool:
     return old is not new and place(old) == place(new)
 
 
+def _is_spec(found: Any) -> bool:
+    return isinstance(found, ModelSpec)
+
+
 def list_models(pattern: str = "*", *, task: str | None = "classification") -> list[str]:
     """Returns the names of the models that match, sorted.
 
@@ -87,7 +91,8 @@ def get_spec(name: str, *, task: str | None = None) -> ModelSpec:
         leads to none, or the model is for another task.
     """
     if name not in _NAMES and is_address(name):
-        _NAMES[name] = register_model(import_spec(name)).name
+        spec = import_outside(name, _is_spec, kind="a ModelSpec", example="mymodel:spec")
+        _NAMES[name] = register_model(spec).name
     if name not in _NAMES:
         nearest = difflib.get_close_matches(name, _NAMES, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "see list_models()."
@@ -107,8 +112,8 @@ def is_known(name: str) -> bool:
     For names out of files that anybody may have written, such as the config of a run.
     """
     if name not in _NAMES and is_address(name):
-        spec = imported_spec(name)
-        if spec is not None:
+        spec = imported_outside(name)
+        if _is_spec(spec):
             _NAMES[name] = register_model(spec).name
     return name in _NAMES
 

@@ -39,11 +39,14 @@ class Model(nnx.Module):
         are read and written under our own names alone.
       not_decayed: Names of parameters that weight decay leaves alone, and of modules all of whose
         parameters it leaves alone, beside those that it never touches (`bias`, `scale`, ...).
+      frozen_prefixes: First parts of the paths of parameters that the model itself keeps as they
+        are, of a class or of an instance.
     """
 
     config: Any
     weight_sources: ClassVar[str | Mapping[str, Any] | None] = None
     not_decayed: ClassVar[frozenset[str]] = frozenset()
+    frozen_prefixes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

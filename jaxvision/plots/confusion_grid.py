@@ -57,7 +57,7 @@ def _draw_matrix(axes: Any, scores: dict[str, Any]) -> None:
 def _draw_pairs(axes: Any, scores: dict[str, Any]) -> None:
     pairs = scores["confusion"]["most_confused"][:MAX_PAIRS]
     axes.set_title(
-        f"Accuracy {scores['accuracy']:.2%}: the commonest mistakes", loc="left", fontsize=11
+        f"Accuracy {scores['accuracy']:.2%}: the most common mistakes", loc="left", fontsize=11
     )
     axes.spines[["top", "right"]].set_visible(False)
     if not pairs:

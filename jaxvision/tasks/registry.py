@@ -1,11 +1,11 @@
 """The list of all tasks, and the door to them."""
 
-import importlib
 import inspect
-import sys
+from typing import Any
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.options import Options
+from jaxvision.outside import import_outside, imported_outside, is_address
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.self_critical import SelfCritical
@@ -31,13 +31,13 @@ def open_task(options: Options) -> Task:
     """Returns the task of a run, with its data.
 
     Args:
-      options: Options of the run; `options.task` is a name, or `package.module:Class` of a task
-        outside the package.
+      options: Options of the run; `options.task` is a name, or `package.module:Class` or
+        `path/to/file.py:Class` of a task outside the package.
 
     Raises:
       InputError: if there is no such task, or its data is missing or does not fit.
     """
-    if ":" not in options.task:
+    if not is_address(options.task):
         check_choice("--config.task", options.task, tuple(_TASKS))
         return _TASKS[options.task](options)
     if options.distill.teacher_weights:
@@ -45,7 +45,10 @@ def open_task(options: Options) -> Task:
             "--config.distill.teacher_weights is for --config.task=classification, got "
             f"'{options.task}': leave it out."
         )
-    task = _find(options.task).open(options)
+    found = import_outside(
+        options.task, _is_task, kind="a subclass of Task", example="mytask:MyTask"
+    )
+    task = found.open(options)
     if not isinstance(task, Task):
         raise InputError(
             f"--config.task={options.task}: its open() must return a jaxvision.tasks.task.Task, "
@@ -66,27 +69,12 @@ def check_stored_task(name: str, *, where: str) -> None:
     Raises:
       InputError: if it is the address of a task that is not imported.
     """
-    module = name.partition(":")[0]
-    if name not in _TASKS and module not in sys.modules:
+    if name not in _TASKS and not (is_address(name) and _is_task(imported_outside(name))):
         raise InputError(
             f"{where} is a run of the task {name}, whose code is not imported because a folder "
-            f"says so: import {module} in Python first."
+            f"says so: import {name.rpartition(':')[0]} in Python first."
         )
 
 
-def _find(address: str) -> type[Task]:
-    """Returns the class of a task outside the package."""
-    module, _, name = address.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise InputError(
-            f"--config.task={address}: {module} cannot be imported ({error}); it must be a module "
-            "on PYTHONPATH or in the folder that you start from."
-        ) from error
-    if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise InputError(
-            f"--config.task={address}: {module} must have a class {name!r} that derives from "
-            "jaxvision.tasks.task.Task."
-        )
-    return found
+def _is_task(found: Any) -> bool:
+    return inspect.isclass(found) and issubclass(found, Task) and not inspect.isabstract(found)

@@ -66,7 +66,7 @@ def leave_others() -> None:
         return
     logger.error(
         "Process %d of %d ends. If it lost the connection to another one, look at the log of that "
-        "one. The same command for all of them goes on from the newest checkpoint.",
+        "one. The same command for all of them resumes from the newest checkpoint.",
         jax.process_index(),
         jax.process_count(),
         exc_info=True,

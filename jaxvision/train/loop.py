@@ -83,7 +83,7 @@ def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
     if checkpointer.latest_step != end:
         raise RunError(
             f"The last checkpoint could not be saved in {checkpointer.folder} (the newest there is "
-            f"of step {checkpointer.latest_step}); make room there, and the same command goes on."
+            f"of step {checkpointer.latest_step}); make room there, and the same command resumes."
         )
     return state
 

@@ -60,8 +60,7 @@ def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
     check_model_takes(build, stages, eval_size=data.image_size)
     schedule = run_schedule(options, length)
     groups = run_groups(options, params, layer_groups=layer_groups_of(model), length=length)
-    if _option(spec, build, "freeze_encoder"):
-        groups = freeze_for_good(groups, ("encoder/",))
+    groups = freeze_for_good(groups, getattr(model, "frozen_prefixes", ()))
     frozen = frozen_batch_norms(options.model.freeze_batch_stats, groups)
     if frozen:
         build = functools.partial(build_with_frozen_stats, build=build, frozen=frozen)
@@ -169,11 +168,6 @@ def _check_remat(remat: Any) -> None:
             f"--config.model.kwargs.remat=offload needs devices that reach the memory of the host, "
             f"but a {device.device_kind} reaches only {', '.join(sorted(kinds))}: set it to True."
         )
-
-
-def _option(spec: ModelSpec, build: Any, name: str) -> Any:
-    """Returns a field of the model's config; None where its family has none of that name."""
-    return build.keywords.get(name, getattr(spec.config, name, None))
 
 
 def _hashable(value: Any) -> Any:

@@ -19,7 +19,7 @@ class Stopped(Exception):
         self.exit_code = 128 + signum
         super().__init__(
             f"Stopped by {signal.Signals(signum).name} after step {step}, which is saved; "
-            "the same command goes on from there."
+            "the same command resumes from there."
         )
 
 

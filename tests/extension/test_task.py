@@ -42,9 +42,12 @@ def test_it_trains_and_is_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("no_such_module:Task", "no_such_module cannot be imported"),
-        ("ordered_task:Missing", "must have a class 'Missing' that derives from"),
-        ("ordered_task:jnp", "must have a class 'jnp'"),
+        ("no_such_module:Task", "no module 'no_such_module'.* mypackage.mytask:MyTask"),
+        (
+            "ordered_task:Missing",
+            "must lead to a subclass of Task, but .Missing. does not exist in ordered_task, which",
+        ),
+        ("ordered_task:jnp", "'jnp' is a module in ordered_task"),
         ("orderd", "must be one of classification, captioning"),
     ],
 )
