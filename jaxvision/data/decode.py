@@ -32,8 +32,9 @@ def decode_image(
     - Of an animation, the first frame counts.
 
     Args:
-      data: an encoded image file.
-      max_pixels: larger images are refused from their header alone, before any memory is taken.
+      data: Bytes of an encoded image file.
+      max_pixels: Largest number of pixels of an image; larger ones are refused from their header
+        alone, before any memory is taken.
 
     Raises:
       CorruptImageError: if the data is cut short, is no image, is larger than `max_pixels`, or has

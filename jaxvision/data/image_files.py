@@ -14,8 +14,8 @@ class ImageFile:
     """One encoded image.
 
     Attributes:
-      name: its path, behind that of its zip if it is in one.
-      read: returns the bytes; raises DataError or OSError.
+      name: Path of the image, behind that of its zip if it is in one.
+      read: Function that returns the bytes; raises DataError or OSError.
     """
 
     name: str
@@ -26,8 +26,9 @@ def find_images(path: str) -> list[ImageFile]:
     """Returns the images at a path, in the order of their names.
 
     Args:
-      path: an image, or a folder or zip with images at any depth. Of these, files without an image
-        suffix and hidden ones are left out; a file that is named itself is taken as it is.
+      path: Path of an image, or of a folder or zip with images at any depth. Of these, files
+        without an image suffix and hidden ones are left out; a file that is named itself is taken
+        as it is.
 
     Raises:
       DataError: if there is nothing, or no image in it.

@@ -11,8 +11,8 @@ def read_json(path: str, *, wanted: str) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Args:
-      path: of the file; `~` is expanded.
-      wanted: what the file should be, for the text of an error.
+      path: Path of the file; `~` is expanded.
+      wanted: Description of what the file should be, for the text of an error.
 
     Raises:
       DataError: if it is missing, unreadable, no JSON, or no object.

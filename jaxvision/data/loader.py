@@ -55,8 +55,8 @@ class Loader:
         """Returns the augmented example; all of another record where this one is corrupt.
 
         Args:
-          element: index of the record, and the stage of the run, which says the transform.
-          rng: of this example.
+          element: Index of the record, and the stage of the run, which selects the transform.
+          rng: Random generator of this example.
         """
         index, stage = element
         for candidate in _candidates(index, len(self._source)):

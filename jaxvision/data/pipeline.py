@@ -56,25 +56,26 @@ def train_dataset(
     Decoded images of up to 64 x 64 pixels are kept in memory, up to 1 GiB in each process.
 
     Args:
-      source: of the training split.
-      transform: applied to each decoded image; must give all images one size.
-      target: of an example, beside the image; None: the label of a Source.
-      later_transforms: what takes the place of `transform`, each from one position of the run on,
-        which is given in examples, ascends and should be the start of a batch.
-      batch_size: examples over all processes.
-      seed: of the order and of the augmentation.
-      repeats: how often a record is in a batch, each time with another augmentation; where it does
-        not divide the batch, the repetitions of its last record are at the start of the next one. A
-        pass of as many examples as there are records then sees a share of 1/repeats of them, and
-        the next has a new order again, as in timm. In a batch the repetitions of a record are far
-        from each other, so that neighbours, which mixup and cutmix blend, are different ones.
-      num_threads: that decode, in each process; at most two per core are started.
-      num_workers: processes that decode; 0: threads of this process only. Processes are spawned, so
-        that a script needs the guard `if __name__ == "__main__":`.
-      prefetch_examples: decoded examples held ready, in each process.
-      max_pixels: larger images count as corrupt.
-      process_index: which share of each batch this process loads.
-      process_count: processes that share each batch.
+      source: Source of the training split.
+      transform: Transform applied to each decoded image; must give all images one size.
+      target: Target of each example, beside the image; None: the label of a Source.
+      later_transforms: Positions of the run, each with the transform that takes the place of
+        `transform` from there on. Positions are given in examples, ascend and should be the start
+        of a batch.
+      batch_size: Number of examples in a batch, over all processes.
+      seed: Seed of the order and of the augmentation.
+      repeats: Number of times that a record is in a batch, each with another augmentation; where it
+        does not divide the batch, the repetitions of its last record are at the start of the next
+        one. A pass of as many examples as there are records then sees a share of 1/repeats of them,
+        and the next has a new order again, as in timm. In a batch the repetitions of a record are
+        far from each other, so that neighbours, which mixup and cutmix blend, are different ones.
+      num_threads: Number of threads that decode, in each process; at most two per core are started.
+      num_workers: Number of processes that decode; 0: threads of this process only. Processes are
+        spawned, so that a script needs the guard `if __name__ == "__main__":`.
+      prefetch_examples: Number of decoded examples held ready, in each process.
+      max_pixels: Largest number of pixels of an image; larger ones count as corrupt.
+      process_index: Index of this process among those that share each batch.
+      process_count: Number of processes that share each batch.
 
     Raises:
       InputError: if `batch_size` is not a multiple of `process_count`.
@@ -125,17 +126,17 @@ def eval_dataset(
     False, `corrupt` True and its own `index`, for a CorruptCounter to report.
 
     Args:
-      source: of the evaluation split.
-      transform: applied to each decoded image; called without a random generator.
-      target: of an example, beside the image; None: the label of a Source.
-      batch_size: examples over all processes.
-      num_threads: that decode, in each process; at most two per core are started.
-      num_workers: processes that decode; 0: threads of this process only. Processes are spawned, so
-        that a script needs the guard `if __name__ == "__main__":`.
-      prefetch_examples: decoded examples held ready, in each process.
-      max_pixels: larger images count as corrupt.
-      process_index: which share of each batch this process loads.
-      process_count: processes that share each batch.
+      source: Source of the evaluation split.
+      transform: Transform applied to each decoded image; called without a random generator.
+      target: Target of each example, beside the image; None: the label of a Source.
+      batch_size: Number of examples in a batch, over all processes.
+      num_threads: Number of threads that decode, in each process; at most two per core are started.
+      num_workers: Number of processes that decode; 0: threads of this process only. Processes are
+        spawned, so that a script needs the guard `if __name__ == "__main__":`.
+      prefetch_examples: Number of decoded examples held ready, in each process.
+      max_pixels: Largest number of pixels of an image; larger ones count as corrupt.
+      process_index: Index of this process among those that share each batch.
+      process_count: Number of processes that share each batch.
 
     Raises:
       InputError: if `batch_size` is not a multiple of `process_count`.
@@ -214,12 +215,12 @@ class TrainIterator:
     that 512 examples held ready keep only two threads busy at a batch size of 256.
 
     Args:
-      batches_from: returns the batches from a global position on.
-      batch_size: examples of one step over all processes.
-      seed: kept in the state, as are `num_examples` and `repeats`, because a position means nothing
-        in another order.
-      num_examples: of one pass.
-      repeats: of each record.
+      batches_from: Function that returns the batches from a global position on.
+      batch_size: Number of examples of one step, over all processes.
+      seed: Seed of the order; kept in the state, as are `num_examples` and `repeats`, because a
+        position means nothing in another order.
+      num_examples: Number of examples in the source.
+      repeats: Number of times that a record is in a batch.
     """
 
     def __init__(
@@ -298,10 +299,11 @@ class CorruptCounter:
     """Counts and names the records that could not be decoded, and stops a run that has too many.
 
     Args:
-      source: that the batches come from.
-      max_fraction: of the examples read; fewer than 1,000 count as 1,000, so that one bad image at
-        the start of a run is not taken for a trend.
-      max_pixels: as given to the data set; for the reason in the message.
+      source: Source that the batches come from.
+      max_fraction: Largest share of corrupt examples among those read; fewer than 1,000 count as
+        1,000, so that one bad image at the start of a run is not taken for a trend.
+      max_pixels: Largest number of pixels of an image, as given to the data set; for the reason in
+        the message.
     """
 
     MIN_EXAMPLES = 1_000

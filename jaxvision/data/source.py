@@ -72,8 +72,8 @@ class Subset(Source):
     """Some records of another source.
 
     Args:
-      source: the whole.
-      indices: records of it, in the wanted order.
+      source: Source of all records.
+      indices: Indices of records of the source, in the wanted order.
     """
 
     def __init__(self, source: Source, indices: Sequence[int]):

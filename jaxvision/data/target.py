@@ -16,9 +16,9 @@ class Target(abc.ABC):
         """Returns arrays and numpy scalars without a batch axis.
 
         Args:
-          index: of the record, for the text of an error.
-          record: as the source gives it, except that its image is decoded.
-          rng: the record's generator, after the transform has drawn; None in evaluation.
+          index: Index of the record, for the text of an error.
+          record: Record as the source gives it, except that its image is decoded.
+          rng: Random generator of the record, after the transform has drawn; None in evaluation.
         """
 
     @abc.abstractmethod

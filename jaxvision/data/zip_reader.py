@@ -23,7 +23,7 @@ class ZipReader:
     position that threads could fight over, and nothing is ever written to disk.
 
     Args:
-      path: of the zip file.
+      path: Path of the zip file.
 
     Raises:
       DataError: for a broken zip, a name that leaves the archive, a link, an encrypted member, a

@@ -20,9 +20,10 @@ def bleu(
     summed first.
 
     Args:
-      references: of each image.
-      candidates: n-grams of one candidate for each image, in the same order.
-      number: of candidates.
+      references: N-grams of the references of each image.
+      candidates: N-grams of one candidate for each image, in the same order; one entry for each
+        order of n-grams.
+      number: Number of candidates.
 
     Note:
       Each candidate is compared with the length of that reference of its image that is closest

@@ -39,8 +39,8 @@ def fit_temperature(
     step that leaves the interval in which the slope changes its sign is replaced by a bisection.
 
     Args:
-      logits: finite.
-      labels: class indices.
+      logits: Logits of the examples, all finite.
+      labels: Indices of the true classes.
 
     Raises:
       ValueError: if a logit is not finite, or there is no example.
@@ -95,9 +95,9 @@ def reliability(
     the first. An empty bin has NaN for its means.
 
     Args:
-      confidences: probability of the predicted class, in 0..1.
-      correct: 1 where it is the true class, else 0.
-      num_bins: over 0..1.
+      confidences: Probabilities of the predicted classes, in 0..1.
+      correct: Correctness of the predictions: 1 where the predicted class is the true one, else 0.
+      num_bins: Number of bins of equal width over 0..1.
 
     Returns:
       {"lower", "upper": ends of the bins; "count": examples in it; "confidence", "accuracy": their

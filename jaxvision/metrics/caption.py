@@ -23,8 +23,9 @@ class CaptionScores:
     """Scores by name: "bleu1" to "bleu4", "rouge_l", "cider", "meteor", "spice".
 
     Attributes:
-      corpus: one number each.
-      each: one number for each candidate. Their mean is not the corpus' BLEU or METEOR.
+      corpus: Scores of the corpus, one number each.
+      each: Scores of each candidate, one number for each. Their mean is not the corpus' BLEU or
+        METEOR.
     """
 
     corpus: dict[str, float]
@@ -59,11 +60,12 @@ def score_each_caption(
     They are those of pycocoevalcap 1.2 on the tokens of its own tokenizer.
 
     Args:
-      references: captions of each image, at least one.
-      candidates: one caption for each image; "" is a caption that matches nothing.
-      metrics: of `METRICS`; by default `default_metrics()`. `meteor` and `spice` need the extra
-        `caption-eval`, `spice` also Java and the models of its parser.
-      tokenize: whether the captions are text; False: their tokens are between blanks already.
+      references: Captions of each image, at least one.
+      candidates: Captions to score, one for each image; "" is a caption that matches nothing.
+      metrics: Names of the metrics, some of `METRICS`; None: `default_metrics()`. `meteor` and
+        `spice` need the extra `caption-eval`, `spice` also Java and the models of its parser.
+      tokenize: Whether the captions are text to be tokenized; False: their tokens are between
+        blanks already.
 
     Raises:
       InputError: if a metric is unknown or something that it needs is missing, if there are not as

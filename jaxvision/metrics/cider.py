@@ -18,8 +18,9 @@ class DocumentFrequency:
     """In how many images' references each n-gram occurs.
 
     Attributes:
-      images: number of images of the corpus.
-      counts: images with an n-gram, for each n-gram, a tuple of words; others count as 1.
+      images: Number of images of the corpus.
+      counts: Number of images with each n-gram, a tuple of words; n-grams that are missing count as
+        1.
     """
 
     images: int
@@ -30,8 +31,8 @@ def document_frequency(references: Sequence[Sequence[str]], *, n: int = 4) -> Do
     """Returns the document frequencies of a corpus, to score other images with.
 
     Args:
-      references: tokenized captions of each image.
-      n: the longest n-gram.
+      references: Tokenized captions of each image.
+      n: Number of words of the longest n-gram.
     """
     counts: Counter[tuple[str, ...]] = Counter()
     for captions in references:
@@ -47,9 +48,9 @@ class Cider:
     """CIDEr-D against fixed references: built once, then any number of candidates for any image.
 
     Args:
-      references: tokenized captions of each image, or their n-grams.
-      frequency: of another corpus; by default the references are the corpus.
-      n: the longest n-gram, where they are not given.
+      references: Tokenized captions of each image, or their n-grams.
+      frequency: Document frequencies of another corpus; None: the references are the corpus.
+      n: Number of words of the longest n-gram; ignored where `references` are n-grams.
 
     Raises:
       InputError: if an image has no reference.
@@ -96,8 +97,9 @@ class Cider:
         """Returns the score of each candidate; the corpus value is their mean.
 
         Args:
-          candidates: tokenized captions.
-          indices: the image of each candidate; by default they are those of all images, in order.
+          candidates: Tokenized captions to score.
+          indices: Indices of the images of the candidates; None: one candidate for each image, in
+            order.
 
         Raises:
           InputError: if there is not one index, of an image, for each candidate.
@@ -120,8 +122,8 @@ class Cider:
         """Returns the score of each candidate.
 
         Args:
-          candidates: their n-grams, of each order.
-          image: of each candidate.
+          candidates: N-grams of the candidates, of each order from 1 on.
+          image: Indices of the images of the candidates.
         """
         references, number = self._references, len(image)
         length = _compared_length(lengths(candidates, number), len(candidates))
@@ -151,10 +153,10 @@ def compute_cider(
     """Returns CIDEr-D of one candidate; `Cider` is for many.
 
     Args:
-      candidate: a tokenized caption.
-      references: tokenized captions of the same image.
-      df: document frequencies of the corpus.
-      n: the longest n-gram.
+      candidate: Tokenized caption to score.
+      references: Tokenized captions of the same image.
+      df: Document frequencies of the corpus.
+      n: Number of words of the longest n-gram.
     """
     return float(Cider([references], frequency=df, n=n).score([candidate])[0])
 

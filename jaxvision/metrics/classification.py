@@ -15,9 +15,9 @@ def topk_correct(
     whose true logit is NaN is wrong: a diverged model must not look perfect.
 
     Args:
-      logits: scores; higher is better.
-      labels: class indices.
-      k: how many guesses; with k >= the number of classes every finite example is right.
+      logits: Scores of the classes; higher is better.
+      labels: Indices of the true classes.
+      k: Number of guesses; with k >= the number of classes every finite example is right.
 
     Raises:
       ValueError: if k is less than 1.

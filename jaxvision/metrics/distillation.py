@@ -19,9 +19,10 @@ def soft_distillation(
     float32 whatever the compute dtype; float64 logits stay float64.
 
     Args:
-      student: logits.
-      teacher: logits; no gradient goes there.
-      temperature: T, above 0; higher ones show more of how the teacher ranks the wrong classes.
+      student: Logits of the student.
+      teacher: Logits of the teacher; no gradient goes there.
+      temperature: Temperature T, above 0; higher ones show more of how the teacher ranks the wrong
+        classes.
 
     Note:
       The mean over the batch is torch's `kl_div(..., reduction="batchmean")`. DeiT's code divides
@@ -43,8 +44,8 @@ def hard_distillation(
     """Returns the cross-entropy of each example with the teacher's first choice, in nats.
 
     Args:
-      student: logits.
-      teacher: logits; no gradient goes there.
+      student: Logits of the student.
+      teacher: Logits of the teacher; no gradient goes there.
 
     Source: Touvron et al. 2021, Training data-efficient image transformers, eq. 3.
     """
@@ -60,10 +61,10 @@ def feature_distillation(
     """Returns how far the student's features are from the teacher's, for each example.
 
     Args:
-      student: projected to the teacher's width.
-      teacher: no gradient goes there.
-      kind: `mse`: the mean squared difference; `cosine`: 1 - the mean cosine of the vectors at
-        each place.
+      student: Features of the student, projected to the teacher's width.
+      teacher: Features of the teacher; no gradient goes there.
+      kind: Kind of distance: `mse`: the mean squared difference; `cosine`: 1 - the mean cosine of
+        the vectors at each place.
 
     Source: Romero et al. 2015, FitNets: Hints for Thin Deep Nets, eq. 3.
     """

@@ -19,9 +19,9 @@ def softmax_cross_entropy(
     loses what separates two good models in bfloat16; float64 logits stay float64.
 
     Args:
-      logits: unnormalised scores.
-      labels: class indices, or probabilities that sum to 1 over the classes.
-      label_smoothing: epsilon, the probability mass spread evenly over all K classes, the true one
+      logits: Unnormalised scores of the classes.
+      labels: Indices of the true classes, or probabilities that sum to 1 over the classes.
+      label_smoothing: Probability mass epsilon, spread evenly over all K classes, the true one
         included, in [0, 1).
 
     Raises:
@@ -65,8 +65,8 @@ def smoothing_of_all(epsilon: float, num_classes: int) -> float:
     losses here do, it keeps 1 - epsilon + epsilon / K.
 
     Args:
-      epsilon: probability mass of the wrong classes, below (K - 1) / K, where all are equal.
-      num_classes: K, at least 2.
+      epsilon: Probability mass of the wrong classes, below (K - 1) / K, where all are equal.
+      num_classes: Number of classes K, at least 2.
 
     Raises:
       InputError: if `epsilon` leaves the true class no more than the others have.
@@ -93,10 +93,12 @@ def binary_cross_entropy(
     of `softmax_cross_entropy`.
 
     Args:
-      logits: of each class against all others.
-      labels: class indices, or probabilities as mixup and cutmix make them.
-      label_smoothing: epsilon, spread over all K classes, in [0, 1); comes before the threshold.
-      target_threshold: labels above it become 1, all others 0; 0: they stay as they are.
+      logits: Unnormalised scores of each class against all others.
+      labels: Indices of the true classes, or probabilities as mixup and cutmix make them.
+      label_smoothing: Probability mass epsilon, spread evenly over all K classes, in [0, 1); comes
+        before the threshold.
+      target_threshold: Threshold above which labels become 1, all others 0; 0: they stay as they
+        are.
 
     Raises:
       InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
@@ -129,9 +131,9 @@ def token_cross_entropy(
     Which tokens count is the caller's decision: torch's `ignore_index` leaves out padding.
 
     Args:
-      logits: unnormalised scores.
-      targets: indices.
-      label_smoothing: epsilon, spread evenly over the vocabulary, in [0, 1).
+      logits: Unnormalised scores of the tokens.
+      targets: Indices of the true tokens.
+      label_smoothing: Probability mass epsilon, spread evenly over the vocabulary, in [0, 1).
     """
     losses = softmax_cross_entropy(
         logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), label_smoothing=label_smoothing

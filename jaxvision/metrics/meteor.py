@@ -27,8 +27,8 @@ def meteor(
     first, each candidate's with the reference that suits it best.
 
     Args:
-      references: tokenized captions of each image.
-      candidates: one tokenized caption for each image.
+      references: Tokenized captions of each image, at least one.
+      candidates: Tokenized captions to score, one for each image.
 
     Raises:
       InputError: if pycocoevalcap, which has the word lists, is not installed.

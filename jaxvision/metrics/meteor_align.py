@@ -17,11 +17,11 @@ class Match(NamedTuple):
     """Words of the candidate and words of the reference that say the same.
 
     Attributes:
-      module: 0 the same words, 1 the same stem, 2 synonyms, 3 a paraphrase.
-      start: first word in the reference.
-      length: number of words there.
-      other: first word in the candidate.
-      other_length: number of words there.
+      module: Kind of match: 0 the same words, 1 the same stem, 2 synonyms, 3 a paraphrase.
+      start: Index of the first word in the reference.
+      length: Number of words in the reference.
+      other: Index of the first word in the candidate.
+      other_length: Number of words in the candidate.
     """
 
     module: int
@@ -52,10 +52,10 @@ class Caption:
     """The words of a caption, and those of its phrases that have paraphrases.
 
     Attributes:
-      words: in small letters.
-      is_function: whether a word is a function word.
-      places: where each sequence of words begins.
-      phrases: first word, number of words and paraphrases of those that have some.
+      words: Words of the caption, in lower case.
+      is_function: Whether each word is a function word.
+      places: Indices of the words at which each sequence of up to seven words begins.
+      phrases: First word, number of words and paraphrases of each phrase that has some.
     """
 
     def __init__(

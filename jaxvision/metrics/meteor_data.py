@@ -69,7 +69,7 @@ class MeteorData:
         The list has five million; only those that consist of the given words are kept.
 
         Args:
-          words: all that the captions have.
+          words: Words of all captions.
         """
         if not words <= self._known:
             self._known |= words

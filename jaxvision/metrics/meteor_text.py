@@ -37,8 +37,9 @@ def meteor_words(caption: str, prefixes: Mapping[str, bool]) -> list[str]:
     """Returns the words of a caption, in small letters.
 
     Args:
-      caption: usually tokenized; "a t-shirt" becomes "a t shirt".
-      prefixes: words behind which a period ends no sentence, and whether before a number only.
+      caption: Text of the caption, usually tokenized; "a t-shirt" becomes "a t shirt".
+      prefixes: Words behind which a period ends no sentence, each with whether that holds before a
+        number only.
 
     Source: METEOR 1.5, what its option -norm does for English.
     """

@@ -15,8 +15,8 @@ class Places:
     """The n-grams of one order at every place of some captions, in reading order.
 
     Attributes:
-      caption: index of the caption.
-      gram: number of the n-gram.
+      caption: Index of the caption at each place.
+      gram: Number of the n-gram at each place, as `NgramIndex` gives it.
     """
 
     caption: Int[np.ndarray, " places"]
@@ -45,7 +45,7 @@ class NgramIndex:
     everything after the dictionary of words is sorting and searching of integers.
 
     Attributes:
-      sizes: how many n-grams there are of each order, from 1 on.
+      sizes: Number of n-grams of each order, from 1 on.
     """
 
     def __init__(self):
@@ -57,8 +57,8 @@ class NgramIndex:
         """Gives numbers to the n-grams of captions, once, and returns these for each order.
 
         Args:
-          captions: tokenized.
-          order: the longest n-gram.
+          captions: Tokenized captions.
+          order: Number of words of the longest n-gram.
         """
         if self.sizes:
             raise ValueError("An index learns once.")
@@ -110,11 +110,11 @@ class ReferenceTable:
     """The n-grams of one order in the references, grouped by image and n-gram.
 
     Attributes:
-      size: number of n-grams.
-      counts: one entry for each caption and n-gram; those of a group follow each other.
-      start: first entry of each group, and behind the last one the number of entries.
-      most: the largest count of each group.
-      images_with: how many images have an n-gram.
+      size: Number of n-grams of this order that the index has learned.
+      counts: Counts, one entry for each caption and n-gram; those of a group follow each other.
+      start: Index of the first entry of each group, and behind the last one the number of entries.
+      most: Largest count of each group.
+      images_with: Number of images that have each n-gram.
     """
 
     def __init__(
@@ -152,9 +152,9 @@ class ReferenceNgrams:
     """The n-grams of all images' references, built once for any number of candidates.
 
     Args:
-      references: tokenized captions of each image.
-      order: the longest n-gram.
-      other: captions whose n-grams are to have numbers, too.
+      references: Tokenized captions of each image, at least one.
+      order: Number of words of the longest n-gram.
+      other: Tokenized captions whose n-grams are to have numbers, too.
 
     Raises:
       InputError: if an image has no reference.
@@ -189,8 +189,8 @@ def lengths(places: Sequence[Places], captions: int) -> Int[np.ndarray, " captio
     """Returns the number of words of each caption.
 
     Args:
-      places: of each order, from 1 on.
-      captions: how many there are.
+      places: N-grams of each order, from 1 on.
+      captions: Number of captions.
     """
     return np.bincount(places[0].caption, minlength=captions)
 

@@ -61,8 +61,8 @@ class Rule(NamedTuple):
     """What a token looks like.
 
     Attributes:
-      pattern: group 1 is the token; the rest is what must follow it.
-      change: makes the token's text.
+      pattern: Pattern whose group 1 is the token; the rest is what must follow it.
+      change: Function that makes the token's text of what was found.
     """
 
     pattern: re.Pattern[str]

@@ -31,7 +31,7 @@ def ptb_tokenize(caption: str) -> str:
     "the man 's hat is n't it". Text that has been tokenized stays as it is, but for rare cases.
 
     Args:
-      caption: English text; a line break in it is a blank.
+      caption: Caption in English; a line break in it is a blank.
 
     Note:
       A token that stands for two or three words, such as "3 1/2" or a telephone number, has

@@ -14,8 +14,8 @@ def rouge_l(
     """Returns ROUGE-L of each candidate; the corpus value is their mean.
 
     Args:
-      references: tokenized captions of each image, at least one.
-      candidates: one tokenized caption for each image.
+      references: Tokenized captions of each image, at least one.
+      candidates: Tokenized captions to score, one for each image.
 
     Note:
       The best precision and the best recall may come from different references. Words are what
@@ -50,9 +50,9 @@ def _common_length(places: dict[str, int], words: list[str], length: int) -> int
     ends a place before.
 
     Args:
-      places: where the words of the candidate are.
-      words: of the reference.
-      length: of the candidate.
+      places: Places of each word in the candidate, as the bits of an integer.
+      words: Words of the reference.
+      length: Number of words of the candidate.
 
     Source: Hyyrö 2004, Bit-parallel LCS-length computation revisited, figure 2.
     """

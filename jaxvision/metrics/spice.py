@@ -20,8 +20,8 @@ def spice(
     """Returns SPICE of each candidate; the corpus value is their mean.
 
     Args:
-      references: tokenized captions of each image.
-      candidates: one tokenized caption for each image.
+      references: Tokenized captions of each image.
+      candidates: Tokenized captions to score, one for each image.
 
     Raises:
       InputError: if pycocoevalcap, Java or the models of its parser are missing, or if the program

@@ -120,8 +120,9 @@ class AutoAugment:
     Tables, strengths and pixels are torchvision's on PIL images.
 
     Args:
-      policy: the data that the pairs were found for: imagenet | cifar10 | svhn.
-      interpolation: nearest (torchvision's default) | bilinear | bicubic.
+      policy: Data that the pairs were found for: imagenet | cifar10 | svhn.
+      interpolation: Interpolation of the warps: nearest (torchvision's default) | bilinear |
+        bicubic.
 
     Raises:
       InputError: for an unknown policy or interpolation.

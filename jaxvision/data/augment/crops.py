@@ -79,11 +79,12 @@ class RandomResizedCrop:
     interpolated without antialiasing.
 
     Args:
-      size: (height, width) of the output.
-      scale: range of the share of the area.
-      ratio: range of width / height.
-      interpolation: bilinear | bicubic.
-      antialias: resize as torchvision does a PIL image, bit for bit; several times as slow.
+      size: Size of the output in pixels, (height, width).
+      scale: Range of the part's share of the area.
+      ratio: Range of the part's width / height.
+      interpolation: Interpolation of the resize: bilinear | bicubic.
+      antialias: Whether the part is resized as torchvision does a PIL image, bit for bit; several
+        times as slow.
 
     Source: Szegedy et al. 2015, Going deeper with convolutions, section 6.
     """

@@ -47,9 +47,9 @@ class Rotation:
     """Turns the image about its centre by an angle from [-degrees, degrees].
 
     Args:
-      degrees: the largest angle.
-      interpolation: nearest | bilinear.
-      border: what comes in at the corners: black | reflect (the image mirrored).
+      degrees: Largest angle, in degrees.
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty corners: black | reflect (the image mirrored).
 
     Raises:
       InputError: for a number out of its range or an unknown choice.
@@ -74,12 +74,12 @@ class Affine:
     """Turns, shifts, scales and shears the image about its centre, as torchvision's RandomAffine.
 
     Args:
-      degrees: the largest angle.
-      translate: largest shift to each side, as a share of (width, height); whole pixels are drawn.
-      scale: range of the factor.
-      shear: largest angle along (x, y), in degrees.
-      interpolation: nearest | bilinear.
-      border: black | reflect.
+      degrees: Largest angle of the rotation, in degrees.
+      translate: Largest shift to each side, as a share of (width, height); whole pixels are drawn.
+      scale: Range of the scaling factor.
+      shear: Largest shear angles along (x, y), in degrees.
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty areas: black | reflect (the image mirrored).
 
     Raises:
       InputError: for a number out of its range or an unknown choice.
@@ -126,12 +126,13 @@ class ShiftScaleRotate:
     """Shifts, scales and turns the image with the given probability, as in Albumentations.
 
     Args:
-      shift: largest shift, as a share of each side.
-      scale: the factor is drawn from [1 - scale, 1 + scale].
-      degrees: the largest angle.
-      probability: that anything is done.
-      interpolation: nearest | bilinear.
-      border: reflect, which is Albumentations' default | black.
+      shift: Largest shift, as a share of each side.
+      scale: Largest change of the scaling factor, drawn from [1 - scale, 1 + scale].
+      degrees: Largest angle of the rotation, in degrees.
+      probability: Probability of applying the operation.
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty areas: reflect (the image mirrored, Albumentations' default) |
+        black.
 
     Raises:
       InputError: for a number out of its range or an unknown choice.
@@ -175,10 +176,10 @@ class Perspective:
     """Looks at the image from another side: moves each corner inwards at random.
 
     Args:
-      distortion: how far a corner may go, as a share of half a side.
-      probability: that anything is done.
-      interpolation: nearest | bilinear.
-      border: black | reflect.
+      distortion: Largest distance that a corner moves along a side, as a share of half of it.
+      probability: Probability of applying the operation.
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty areas: black | reflect (the image mirrored).
 
     Raises:
       InputError: for a number out of its range or an unknown choice.
@@ -227,13 +228,14 @@ def affine(
     """Returns the image turned, sheared, scaled about its centre, and then shifted.
 
     Args:
-      image: RGB.
-      degrees: counter-clockwise, as torchvision's `rotate`; its `affine` turns the other way.
-      translate: pixels to the right and down.
-      scale: above 1 enlarges.
-      shear: angles in degrees along x and y.
-      interpolation: nearest | bilinear.
-      border: black | reflect.
+      image: RGB image, uint8 [height, width, 3].
+      degrees: Angle of the rotation in degrees, counter-clockwise, as torchvision's `rotate`; its
+        `affine` turns the other way.
+      translate: Shift to the right and down, in pixels.
+      scale: Scaling factor; above 1 enlarges.
+      shear: Shear angles along x and y, in degrees.
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty areas: black | reflect (the image mirrored).
     """
     height, width = image.shape[:2]
     matrix = inverse_affine_matrix(
@@ -255,10 +257,10 @@ def perspective(
     """Returns the image whose corners lie at `corners`.
 
     Args:
-      image: RGB.
-      corners: (x, y) clockwise from the upper left; any numbers [4, 2].
-      interpolation: nearest | bilinear.
-      border: black | reflect.
+      image: RGB image, uint8 [height, width, 3].
+      corners: Positions of the corners, (x, y) clockwise from the upper left; any numbers [4, 2].
+      interpolation: Interpolation of the warp: nearest | bilinear.
+      border: Fill of the empty areas: black | reflect (the image mirrored).
     """
     height, width = image.shape[:2]
     own = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]

@@ -47,9 +47,9 @@ class HueSaturationValue:
     """Adds a random number to the hue, the saturation and the value of all pixels.
 
     Args:
-      hue: largest shift, in steps of two degrees.
-      saturation: largest shift, of 255.
-      value: largest shift, of 255.
+      hue: Largest shift of the hue, in steps of two degrees.
+      saturation: Largest shift of the saturation, out of 255.
+      value: Largest shift of the value, out of 255.
 
     Raises:
       InputError: for a number out of its range.
@@ -79,8 +79,8 @@ class RandomBrightnessContrast:
     """Multiplies all levels by 1 + c and adds b of 255, as in Albumentations.
 
     Args:
-      brightness: b is drawn from [-brightness, brightness].
-      contrast: c is drawn from [-contrast, contrast].
+      brightness: Largest change of the brightness; b is drawn from [-brightness, brightness].
+      contrast: Largest change of the contrast; c is drawn from [-contrast, contrast].
 
     Raises:
       InputError: for a number out of its range.
@@ -146,10 +146,10 @@ def shift_hsv(image: Image, hue: float, saturation: float, value: float) -> Imag
     """Returns the image with shifted hues, saturations and values.
 
     Args:
-      image: RGB.
-      hue: steps of two degrees.
-      saturation: of 255.
-      value: of 255.
+      image: RGB image, uint8 [height, width, 3].
+      hue: Shift of the hue, in steps of two degrees.
+      saturation: Shift of the saturation, out of 255.
+      value: Shift of the value, out of 255.
     """
     levels = np.arange(256)
     table = np.stack(

@@ -20,9 +20,9 @@ class GaussianBlur:
     """Blurs with a Gaussian of random width, with the given probability.
 
     Args:
-      kernel_size: pixels, odd; 0: as large as the width needs.
-      sigma: range of the standard deviation, in pixels.
-      probability: that anything is done.
+      kernel_size: Size of the kernel in pixels, odd; 0: as large as the Gaussian's width needs.
+      sigma: Range of the standard deviation, in pixels.
+      probability: Probability of applying the operation.
 
     Raises:
       InputError: for a number out of its range.
@@ -51,8 +51,8 @@ class GaussianNoise:
     """Adds independent normal noise to every value, with the given probability.
 
     Args:
-      variance: range of its variance, in squared grey levels.
-      probability: that anything is done.
+      variance: Range of the noise's variance, in squared grey levels.
+      probability: Probability of applying the operation.
 
     Raises:
       InputError: for a number out of its range.
@@ -83,9 +83,10 @@ class IsoNoise:
     """Adds the noise of a camera at high sensitivity: of brightness and of hue.
 
     Args:
-      color_shift: range of the hue's deviation, as a share of the circle at full intensity.
-      intensity: range of the strength of both.
-      probability: that anything is done.
+      color_shift: Range of the hue's standard deviation, as a share of the circle at full
+        intensity.
+      intensity: Range of the strength of both kinds of noise.
+      probability: Probability of applying the operation.
 
     Raises:
       InputError: for a number out of its range.
@@ -124,11 +125,11 @@ class RandomErasing:
     """Covers a random rectangle, with the given probability.
 
     Args:
-      probability: that anything is done.
-      scale: range of the share of the area.
-      ratio: range of height / width.
-      fill: mean (the data's mean colour, which is 0 after normalisation) | black | noise (normal
-        noise about the mean: `pixel` in DeiT's recipe).
+      probability: Probability of applying the operation.
+      scale: Range of the rectangle's share of the area.
+      ratio: Range of the rectangle's height / width.
+      fill: Fill of the rectangle: mean (the data's mean colour, which is 0 after normalisation) |
+        black | noise (normal noise about the mean: `pixel` in DeiT's recipe).
 
     Raises:
       InputError: for a number out of its range or an unknown fill.
@@ -184,8 +185,8 @@ def gaussian_blur(image: Image, sigma: float, *, kernel_size: int = 0) -> Image:
     """Returns the image blurred by a Gaussian.
 
     Args:
-      image: RGB.
-      sigma: standard deviation, in pixels.
-      kernel_size: pixels, odd; 0: as large as the width needs.
+      image: RGB image, uint8 [height, width, 3].
+      sigma: Standard deviation of the Gaussian, in pixels.
+      kernel_size: Size of the kernel in pixels, odd; 0: as large as the Gaussian's width needs.
     """
     return cv2.GaussianBlur(image, (kernel_size, kernel_size), sigma)

@@ -30,12 +30,12 @@ class Space:
     from the first number to the second, solarize's threshold from 255 to 0.
 
     Attributes:
-      bins: number of magnitudes.
-      shear: tangent of the angle.
-      translate: share of the side; above 1: pixels.
-      rotate: degrees.
-      enhance: of brightness, color, contrast and sharpness: how far the factor is from 1.
-      bits: that posterize keeps.
+      bins: Number of magnitudes.
+      shear: Tangent of the largest shear angle.
+      translate: Largest shift, as a share of the side; above 1: in pixels.
+      rotate: Largest angle of the rotation, in degrees.
+      enhance: Largest distance from 1 of the factor of brightness, color, contrast and sharpness.
+      bits: Numbers of bits that posterize keeps, at the lowest and at the highest magnitude.
     """
 
     bins: int

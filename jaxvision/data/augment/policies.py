@@ -31,10 +31,10 @@ class RandAugment:
     images; what leaves the image is filled with black.
 
     Args:
-      layers: operations per image, at least 1 ("N" in the paper).
-      magnitude: 0..30 ("M"); half of the signed operations go the other way.
-      interpolation: of shear, translation and rotation: nearest (torchvision's default) |
-        bilinear | bicubic.
+      layers: Number of operations per image, at least 1 ("N" in the paper).
+      magnitude: Magnitude of the operations, 0..30 ("M"); half of the signed ones go the other way.
+      interpolation: Interpolation of shear, translation and rotation: nearest (torchvision's
+        default) | bilinear | bicubic.
 
     Raises:
       InputError: if the magnitude is outside 0..30, or there are no layers.
@@ -73,7 +73,8 @@ class TrivialAugment:
     The operations are RandAugment's, the strengths torchvision's TrivialAugmentWide's.
 
     Args:
-      interpolation: nearest | bilinear | bicubic.
+      interpolation: Interpolation of the warps: nearest (torchvision's default) | bilinear |
+        bicubic.
 
     Source: Müller and Hutter 2021, TrivialAugment, https://arxiv.org/abs/2103.10158.
     """
@@ -97,11 +98,12 @@ class AugMix:
     """Blends the image with several of its versions, each after a short chain of operations.
 
     Args:
-      severity: 1..10; an operation's magnitude is drawn below it.
-      width: number of chains, at least 1.
-      depth: operations of a chain; 0: 1..3, drawn for each chain.
-      alpha: of the Dirichlet and Beta distributions of the weights.
-      interpolation: nearest | bilinear (torchvision's default) | bicubic.
+      severity: Upper bound of the operations' magnitudes, 1..10; each is drawn below it.
+      width: Number of chains, at least 1.
+      depth: Number of operations in a chain; 0: 1..3, drawn for each chain.
+      alpha: Parameter of the Dirichlet and Beta distributions of the weights.
+      interpolation: Interpolation of the warps: nearest | bilinear (torchvision's default) |
+        bicubic.
 
     Raises:
       InputError: for a number out of its range.

@@ -33,10 +33,10 @@ class TimmRandAugment:
     ImageNet, and a warp is bilinear or bicubic at random.
 
     Args:
-      layers: operations drawn per image, at least 1.
-      magnitude: mean of the magnitudes, 0..10.
-      deviation: standard deviation of the magnitudes, which are cut to 0..10.
-      probability: that a drawn operation is applied.
+      layers: Number of operations drawn per image, at least 1.
+      magnitude: Mean of the magnitudes, 0..10.
+      deviation: Standard deviation of the magnitudes, which are cut to 0..10.
+      probability: Probability that a drawn operation is applied.
 
     Raises:
       InputError: for a number out of its range.

@@ -52,9 +52,9 @@ def train_transform(
     whole image, resized without keeping its aspect ratio).
 
     Args:
-      image_size: Pixels of the output, one side or (height, width).
-      options: What happens to an image; None: the defaults of the schema.
-      interpolation: Filter of every resize, bilinear or bicubic.
+      image_size: Size of the output in pixels, one side or (height, width).
+      options: Options of the augmentation; None: the defaults of the schema.
+      interpolation: Interpolation of every resize: bilinear | bicubic.
 
     Raises:
       InputError: for a size or filter that cannot work.
@@ -112,9 +112,9 @@ def eval_transform(
     """Returns torchvision's evaluation: the short side to `eval_resize`, then the middle.
 
     Args:
-      image_size: pixels of the output, one side or (height, width).
-      eval_resize: pixels of the short side; 0: no resize.
-      interpolation: bilinear | bicubic.
+      image_size: Size of the output in pixels, one side or (height, width).
+      eval_resize: Size of the short side after the resize, in pixels; 0: no resize.
+      interpolation: Interpolation of the resize: bilinear | bicubic.
 
     Raises:
       InputError: for an unknown interpolation or a negative size.

@@ -40,8 +40,9 @@ def with_views(transform: Transform, views: str) -> Transform:
     """Returns an evaluation's transform that gives the crops of some views.
 
     Args:
-      transform: of `eval_transform`, which ends with the crop of the middle.
-      views: One of `options.run.VIEWS`; flips are made on the device and change nothing here.
+      transform: Transform of `eval_transform`, which ends with the crop of the middle.
+      views: Name of the views, one of `options.run.VIEWS`; flips are made on the device and change
+        nothing here.
     """
     if views not in ("five_crop", "ten_crop"):
         return transform

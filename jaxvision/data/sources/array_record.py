@@ -29,7 +29,7 @@ class ArrayRecordSource(Source):
 
     Args:
       path: Folder of the files.
-      split: File name or glob there, with or without `.array_record`.
+      split: File name or glob in that folder, with or without `.array_record`.
 
     Raises:
       DataError: if no file is there, or a file is not of this format.
