@@ -57,9 +57,8 @@ class ReduceOnPlateau:
     Attributes:
       metric: Name of the evaluation's metric.
       maximize: Whether more is better.
-      learning_rate: Peak of the schedule; what the schedule gives is multiplied by `rate /
-        learning_rate`.
-      factor: Factor of one reduction.
+      learning_rate: Peak of the schedule, whose values are multiplied by `rate / learning_rate`.
+      factor: Factor that one reduction multiplies the rate by.
       patience: Number of evaluations without improvement that are waited for; one more lowers the
         rate.
       threshold: Threshold below which improvements count for nothing.

@@ -48,7 +48,7 @@ class Run:
       graphdef: Graph definition of the model.
       mesh: Mesh of the devices, see `make_mesh`.
       image_sizes: Sizes of the training images, ((updates before, size from then on), ...).
-      train_transforms: Operations of the host on one training image, at each of these sizes.
+      train_transforms: Operations of the host on one training image, for each of `image_sizes`.
       eval_transform: Resize and crop of one evaluation image.
       average: Average of the weights; None: none is kept.
       groups: Group of every parameter, see `assign_groups`: how it is trained.

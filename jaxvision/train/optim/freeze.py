@@ -208,7 +208,7 @@ def build_with_frozen_stats(
     Args:
       rngs: Source of the initial values.
       build: Function that builds the model from `nnx.Rngs`.
-      frozen: Paths of modules; those that are no BatchNorm stay as they are.
+      frozen: Paths of the BatchNorms; other modules among them stay as they are.
     """
     model, frozen = build(rngs), set(frozen)
     for path, module in nnx.iter_modules(model):
