@@ -13,7 +13,7 @@ from jaxvision.decode.top_k import few_top_k, top_k
 
 
 class _Running(NamedTuple):
-    """The hypotheses that go on: R rows for each of the searches (images times groups)."""
+    """The hypotheses that continue: R rows for each of the searches (images times groups)."""
 
     tokens: Int32[Array, "searches rows length"]
     origin: Int32[Array, "searches rows length"]  # which row of the image wrote each token
@@ -206,7 +206,7 @@ def _advance(
 def _may_improve(
     running: _Running, finished: _Finished, length: jax.Array, settings: DecodeSettings
 ) -> Bool[Array, " searches"]:
-    """Returns whether a search should go on, for running rows of `length` tokens after <START>.
+    """Returns whether a search should continue, for running rows of `length` tokens after <START>.
 
     It always should while it has fewer finished hypotheses than rows: the score of a missing one
     is -inf.

@@ -19,7 +19,7 @@ class Decoder(Protocol):
         """Returns the cache before the first token.
 
         Args:
-          memory: Pytree of arrays [B, ...]: what the images are attended by.
+          memory: Pytree of arrays [B, ...], one entry for each image: what the tokens attend to.
           num_beams: Number of beams, K.
           max_length: Greatest number of tokens of a row, T.
         """

@@ -10,8 +10,9 @@ def check_ranges(group: str, options: Any, **ranges: tuple[int | float, int | fl
     """Raises an InputError unless each option lies in its range.
 
     Args:
-      group: Name of the options in the schema, such as "optimizer"; "": those outside any group.
-      options: The options, with one attribute for each name.
+      group: Name of the group of options in the schema, such as "optimizer"; "": those outside any
+        group.
+      options: Options, with one attribute for each name.
       **ranges: Least and greatest value of each option.
     """
     for name, (least, greatest) in ranges.items():
@@ -38,9 +39,9 @@ def check_limits(option: str, values: Any, greatest: dict[str, float]) -> None:
     """Raises an InputError unless each value lies between 0 and its greatest.
 
     Args:
-      option: that the values were given as.
-      values: one for each name.
-      greatest: of each value, by its name; math.inf: no limit.
+      option: Name of the option that gives the values, for the message.
+      values: Values of the option, one for each name.
+      greatest: Greatest allowed number for each value, by its name; math.inf: no limit.
     """
     if not are_numbers(values, len(greatest)) or any(
         not 0 <= value <= end for value, end in zip(values, greatest.values(), strict=True)

@@ -15,9 +15,9 @@ class RunLength:
     """How long a run is.
 
     Attributes:
-      total_steps: Updates of the whole run.
-      num_examples: Examples of the training split.
-      batch_size: Examples of one update.
+      total_steps: Number of updates of the whole run.
+      num_examples: Number of examples of the training split.
+      batch_size: Number of examples of one update.
     """
 
     total_steps: int

@@ -93,7 +93,7 @@ class Options:
         """Returns how long the run is, given as `total_steps` or as `total_epochs`.
 
         Args:
-          num_examples: Examples of the training split.
+          num_examples: Number of examples of the training split.
 
         Raises:
           InputError: unless exactly one of the two is given.

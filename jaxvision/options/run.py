@@ -1,4 +1,4 @@
-"""config.mesh, .checkpoint, .eval, .early_stopping and .log: what goes on beside the updates."""
+"""config.mesh, .checkpoint, .eval, .early_stopping and .log: what happens beside the updates."""
 
 import dataclasses
 

@@ -105,7 +105,7 @@ class ScheduleOptions:
         """Returns these options with some replaced; a length in its new unit only.
 
         Args:
-          own: Options of a rule in place of these, by name.
+          own: Options of a rule's own schedule, in place of these, by name.
 
         Raises:
           InputError: if one is unknown or of another type.

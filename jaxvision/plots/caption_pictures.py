@@ -24,10 +24,10 @@ def plot_captions(
     """Draws images with their captions in a grid, and returns the PNG's path.
 
     Args:
-      images: RGB, 1 to 36 of them, of any sizes.
-      captions: of the images; long ones are cut.
-      references: a true caption of each image, drawn below it in grey; None: not known.
-      path: of the PNG; its folder must exist.
+      images: RGB images, 1 to 36 of them, of any sizes.
+      captions: Captions of the images; long ones are cut.
+      references: True captions, one for each image, drawn below it in grey; None: not known.
+      path: Path of the PNG; its folder must exist.
 
     Raises:
       InputError: if there are no images or more than 36, or not a caption for each.
@@ -65,10 +65,11 @@ def plot_attention(
     """Draws one panel for each word, the image under where the word was read from.
 
     Args:
-      image: RGB.
-      words: of the caption.
-      weights: attention to each cell of a grid over the image; scaled for each word by itself.
-      path: of the PNG; its folder must exist.
+      image: RGB image.
+      words: Words of the caption.
+      weights: Attention of each word to each cell of a grid over the image; scaled for each word by
+        itself.
+      path: Path of the PNG; its folder must exist.
 
     Raises:
       InputError: if there is no word, not a map for each, or a grid of one cell, which every word

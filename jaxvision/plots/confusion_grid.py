@@ -14,15 +14,15 @@ MISTAKE, SHARE = "#c1121f", "#d9d9de"
 
 
 def plot_confusion(scores: dict[str, Any], path: str | os.PathLike) -> Path:
-    """Draws the confusion matrix, or of many classes the commonest mistakes; returns the path.
+    """Draws the confusion matrix, or of many classes the most common mistakes; returns the path.
 
     A cell has the number of images of the true class (row) that were predicted as the column's, and
-    its colour is their share of the row. With more than 25 classes, each of the 25 commonest
+    its colour is their share of the row. With more than 25 classes, each of the 25 most common
     mistakes has a bar instead.
 
     Args:
-      scores: of `classification_scores`.
-      path: of the PNG; its folder must exist.
+      scores: Scores of `classification_scores`.
+      path: Path of the PNG; its folder must exist.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 

@@ -34,11 +34,11 @@ def plot_predictions(
     true class, in red.
 
     Args:
-      images: RGB, 1 to 36 of them.
-      labels: true class indices.
-      probabilities: of the classes, in 0..1.
-      class_names: one for each class; long ones are cut.
-      path: of the PNG; its folder must exist.
+      images: RGB images, 1 to 36 of them.
+      labels: True class indices of the images.
+      probabilities: Probabilities of the classes, in 0..1.
+      class_names: Names of the classes, by label; long ones are cut.
+      path: Path of the PNG; its folder must exist.
 
     Raises:
       InputError: if there are no images or more than 36, or the number of names, labels or

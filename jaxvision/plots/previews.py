@@ -25,10 +25,10 @@ def plot_schedule(
     Steps are counted as in metrics.jsonl: step 1 is the first update.
 
     Args:
-      schedule: from the number of completed updates to the rate.
-      total_steps: updates of the run.
-      steps_per_epoch: for the second axis; need not be whole.
-      path: of the PNG; its folder must exist.
+      schedule: Function from the number of completed updates to the learning rate.
+      total_steps: Number of updates of the run.
+      steps_per_epoch: Number of updates in an epoch, for the second axis; need not be whole.
+      path: Path of the PNG; its folder must exist.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -72,9 +72,9 @@ def plot_samples(
     """Draws training images, a row for each step, and returns the PNG's path.
 
     Args:
-      images: RGB, as the first steps see them.
-      titles: what stands above each; see `class_shares` and `caption_title`.
-      path: of the PNG; its folder must exist.
+      images: RGB images, as the first steps see them.
+      titles: Title of each image, drawn above it; see `class_shares` and `caption_title`.
+      path: Path of the PNG; its folder must exist.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 

@@ -14,8 +14,8 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike) -> Pa
     says. Below stands the share of the images in each bin.
 
     Args:
-      calibration: of `classification_scores`.
-      path: of the PNG; its folder must exist.
+      calibration: Entry "calibration" of `classification_scores`.
+      path: Path of the PNG; its folder must exist.
 
     Source: Guo et al. 2017, figures 1 and 4.
     """

@@ -36,14 +36,15 @@ class RangeTest:
     """The losses of a range test, and the rates they suggest.
 
     Attributes:
-      rates: of each step that was made.
-      losses: of each step; the last ones may not be finite.
-      smoothed: the moving average of the losses, without the bias of its start.
-      diverged: the test ended before its last step.
-      steepest: the rate at which the smoothed loss falls fastest over the logarithm of the rate.
-      minimum: a tenth of the rate at which it is lowest.
-      fall: of the smoothed loss, from its first point to its lowest.
-      noise: standard deviation of the loss from step to step, before it is lowest.
+      rates: Learning rate of each step that was made.
+      losses: Loss of each step; the last ones may not be finite.
+      smoothed: Moving average of the losses, without the bias of its start.
+      diverged: Whether the loss diverged, which ends the test.
+      steepest: Learning rate at which the smoothed loss falls fastest over the logarithm of the
+        rate.
+      minimum: Tenth of the learning rate at which the smoothed loss is lowest.
+      fall: Fall of the smoothed loss, from its first settled point to its lowest.
+      noise: Standard deviation of the loss from step to step, before the smoothed loss is lowest.
     """
 
     rates: tuple[float, ...]
@@ -77,11 +78,11 @@ def range_test(
     """Returns what the losses under a rising rate tell; the defaults are fastai's.
 
     Args:
-      steps: (rate, loss) of each step; taken until the smoothed loss is above `stop_factor` times
-        its best, or a loss is not finite.
-      num_steps: of the whole test.
-      smoothing: weight of the past in the moving average.
-      stop_factor: see `steps`.
+      steps: Pairs (rate, loss) of the steps; taken until the smoothed loss is above `stop_factor`
+        times its best, or a loss is not finite.
+      num_steps: Number of steps of the whole test.
+      smoothing: Weight of the past in the moving average.
+      stop_factor: Factor over the best smoothed loss above which the test ends.
 
     Raises:
       InputError: if so few steps were made that nothing can be told.
@@ -125,7 +126,7 @@ def range_test(
 def find_lr(run: Run, workdir: str | pathlib.Path) -> RangeTest:
     """Trains a throw-away copy under a rising rate, and logs which rate to train with.
 
-    The folder gets `lr_finder.png` and `lr_finder.json` only, so that a run may begin or go on
+    The folder gets `lr_finder.png` and `lr_finder.json` only, so that a run may begin or resume
     there. The copy starts where a new run would: weights, groups and clipping are those of the
     run; the rate is that of the group whose multiplier is 1.
 

@@ -40,12 +40,12 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
     """Logs the memory, the largest batch and the compile time of a run, and draws its inputs.
 
     No weight is allocated and nothing is trained: the steps are compiled for shapes. The folder
-    gets `schedule.png` and `samples.png` only, so that a run may begin or go on there.
+    gets `schedule.png` and `samples.png` only, so that a run may begin or resume there.
 
     Args:
       run: Run of `make_run`.
       workdir: Folder for the pictures.
-      memory_gib: Memory of one device; None: what it has, see `device_memory`.
+      memory_gib: Memory of one device in GiB; None: what it has, see `device_memory`.
 
     Raises:
       InputError: for whatever a training run would refuse.

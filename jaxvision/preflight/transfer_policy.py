@@ -20,7 +20,7 @@ def suggested_presets(num_images: int) -> tuple[str, str]:
     layers that must change.
 
     Args:
-      num_images: of the training split.
+      num_images: Number of images of the training split.
     """
     return next((like, unlike) for below, like, unlike in _POLICY if num_images < below)
 

@@ -41,7 +41,7 @@ class Captioning(Task):
       pad: Token that fills a row, of which nothing is asked.
       label_smoothing: Probability mass spread evenly over the vocabulary, in [0, 1).
       vocabulary: Words of the tokens; None where only losses are computed.
-      settings: How captions are decoded in an evaluation; None where only losses are computed.
+      settings: Settings of decoding captions in an evaluation; None where only losses are computed.
       data: Records of the run.
     """
 

@@ -36,7 +36,8 @@ class Classification(Task):
 
     Attributes:
       label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
-      loss_name: Loss of training, `softmax_cross_entropy` or `bce`; evaluations tell the former.
+      loss_name: Name of the training loss, `softmax_cross_entropy` or `bce`; evaluations report the
+        former.
       target_threshold: Threshold of bce, see `binary_cross_entropy`.
       class_names: Names of the classes, by label.
       data: Records of the run.
@@ -163,7 +164,7 @@ def smoothing_over_all(options: LossOptions, num_outputs: int) -> float:
     """Returns the label smoothing over all outputs that equals the one that was asked for.
 
     Args:
-      options: Smoothing, and what it is spread over.
+      options: Options of the loss: the smoothing, and what it is spread over.
       num_outputs: Number of classes, or of words.
     """
     if options.smoothing_over == "all" or not options.label_smoothing:

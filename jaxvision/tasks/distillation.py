@@ -39,8 +39,8 @@ class Teacher:
     Attributes:
       graphdef: Graph definition of the model.
       scale: Factor of each channel, from the student's pixels to the teacher's.
-      shift: Sum of each channel, added afterwards.
-      image_size: Pixels (height, width) that it sees.
+      shift: Number added to each channel after the factor.
+      image_size: Size (height, width) of the images that the teacher sees, in pixels.
     """
 
     graphdef: nnx.GraphDef
@@ -52,8 +52,8 @@ class Teacher:
         """Returns the logits [B, K] and the maps of all stages by their stride.
 
         Args:
-          weights: (params, batch_stats).
-          images: [B, H, W, C], normalised for the student.
+          weights: Weights of the teacher, (params, batch_stats).
+          images: Images [B, H, W, C], normalised for the student.
         """
         scale, shift = (jnp.asarray(x, images.dtype) for x in (self.scale, self.shift))
         images = _resize(
@@ -67,8 +67,8 @@ class Teacher:
         """Returns the shapes of the logits and of the maps of one image of the student's.
 
         Args:
-          weights: (params, batch_stats), as arrays or shapes.
-          size: Pixels (height, width) of the student's image.
+          weights: Weights of the teacher, (params, batch_stats), as arrays or shapes.
+          size: Size (height, width) of the student's image, in pixels.
         """
         return jax.eval_shape(self, weights, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
 
@@ -83,16 +83,19 @@ class Distillation(Classification):
 
     Attributes:
       teacher: Teacher, whose weights are the constants of the step.
-      weights: Its (params, batch_stats) on the host; None where they are given otherwise.
-      report: Where they come from, in words.
-      kind: What is learned: `soft`, the teacher's probabilities; `hard`, its first choice; `none`,
-        neither.
+      weights: Weights of the teacher, (params, batch_stats), on the host; None where they are given
+        otherwise.
+      report: Origin of the teacher's weights, in words.
+      kind: Kind of target that is learned: `soft`, the teacher's probabilities; `hard`, its first
+        choice; `none`, neither.
       alpha: Share of the teacher in the loss, in [0, 1]; without effect where the kind is `none`.
       temperature: Temperature of `soft`.
-      features: Comparison of maps of both, `mse` or `cosine`; `none`: they are not compared. With
-        it the student has a linear map to the teacher's width, see `build_with_projection`.
+      features: Comparison of the student's and the teacher's maps, `mse` or `cosine`; `none`: they
+        are not compared. With it the student has a linear map to the teacher's width, see
+        `build_with_projection`.
       feature_weight: Weight of the loss of the features.
-      strides: Pixels between places of the student's map and of the teacher's.
+      strides: Strides of the compared maps, the student's and the teacher's: pixels between two
+        places.
 
     Source: Hinton et al. 2015 (soft); Touvron et al. 2021, DeiT, section 4 (hard, token); Romero et
       al. 2015, FitNets (features).
@@ -180,10 +183,10 @@ class Distillation(Classification):
         """Returns the mean loss of a training batch and its float32 scalar metrics.
 
         Args:
-          model: the student.
-          batch: images, and labels as of `Classification`.
-          rngs: of dropout.
-          constants: the teacher's (params, batch_stats).
+          model: Student in the middle of a step.
+          batch: Batch of images, and of labels as in `Classification`.
+          rngs: Source of dropout.
+          constants: Weights of the teacher, (params, batch_stats).
         """
         images, labels = batch["image"], batch["label"]
         teacher_logits, teacher_maps = self.teacher(constants, images)
@@ -230,12 +233,12 @@ def build_with_projection(
     trained and saved in checkpoints as the rest is; whoever reads the run's weights leaves it out.
 
     Args:
-      rngs: source of the initial values.
-      build: makes the student.
-      width: channels of the student's map.
-      teacher_width: channels of the teacher's.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
+      rngs: Source of the initial values.
+      build: Function that builds the student from `nnx.Rngs`.
+      width: Number of channels of the student's map.
+      teacher_width: Number of channels of the teacher's map.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
 
     Source: Romero et al. 2015, FitNets, section 2.2 (the regressor).
     """

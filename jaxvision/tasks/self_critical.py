@@ -32,8 +32,8 @@ class SelfCritical(Captioning):
     samples. The scores are computed on the host, which each step waits for.
 
     Attributes:
-      sampling: How samples are drawn; `num_return_sequences` of each image.
-      scorer: CIDEr-D over the captions of the training split.
+      sampling: Settings of the sampling, with `num_return_sequences` samples of each image.
+      scorer: Scorer of CIDEr-D over the captions of the training split.
       places: Place of each image id in the scorer.
 
     Source: Rennie et al. 2017, Self-critical Sequence Training, eq. 6; the baseline: Luo 2020, A
@@ -50,7 +50,7 @@ class SelfCritical(Captioning):
 
         Args:
           task: Captioning with its vocabulary and its data.
-          num_samples: Samples of each image, at least 2.
+          num_samples: Number of samples of each image, at least 2.
 
         Raises:
           InputError: for fewer than two samples, in a run of several processes, or for more images

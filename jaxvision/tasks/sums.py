@@ -18,9 +18,9 @@ def evaluate_sums(
     divided by the number of valid examples at the end.
 
     Args:
-      eval_step: from `make_eval_step`.
-      weights: {prefix: (params, batch_stats)}, e.g. of `eval` and `eval_ema`.
-      batches: device batches; every process must bring the same number.
+      eval_step: Function of `make_eval_step`.
+      weights: Sets of weights, {prefix: (params, batch_stats)}, e.g. of `eval` and `eval_ema`.
+      batches: Device batches; every process must bring the same number.
 
     Returns:
       {"<prefix>/<metric>": mean}.

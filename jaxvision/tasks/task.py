@@ -34,7 +34,7 @@ class TaskData:
       eval_source: Random access to the evaluation records.
       num_outputs: Number of outputs of the model's head.
       model_options: Further fields of the model's config that follow from the data.
-      target: What an example has beside its image; None: a label.
+      target: Target that gives what an example has beside its image; None: a label.
       has_images: Whether an example has an image, not the features of one.
     """
 
@@ -81,9 +81,9 @@ class Task(abc.ABC):
     """The meaning of a batch. Only `open`, `loss` and `evaluate` must be written.
 
     Attributes:
-      name: What `ModelSpec.task` of the models for this task says.
-      metrics: Names, without prefix, of what an evaluation gives: by one of them checkpoints are
-        compared.
+      name: Name of the task, as `ModelSpec.task` of the models for it says.
+      metrics: Names, without prefix, of the metrics of an evaluation; checkpoints are compared by
+        one of them.
       data: Records of the run; empty where a task is used without any.
     """
 
@@ -168,7 +168,7 @@ class Task(abc.ABC):
 
         Args:
           workdir: Folder of the run.
-          resumes: Whether the folder holds a run that goes on.
+          resumes: Whether the folder holds a run that is resumed.
 
         Raises:
           InputError: if it is another run's.
@@ -200,7 +200,7 @@ class Task(abc.ABC):
 
         Args:
           run: Run that has ended.
-          weights: Weights to look with.
+          weights: Weights of the model, (params, batch_stats).
           workdir: Folder for the picture.
 
         Returns:

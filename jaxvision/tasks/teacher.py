@@ -19,7 +19,7 @@ def with_teacher(task: Classification, options: Options) -> Distillation:
 
     Args:
       task: Task without a teacher.
-      options: Options of the run, which name one.
+      options: Options of the run, which name a teacher.
 
     Raises:
       InputError: if the teacher's weights cannot be read, or it knows other classes.

@@ -19,8 +19,8 @@ def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: 
     With `on_device` those of `device_augment` are not among them.
 
     Args:
-      options: What happens to an image.
-      image_size: Pixels of the output, one side or (height, width).
+      options: Options of the augmentation: what happens to an image.
+      image_size: Size of the output in pixels, one side or (height, width).
       interpolation: Filter of every resize, bilinear or bicubic.
     """
     if options.on_device:
@@ -40,7 +40,7 @@ def device_augment(
     """Returns the function (key, uint8 images) -> augmented, normalised images; None: host only.
 
     Args:
-      options: What happens to an image.
+      options: Options of the augmentation: what happens to an image.
       preprocess_fn: Function from uint8 images to normalised images.
     """
     if not options.on_device:

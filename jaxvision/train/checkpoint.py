@@ -30,7 +30,7 @@ class Checkpointer:
     the best one beside them.
 
     Attributes:
-      failures: how many saves failed so far; a run goes on after a failed save.
+      failures: Number of saves that failed so far; a run continues after a failed save.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class Checkpointer:
         """Opens the folder.
 
         Args:
-          folder: of the checkpoints.
-          keep: latest checkpoints kept.
-          best_metric: of the metrics given to `save`; the largest is the best, of a loss the least.
-          read_only: touch nothing: what looks like the remains of a broken save may be the save in
-            flight of the run that this folder belongs to.
+          folder: Folder of the checkpoints.
+          keep: Number of latest checkpoints that are kept.
+          best_metric: Name of the metric, among those given to `save`, that decides the best
+            checkpoint; the largest value is the best, of a loss the smallest.
+          read_only: Whether nothing on disk is touched: what looks like the remains of a broken
+            save may be the save in flight of the run that this folder belongs to.
         """
         self.folder = pathlib.Path(folder).absolute()
         self.keep = keep
@@ -108,13 +109,14 @@ class Checkpointer:
     def save(self, step: int, state: Any, data: dict, metrics: dict | None = None) -> None:
         """Starts to save; returns as soon as the device buffers may be reused.
 
-        A failed save, for example on a full disk, is logged and counted, and training goes on.
+        A failed save, for example on a full disk, is logged and counted, and training continues.
 
         Args:
-          step: updates done.
-          state: the train state.
-          data: the position of the data iterator, and what else the host must know to go on; JSON.
-          metrics: of the evaluation at this step, if there was one; must hold the best metric.
+          step: Number of updates done.
+          state: Train state.
+          data: Position of the data iterator, and what else the host must know to resume; JSON.
+          metrics: Metrics of the evaluation at this step, if there was one; must hold the best
+            metric.
         """
         self.wait()
         if step in self.steps:
@@ -172,8 +174,8 @@ class Checkpointer:
         the one before it is used.
 
         Args:
-          state: the abstract state: shapes, dtypes and shardings.
-          step: a certain step; None for the newest.
+          state: Abstract state: shapes, dtypes and shardings.
+          step: Step of the checkpoint; None: the newest.
 
         Returns:
           (state, data position, step).

@@ -22,9 +22,9 @@ def example_keys(
     """Returns the key of each example.
 
     Args:
-      key: of the whole batch.
-      count: examples.
-      first: place in the whole batch of the first of them.
+      key: Key of the whole batch.
+      count: Number of examples.
+      first: Place of the first example in the whole batch.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
@@ -43,14 +43,15 @@ def augment(
     """Returns normalised images after padded crop, flips and erasing, in the order of the host.
 
     Args:
-      key: of the whole batch.
-      images: before normalisation, so that the border is black, as the host's.
-      preprocess_fn: uint8 images to normalised images, whose mean colour covers what is erased.
-      padding: see `crop`; 0: none.
-      horizontal_flip: probability.
-      vertical_flip: probability.
-      erasing: probability, see `erase`.
-      first: see `example_keys`.
+      key: Key of the whole batch.
+      images: Images before normalisation, so that the border is black, as the host's.
+      preprocess_fn: Function from uint8 images to normalised images, whose mean colour covers what
+        is erased.
+      padding: Number of pixels that are added on each side, see `crop`; 0: no crop.
+      horizontal_flip: Probability of swapping left and right of an image.
+      vertical_flip: Probability of swapping top and bottom of an image.
+      erasing: Probability of erasing a rectangle of an image, see `erase`.
+      first: Place of the first example in the whole batch, see `example_keys`.
     """
     crop_key, horizontal_key, vertical_key, erase_key = jax.random.split(key, 4)
     if padding:
@@ -78,11 +79,11 @@ def flip(
     """Swaps left and right of each image with the given probability.
 
     Args:
-      key: of the whole batch.
-      images: any dtype, which is kept.
-      probability: of each image.
-      upside_down: swap top and bottom instead.
-      first: see `example_keys`.
+      key: Key of the whole batch.
+      images: Images of any dtype, which is kept.
+      probability: Probability of flipping an image.
+      upside_down: Whether top and bottom are swapped instead.
+      first: Place of the first example in the whole batch, see `example_keys`.
     """
     axis = 0 if upside_down else 1
 
@@ -103,11 +104,11 @@ def crop(
     """Adds a border to each image and cuts out a random part of the old size.
 
     Args:
-      key: of the whole batch.
-      images: any dtype, which is kept.
-      padding: pixels on each side.
-      fill: value of the border: 0 is the mean colour of normalised images.
-      first: see `example_keys`.
+      key: Key of the whole batch.
+      images: Images of any dtype, which is kept.
+      padding: Number of pixels that are added on each side.
+      fill: Value of the border: 0 is the mean colour of normalised images.
+      first: Place of the first example in the whole batch, see `example_keys`.
 
     Source: He et al. 2016, Deep residual learning, section 4.2.
     """
@@ -134,13 +135,13 @@ def erase(
     """Covers a random rectangle of each image with the given probability.
 
     Args:
-      key: of the whole batch.
-      images: normalised.
-      probability: of each image.
-      scale: range of the share of the area.
-      ratio: range of height / width.
-      noise: cover with normal noise instead of 0, the mean colour.
-      first: see `example_keys`.
+      key: Key of the whole batch.
+      images: Normalised images.
+      probability: Probability of erasing a rectangle of an image.
+      scale: Range of the rectangle's share of the area.
+      ratio: Range of the rectangle's height / width.
+      noise: Whether normal noise covers the rectangle instead of 0, the mean colour.
+      first: Place of the first example in the whole batch, see `example_keys`.
 
     Source: Zhong et al. 2017, Random erasing, https://arxiv.org/abs/1708.04896, algorithm 1.
     """

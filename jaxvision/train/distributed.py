@@ -21,10 +21,11 @@ def initialize(mode: str, *, heartbeat_seconds: int = 100) -> None:
     One machine with several GPUs needs one process and nothing of this.
 
     Args:
-      mode: "off"; "on" (jax finds the cluster: Slurm, Open MPI, Cloud TPU, GKE); or "auto" (on
-        where Slurm or Open MPI started several tasks, or where the environment variables
+      mode: Mode: "off"; "on" (jax finds the cluster: Slurm, Open MPI, Cloud TPU, GKE); or "auto"
+        (on where Slurm or Open MPI started several tasks, or where the environment variables
         JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it by hand).
-      heartbeat_seconds: a process that is silent for longer is dead, and ends the run.
+      heartbeat_seconds: Number of seconds after which a silent process counts as dead, and ends the
+        run.
 
     Raises:
       InputError: if only some of the three variables are set.

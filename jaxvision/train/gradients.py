@@ -29,7 +29,7 @@ def make_gradient_fn(
 
     Args:
       graphdef: Graph definition of the model.
-      task: Task whose loss it is.
+      task: Task that gives the loss.
       stop_frozen: Function (params, updates made) -> params without the gradient of frozen ones,
         see `stop_frozen_gradients`; None: all are trained.
       accumulate_steps: Number of micro-batches that one update is computed in; divides the batch.

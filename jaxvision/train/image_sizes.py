@@ -19,7 +19,7 @@ def image_size_stages(options: DataOptions, length: RunLength) -> Stages:
     """Returns ((updates made before, size of the training images from then on), ...), from 0 on.
 
     Args:
-      options: Size of the images, and its timetable.
+      options: Options of the data: size of the images, and its timetable.
       length: Length of the run.
 
     Raises:
@@ -55,9 +55,9 @@ def check_model_takes(
     """Checks that the model runs at every size; allocates nothing.
 
     Args:
-      build: makes the model from `nnx.Rngs`.
-      stages: of `image_size_stages`.
-      eval_size: that the model is built for.
+      build: Function that builds the model from `nnx.Rngs`.
+      stages: Sizes of the training images, see `image_size_stages`.
+      eval_size: Size of the images that the model is built for.
 
     Raises:
       InputError: with the size, and what the model says of it.

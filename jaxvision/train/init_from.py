@@ -25,10 +25,11 @@ def load_initial(
     any file there is nothing to start from: None.
 
     Args:
-      build: makes the model from `nnx.Rngs`.
-      path: what `load_weights` takes; "": none.
-      encoder_path: the same for the encoder of a captioner.
-      seed: of the run.
+      build: Function that builds the model from `nnx.Rngs`.
+      path: Path of the weights, as `load_weights` takes it; "": none.
+      encoder_path: Path of the weights of a captioner's encoder alone, as `load_weights` takes it;
+        "": none.
+      seed: Seed of the run.
 
     Raises:
       InputError: if a file cannot be read or does not fit the model.
@@ -66,8 +67,8 @@ def start_from(state: TrainState, initial: Any) -> TrainState:
     """Returns a new run's state with other weights, in the same shardings.
 
     Args:
-      state: of `create_state`. Its optimizer must not depend on the values of the parameters.
-      initial: of `load_initial`.
+      state: State of `create_state`. Its optimizer must not depend on the values of the parameters.
+      initial: Weights of `load_initial`, (params, batch_stats).
     """
     weights = (state.params, state.batch_stats)
     # A copy each: a donated state must not hold one buffer twice.

@@ -40,7 +40,8 @@ class TrainInput:
 
     Attributes:
       preprocess_fn: Function from uint8 images to normalised images.
-      augment: Function (key, uint8 images) -> normalised images in its place, or None.
+      augment: Function (key, uint8 images) -> normalised images, in place of `preprocess_fn`, or
+        None.
       mix: Function (key, images, labels) -> (images, soft labels), or None.
     """
 

@@ -32,7 +32,7 @@ Cadence = LogOptions | EvalOptions | CheckpointOptions
 
 
 def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
-    """Trains the model of a run, or goes on where the folder's run ended.
+    """Trains the model of a run, or resumes where the folder's run ended.
 
     Args:
       run: Run of `make_run`.

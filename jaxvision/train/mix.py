@@ -24,14 +24,16 @@ def mix(
     one image from each to the next, where a permutation would gather the whole batch on all.
 
     Args:
-      key: of this batch.
-      images: normalised.
-      labels: class indices.
-      num_classes: width of the soft labels.
-      mixup_alpha: of the Beta(alpha, alpha) that the share of an image is drawn from; 0: no mixup.
-      cutmix_alpha: the same for cutmix; 0: no cutmix.
-      mix_probability: that a batch is mixed at all.
-      cutmix_probability: that a mixed batch gets cutmix, where both are on.
+      key: Key of this batch.
+      images: Normalised images.
+      labels: Class indices of the images.
+      num_classes: Number of classes, the width of the soft labels.
+      mixup_alpha: Parameter of the Beta(alpha, alpha) that the share of an image is drawn from in
+        mixup; 0: no mixup.
+      cutmix_alpha: Parameter of the Beta(alpha, alpha) that the share of an image is drawn from in
+        cutmix; 0: no cutmix.
+      mix_probability: Probability that a batch is mixed at all.
+      cutmix_probability: Probability that a mixed batch gets cutmix, where both are on.
 
     Returns:
       The images, in their dtype, and labels that sum to 1, in at least float32. A batch that is not

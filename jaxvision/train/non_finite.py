@@ -21,7 +21,7 @@ def keep_if_finite(
       old: State before the step.
       new: State with what the step learned.
       loss: Loss of the step.
-      grad_norm: Global norm of its gradient.
+      grad_norm: Global norm of the step's gradient.
     """
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

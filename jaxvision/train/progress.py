@@ -33,11 +33,12 @@ def improves(
     """Returns whether a metric is better than the best by more than a threshold; NaN never is.
 
     Args:
-      value: of this evaluation.
-      best: so far; None: there was none.
-      maximize: more is better.
-      threshold: what counts as an improvement.
-      relative: to the best, as `threshold_mode="rel"` of torch's ReduceLROnPlateau.
+      value: Metric of this evaluation.
+      best: Best metric so far; None: there was none.
+      maximize: Whether more is better.
+      threshold: Difference to the best that an improvement must exceed.
+      relative: Whether the threshold is a share of the best, as `threshold_mode="rel"` of torch's
+        ReduceLROnPlateau.
     """
     if best is None:
         best = -math.inf if maximize else math.inf
@@ -54,19 +55,21 @@ class ReduceOnPlateau:
     the peak's rate.
 
     Attributes:
-      metric: name of the evaluation's metric.
-      maximize: more is better.
-      learning_rate: the peak; what the schedule gives is multiplied by `rate / learning_rate`.
-      factor: of one reduction.
-      patience: evaluations without improvement that are waited for.
-      threshold: smaller improvements count for nothing.
-      threshold_mode: "rel" or "abs": of the best, or in units of the metric.
-      cooldown: evaluations after a reduction in which nothing is counted.
-      min_learning_rate: below which the rate is not reduced.
-      best: of the metric so far, None before the first.
-      bad: evaluations since then, or since the last reduction.
-      cooling: evaluations of the cooldown that are left.
-      rate: the peak's, reduced.
+      metric: Name of the evaluation's metric.
+      maximize: Whether more is better.
+      learning_rate: Peak of the schedule, whose values are multiplied by `rate / learning_rate`.
+      factor: Factor that one reduction multiplies the rate by.
+      patience: Number of evaluations without improvement that are waited for; one more lowers the
+        rate.
+      threshold: Threshold below which improvements count for nothing.
+      threshold_mode: Meaning of the threshold, "rel" or "abs": a share of the best, or in units of
+        the metric.
+      cooldown: Number of evaluations after a reduction in which nothing is counted.
+      min_learning_rate: Peak below which the rate is not reduced.
+      best: Best metric so far; None before the first.
+      bad: Number of evaluations since the best, or since the last reduction.
+      cooling: Number of evaluations of the cooldown that are left.
+      rate: Peak of the schedule after the reductions.
     """
 
     metric: str
@@ -121,13 +124,13 @@ class EarlyStopping:
     """Ends a run when a metric no longer improves.
 
     Attributes:
-      metric: name of the evaluation's metric.
-      maximize: more is better.
-      patience: evaluations without improvement after which the run ends.
-      min_delta: smaller improvements count for nothing; in units of the metric.
-      best: of the metric so far, None before the first.
-      best_step: updates done when it was reached.
-      bad: evaluations since then.
+      metric: Name of the evaluation's metric.
+      maximize: Whether more is better.
+      patience: Number of evaluations without improvement after which the run ends.
+      min_delta: Difference below which improvements count for nothing, in units of the metric.
+      best: Best metric so far; None before the first.
+      best_step: Number of updates done when the best was reached.
+      bad: Number of evaluations since the best.
     """
 
     metric: str
@@ -179,8 +182,8 @@ class Progress:
         """Notes an evaluation after `step` updates; returns whether it lowered the rate.
 
         Args:
-          step: updates done.
-          results: the metrics by name, the same in every process.
+          step: Number of updates done.
+          results: Metrics by name, the same in every process.
         """
         if self.stopping is not None:
             self.stopping.update(step, results[self.stopping.metric])
@@ -217,7 +220,7 @@ class Progress:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what a checkpoint holds; what is not there begins anew."""
+        """Resumes from what a checkpoint holds; what is not there begins anew."""
         for name, part in (("plateau", self.plateau), ("stopping", self.stopping)):
             for field, value in saved.get(name, {}).items() if part is not None else ():
                 setattr(part, field, value)

@@ -21,7 +21,7 @@ def make_statistics_step(
 
     Args:
       graphdef: Graph definition of the model.
-      task: Task whose loss runs the model; it is not computed.
+      task: Task whose loss runs the model; the loss itself is not computed.
       prepare: Function (batch, key) -> batch as the task reads it.
       seed: Seed of dropout and augmentation.
       shardings: Shardings of the statistics.
@@ -58,11 +58,11 @@ def recalibrate(
     those of frozen BatchNorms stay as they are. Which statistics are given makes no difference.
 
     Args:
-      step: of `make_statistics_step`.
-      params: the weights.
-      batch_stats: nested dict of statistics; without any, nothing is done.
-      batches: on the devices.
-      constants: of the task.
+      step: Function of `make_statistics_step`.
+      params: Parameters of the model, the weights that the statistics are for.
+      batch_stats: Nested dict of BatchNorm statistics; without any, nothing is done.
+      batches: Training batches on the devices.
+      constants: Constants of the task; None: it has none.
 
     Note: as torch.optim.swa_utils.update_bn, which resets the statistics and sets momentum=None.
     """

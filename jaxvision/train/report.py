@@ -17,7 +17,7 @@ def write_report(run: Run, state: TrainState, workdir: str | pathlib.Path) -> No
 
     Args:
       run: Run that has ended.
-      state: Its last state.
+      state: State of the run after its last step.
       workdir: Folder of the run.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()

@@ -40,18 +40,18 @@ class Run:
     """What the options of a run describe, opened and checked; nothing is trained or allocated yet.
 
     Attributes:
-      options: Options that it was made from.
+      options: Options that the run was made from.
       length: Length of the run.
-      task: Meaning of its batches, with the records.
-      spec: Table row of the model.
+      task: Task of the run: the meaning of its batches, with the records.
+      spec: Table row of the model, see `ModelSpec`.
       build: Function that builds the model from `nnx.Rngs`.
       graphdef: Graph definition of the model.
-      mesh: Devices.
+      mesh: Mesh of the devices, see `make_mesh`.
       image_sizes: Sizes of the training images, ((updates before, size from then on), ...).
-      train_transforms: What the host does with one training image, at each of these sizes.
+      train_transforms: Operations of the host on one training image, for each of `image_sizes`.
       eval_transform: Resize and crop of one evaluation image.
-      average: Average of the weights, or None.
-      groups: How each parameter is trained.
+      average: Average of the weights; None: none is kept.
+      groups: Group of every parameter, see `assign_groups`: how it is trained.
       optimizer: Optimizer with its schedule.
       abstract_state: Shapes, dtypes and shardings of the state.
     """
@@ -242,8 +242,8 @@ class Run:
         """Returns the finite host batches of this process's part of the evaluation split.
 
         Args:
-          source: Other records to see in the same way; None: the evaluation split.
-          transform: Another resize and crop; None: that of the run.
+          source: Source of other records, prepared in the same way; None: the evaluation split.
+          transform: Resize and crop of one image; None: those of the run.
         """
         options, data = self.options, self.options.data
         return eval_dataset(

@@ -22,9 +22,9 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, devices: Sequence | None = None)
     BatchNorm of ordinary modules raise.
 
     Args:
-      data: devices along the batch; -1 takes all that `fsdp` leaves.
-      fsdp: devices that the parameters are split over.
-      devices: the devices to use; all by default.
+      data: Number of devices along the batch; -1 takes all that `fsdp` leaves.
+      fsdp: Number of devices that the parameters are split over.
+      devices: Devices to use; None: all of all processes.
 
     Raises:
       InputError: if the sizes do not multiply to the number of devices.

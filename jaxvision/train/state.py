@@ -19,17 +19,17 @@ class TrainState:
     The graph definition is not in it: the step closes over it.
 
     Attributes:
-      step: int32 scalar, updates done (a skipped one counts); also the checkpoint's name.
-      params: nested dict of the model's parameters.
-      batch_stats: nested dict of BatchNorm statistics; empty for models without.
-      opt_state: the optimizer's state.
-      ema_params: averaged parameters, or None.
-      ema_batch_stats: averaged statistics that belong to them, or None.
-      key: typed PRNG key; step t uses `fold_in(key, t)`, so nothing random needs to be counted.
-      skipped_steps: int32 scalar, non-finite steps so far.
-      skipped_in_a_row: int32 scalar, how many of them were the latest steps; those that a smaller
-        loss scale may mend do not count.
-      loss_scale: of float16, or None.
+      step: Number of updates done (a skipped one counts), int32 scalar; also the checkpoint's name.
+      params: Nested dict of the model's parameters.
+      batch_stats: Nested dict of BatchNorm statistics; empty for models without.
+      opt_state: State of the optimizer.
+      ema_params: Averaged parameters, or None.
+      ema_batch_stats: Averaged BatchNorm statistics that belong to `ema_params`, or None.
+      key: Typed PRNG key; step t uses `fold_in(key, t)`, so nothing random needs to be counted.
+      skipped_steps: Number of non-finite steps so far, int32 scalar.
+      skipped_in_a_row: Number of latest steps in a row that were not finite, int32 scalar; those
+        that a smaller loss scale may mend do not count.
+      loss_scale: Dynamic loss scale of float16, or None.
     """
 
     step: Any  # arrays, or shapes and shardings of an abstract state
@@ -100,12 +100,12 @@ def abstract_state(
     """Returns the state as shapes, dtypes and shardings; allocates nothing.
 
     Args:
-      build: makes the model from `nnx.Rngs`.
-      tx: the optimizer.
-      mesh: the devices, see `make_mesh`.
-      rules: sharding rules by parameter path, see `state_shardings`.
-      ema: keep averaged parameters.
-      loss_scale: keep a dynamic loss scale, for a model that computes in float16.
+      build: Function that builds the model from `nnx.Rngs`.
+      tx: Gradient transformation of all parameters, see `make_optimizer`.
+      mesh: Mesh of the devices, see `make_mesh`.
+      rules: Sharding rules by parameter path, see `state_shardings`.
+      ema: Whether averaged parameters are kept.
+      loss_scale: Whether a dynamic loss scale is kept, for a model that computes in float16.
     """
     state = jax.eval_shape(lambda key: _init(key, build, tx, ema, loss_scale), jax.random.key(0))
     return jax.tree.map(

@@ -24,7 +24,7 @@ class Optimizer:
 
     Attributes:
       tx: Gradient transformation of all parameters, see `make_optimizer`.
-      schedule: Learning rate inside `tx`, to report the one that a step used.
+      schedule: Schedule of the learning rate inside `tx`, to report the rate that a step used.
     """
 
     tx: optax.GradientTransformation
@@ -56,7 +56,7 @@ def make_train_step(
       gradient_fn: Function (state, batch, key, constants) -> (gradient, metrics, batch_stats), see
         `make_gradient_fn`.
       optimizer: Optimizer with its schedule.
-      average: Average of the weights that the state keeps; None: none.
+      average: Average of the weights that the state keeps; None: it keeps none.
       shardings: Shardings of the state, kept from step to step.
 
     Returns:

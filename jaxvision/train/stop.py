@@ -12,7 +12,7 @@ class Stopped(Exception):
     """The run was stopped by a signal, after its state was saved.
 
     Attributes:
-      exit_code: 128 + the signal's number, as a shell reports it.
+      exit_code: Exit code, 128 + the signal's number, as a shell reports it.
     """
 
     def __init__(self, signum: int, step: int):
@@ -29,7 +29,7 @@ class StopSignal:
     With several processes, a signal to any one stops all of them after the same step.
 
     Attributes:
-      signum: the signal that came to this process, or None.
+      signum: Number of the signal that came to this process, or None.
     """
 
     def __init__(self) -> None:

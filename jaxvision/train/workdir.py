@@ -1,4 +1,4 @@
-"""The folder of a run: what it was started with, and whether it may go on."""
+"""The folder of a run: what it was started with, and whether it may be resumed."""
 
 import contextlib
 import dataclasses
@@ -88,7 +88,7 @@ def as_json(options: Options) -> dict[str, Any]:
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
-    """Returns whether a folder holds a run to go on with."""
+    """Returns whether a folder holds a run to resume."""
     folder = pathlib.Path(workdir).expanduser() / "checkpoints"
     return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
 

@@ -39,11 +39,12 @@ class MetricWriter:
         be there twice.
 
         Args:
-          workdir: folder of the run; created if it is missing.
-          total_steps: updates of the whole run.
-          resume_step: updates already done; 0 for a new run.
-          tensorboard: write event files too.
-          enabled: False makes every call do nothing; only process 0 of a run writes.
+          workdir: Folder of the run; created if it is missing.
+          total_steps: Number of updates of the whole run.
+          resume_step: Number of updates already done; 0 for a new run.
+          tensorboard: Whether event files are written too.
+          enabled: Whether anything is written: False makes every call do nothing; only process 0 of
+            a run writes.
 
         Raises:
           InputError: if metrics.jsonl holds a line that is no JSON object.
@@ -67,8 +68,8 @@ class MetricWriter:
         Non-finite values become null in metrics.jsonl, because JSON has no NaN.
 
         Args:
-          step: updates completed.
-          metrics: Python, NumPy or JAX scalars by name.
+          step: Number of updates done.
+          metrics: Scalars of Python, NumPy or JAX by name.
         """
         if not self._enabled:
             return

@@ -48,8 +48,8 @@ def per_leaf(params: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the value of each array of a tree by its path: a number, or one for each block.
 
     Args:
-      params: tree of arrays or shapes.
-      values: by the path with one name for each block.
+      params: Tree of arrays or shapes.
+      values: Value of each parameter, by its path with one name for each block.
 
     Returns:
       Numbers; of a stack with unequal blocks an array that broadcasts against it.
@@ -98,8 +98,8 @@ class FrozenState(NamedTuple):
     """State of `scheduled_unfreeze`.
 
     Attributes:
-      count: int32 scalar, updates made.
-      parts: state of the rule of each starting step, of its parameters alone.
+      count: Number of updates made, int32 scalar.
+      parts: State of the rule of each starting step, of its parameters alone.
     """
 
     count: Any
@@ -118,11 +118,11 @@ def scheduled_unfreeze(
     number that changes no bit of what it is added to.
 
     Args:
-      starts: of each parameter, by its path with one name for each block: the first step that moves
-        it, or None.
-      rules: for each first step the rule, on the `nested` dict of its parameters alone; it counts
-        from there.
-      clip: of the gradients of all that is trained at a step; without state.
+      starts: First step that moves each parameter, by its path with one name for each block; None:
+        it stays frozen.
+      rules: Rule of each first step, on the `nested` dict of its parameters alone; it counts from
+        there.
+      clip: Clipping of the gradients of all that is trained at a step; without state.
     """
     members = {start: [n for n, s in starts.items() if s == start] for start in sorted(rules)}
 
@@ -206,9 +206,9 @@ def build_with_frozen_stats(
     """Returns a model whose BatchNorms at some paths use and keep their running statistics.
 
     Args:
-      rngs: source of the initial values.
-      build: makes the model.
-      frozen: paths of modules; those that are no BatchNorm stay as they are.
+      rngs: Source of the initial values.
+      build: Function that builds the model from `nnx.Rngs`.
+      frozen: Paths of the BatchNorms; other modules among them stay as they are.
     """
     model, frozen = build(rngs), set(frozen)
     for path, module in nnx.iter_modules(model):

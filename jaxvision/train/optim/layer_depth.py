@@ -45,7 +45,7 @@ def layer_numbers(names: Iterable[str], layer_groups: LayerGroups) -> dict[str, 
 
     Args:
       names: Paths of all parameters.
-      layer_groups: Places of the family's parameters.
+      layer_groups: Places of the parameters between image and head, see `layer_groups_of`.
     """
     names = tuple(names)
     inside = trunk_names(names)

@@ -19,12 +19,12 @@ class LossScale:
     """What a loss is multiplied by before its gradient is taken, and what that is divided by.
 
     Attributes:
-      scale: float32 scalar, always a power of 2, so that it rounds nothing.
-      good_steps: int32 scalar, steps with a finite gradient since the scale last changed.
+      scale: Factor of the loss, float32 scalar, always a power of 2, so that it rounds nothing.
+      good_steps: Number of steps with a finite gradient since the scale last changed, int32 scalar.
 
     Note:
       The defaults and the sequence of scales are those of torch.amp.GradScaler, down to LEAST_SCALE
-      where torch would go on to 0.
+      where torch would continue to 0.
 
     Source: Micikevicius et al. 2018, Mixed precision training, section 3.2,
       https://arxiv.org/abs/1710.03740.
@@ -47,7 +47,7 @@ class LossScale:
         """Returns the scale of the next step.
 
         Args:
-          finite: whether this step's gradient was.
+          finite: Whether this step's gradient was finite.
         """
         good_steps = jnp.where(finite, self.good_steps + 1, 0)
         grow = good_steps == GROWTH_INTERVAL

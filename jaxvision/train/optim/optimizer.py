@@ -56,10 +56,11 @@ def make_optimizer(
 
     Args:
       params: Nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
-      options: Rule and its numbers.
+      options: Options of the optimizer: the name of the rule and its numbers.
       schedule: Learning rate by the number of updates, see `make_schedule`.
       groups: Group of every parameter, see `assign_groups`; None: all are trained alike.
-      not_decayed: Names beside NOT_DECAYED, see `not_decayed_names`.
+      not_decayed: Names of further parameters without weight decay, beside NOT_DECAYED, see
+        `not_decayed_names`.
       with_rate_factor: Whether the state keeps a factor of all rates, see rate_factor.py.
 
     Raises:
@@ -147,7 +148,8 @@ def decay_mask(params: Any, not_decayed: frozenset[str] = frozenset()) -> Any:
 
     Args:
       params: Nested dict of arrays or shapes.
-      not_decayed: Names beside NOT_DECAYED, see `not_decayed_names`.
+      not_decayed: Names of further parameters without weight decay, beside NOT_DECAYED, see
+        `not_decayed_names`.
 
     Raises:
       InputError: naming every parameter of which it is not decided.

@@ -28,11 +28,12 @@ class ParamGroup:
     """How the parameters of a group are trained.
 
     Attributes:
-      name: Name of what put them together, for the table.
+      name: Name of the group in the table: what put its parameters together.
       learning_rate: Multiplier of the learning rate.
       weight_decay: Multiplier of the weight decay.
-      start_step: Number of updates before which they stay as they are; None: they stay for good.
-      schedule: Learning rate of their own at each update of the run; None: that of the run.
+      start_step: Number of updates before which the parameters are frozen; None: they are frozen
+        for good.
+      schedule: Learning rate of the group at each update of the run; None: that of the run.
     """
 
     name: str = "all others"
@@ -73,10 +74,10 @@ def assign_groups(
       layer_groups: Places of the parameters between image and head, see `layer_groups_of`.
       rules: Rules ((regex, dict(frozen=..., learning_rate=..., weight_decay=..., schedule=...)),
         ...), each field optional: not frozen, 1, 1 and the schedule of the run.
-      preset: Name of what is trained: `head` trains the head alone; `late`, `half` and `most` also
-        the last quarter, half and three quarters of the stages (of the blocks where there are no
-        stages) and all that follows them; `full` everything; `full_low_lr` the trunk at a tenth of
-        the head's rate.
+      preset: Name of the preset that says what is trained: `head` trains the head alone; `late`,
+        `half` and `most` also the last quarter, half and three quarters of the stages (of the
+        blocks where there are no stages) and all that follows them; `full` everything;
+        `full_low_lr` the trunk at a tenth of the head's rate.
       layer_decay: Multiplier of each layer relative to the one behind it, see `layer_numbers`.
       part_multipliers: Multipliers of equal parts of the trunk, from the first on; the stem belongs
         to the first part.

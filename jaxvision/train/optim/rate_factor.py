@@ -15,7 +15,7 @@ class RateFactorState(NamedTuple):
     """State of `scale_by_rate_factor`.
 
     Attributes:
-      rate_factor: scalar, in the precision of rates.
+      rate_factor: Factor of the learning rate, a scalar in the precision of rates.
     """
 
     rate_factor: Any
@@ -48,8 +48,8 @@ def set_rate_factor(opt_state: Any, factor: float) -> Any:
     """Returns the state with another factor, wherever it is, in the same shardings.
 
     Args:
-      opt_state: of arrays on the devices.
-      factor: the same in every process.
+      opt_state: State of the optimizer, of arrays on the devices.
+      factor: Factor of the learning rate; the same in every process.
     """
 
     def new(array: jax.Array) -> jax.Array:

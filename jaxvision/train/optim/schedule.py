@@ -30,7 +30,7 @@ def make_schedule(
     multiplied by what `progress.ReduceOnPlateau` decides.
 
     Args:
-      options: Name and numbers of the schedule.
+      options: Options of the schedule: its name and its numbers.
       learning_rate: Peak of the schedule.
       length: Length of the run, warmup and cooldown included.
 

@@ -24,7 +24,7 @@ def run_schedule(
     Args:
       options: Options of the run.
       length: Length of the run.
-      own: Options of a rule in place of those of config.schedule.
+      own: Options of a rule's own schedule, in place of those of config.schedule.
 
     Raises:
       InputError: for a name, length or number that cannot work.
@@ -131,7 +131,7 @@ def freeze_for_good(groups: Groups, prefixes: Iterable[str]) -> dict[str, ParamG
 
     Args:
       groups: Groups of all parameters.
-      prefixes: First parts of the paths of what is frozen, such as "encoder/".
+      prefixes: Prefixes of the paths of what is frozen, such as "encoder/".
 
     Raises:
       InputError: if a timetable would train it.

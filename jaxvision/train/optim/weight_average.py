@@ -17,7 +17,7 @@ class Average(Protocol):
     """A running mean of the weights.
 
     Attributes:
-      name: Prefix of its metrics in an evaluation.
+      name: Prefix of the average's metrics in an evaluation.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Ema:
 
     Attributes:
       rate: Share that the average keeps of itself in one update.
-      warmup: Whether it begins with the smaller share u / (9 + u) after u updates.
+      warmup: Whether the average begins with the smaller share u / (9 + u) after u updates.
     """
 
     rate: float
@@ -57,8 +57,8 @@ class Swa:
     is the newest weights.
 
     Attributes:
-      start: Updates before the first weights that count.
-      every: Updates between two of them.
+      start: Number of updates before the first weights that count.
+      every: Number of updates between two weights that count.
 
     Source: Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, algorithm 1.
     """
@@ -79,7 +79,7 @@ def update_average(average: Average, state: TrainState) -> TrainState:
     """Returns the state after an update with the new weights in the average.
 
     Args:
-      average: How much of itself it keeps.
+      average: Average of the weights, which says how much of itself it keeps.
       state: State with the new parameters and statistics and the old average; the step is not
         counted yet.
     """
@@ -96,9 +96,9 @@ def make_swa(start: int, every: int, *, total_steps: int) -> Swa:
     """Returns the averaging of a run.
 
     Args:
-      start: Updates before the first weights that count.
-      every: Updates between two of them.
-      total_steps: Updates of the run.
+      start: Number of updates before the first weights that count.
+      every: Number of updates between two weights that count.
+      total_steps: Number of updates of the run.
 
     Raises:
       InputError: if nothing would be averaged.
@@ -124,11 +124,11 @@ def swa_schedule(
     """Returns a schedule that leaves another one at `start` and goes to a constant rate.
 
     Args:
-      schedule: Schedule until then.
-      start: Updates done when it is left.
-      learning_rate: Constant rate, once it is reached.
-      anneal_steps: Updates in which the rate goes there; 0: at once.
-      curve: Form of that change, `cosine` or `linear`.
+      schedule: Schedule until `start`.
+      start: Number of updates done when the schedule is left.
+      learning_rate: Constant learning rate that is reached in the end.
+      anneal_steps: Number of updates in which the rate goes there; 0: at once.
+      curve: Form of the way to the constant rate, `cosine` or `linear`.
 
     Note: as torch's SWALR, made after `start` steps of the other scheduler.
     """
