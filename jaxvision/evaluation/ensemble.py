@@ -25,11 +25,11 @@ class Member:
     """A model whose weights are on all devices.
 
     Attributes:
-      name: the path that it was opened by.
-      graphdef: of the model.
-      weights: (params, batch_stats).
-      preprocess_fn: uint8 images -> float images, on the device.
-      transform: resize and crop of an evaluation.
+      name: Path that the model was opened by.
+      graphdef: Graph definition of the model.
+      weights: Weights of the model, (params, batch_stats).
+      preprocess_fn: Function from uint8 images to normalised images, on the device.
+      transform: Resize and crop of an image in an evaluation, to uint8.
     """
 
     name: str
