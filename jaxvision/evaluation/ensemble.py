@@ -45,7 +45,7 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
     Args:
       path: Folder of a run of any model, or file of weights of the model of `run`.
       run: Run that is evaluated.
-      class_names: Names of its classes, by label.
+      class_names: Names of the run's classes, by label.
 
     Raises:
       InputError: if it cannot be read, or knows other classes.
