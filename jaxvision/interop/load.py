@@ -196,7 +196,7 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
 
     Args:
       model: Any model of `create_model`.
-      format: Library whose names they get: "timm", "torchvision", "hf", ...; see `load_weights`.
+      format: Library whose names are used: "timm", "torchvision", "hf", ...; see `load_weights`.
 
     Raises:
       InputError: if the library has no such model.
