@@ -23,8 +23,8 @@ def average_checkpoints(path: str | pathlib.Path, *, last: int) -> tuple[Weights
     well, which is only near to what the new weights want: see `recalibrate_weights`.
 
     Args:
-      path: the folder of the run.
-      last: checkpoints.
+      path: Folder of the run.
+      last: Number of checkpoints to average, the newest ones.
 
     Raises:
       InputError: if there are fewer, or one cannot be read.
@@ -47,9 +47,9 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     """Returns weights with the running statistics that training batches of a run give them.
 
     Args:
-      path: the folder of the run, whose data must be where it was.
-      weights: of its model, by our paths.
-      batches: of training, the first ones of the run.
+      path: Folder of the run, whose data must be where it was.
+      weights: Weights of the run's model, by our paths.
+      batches: Number of training batches, the first ones of the run.
 
     Raises:
       InputError: if the run cannot be opened.

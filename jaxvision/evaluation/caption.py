@@ -30,9 +30,9 @@ class Caption:
     """One caption of one image.
 
     Attributes:
-      caption: in words.
-      score: its log-probability, divided as the settings say.
-      tokens: it was decoded from.
+      caption: Caption in words.
+      score: Log-probability of the caption, divided as the settings say.
+      tokens: Tokens that the caption was decoded from.
     """
 
     caption: str
@@ -45,10 +45,10 @@ class Captioned:
     """One image.
 
     Attributes:
-      image: its path.
-      captions: the best first; empty if the image cannot be used.
-      error: why it cannot.
-      pixels: as the model saw them, before normalisation.
+      image: Path of the image.
+      captions: Captions, the best first; empty if the image cannot be used.
+      error: Reason why the image cannot be used; None if it can.
+      pixels: Pixels as the model saw them, uint8, before normalisation; None if there was an error.
     """
 
     image: str
@@ -89,12 +89,12 @@ def caption_images(
     """Yields the captions of each image, in their order.
 
     Args:
-      trained: the model and its preprocessing.
-      vocabulary: of its tokens.
-      images: to look at; those that cannot be decoded come back with an error.
-      settings: of the decoding.
-      batch_size: images that are computed at once.
-      seed: of sampling.
+      trained: Model and its preprocessing.
+      vocabulary: Vocabulary of the model's tokens.
+      images: Images to caption; those that cannot be decoded come back with an error.
+      settings: Settings of decoding.
+      batch_size: Number of images that are computed at once.
+      seed: Seed of sampling.
     """
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
@@ -133,8 +133,8 @@ def caption_lines(captioned: Captioned, form: str) -> list[str]:
     """Returns what is printed for an image.
 
     Args:
-      captioned: the image.
-      form: "text" (nothing for a failed image) or "json" (one object).
+      captioned: Image and its captions.
+      form: Format of the lines: "text" (nothing for a failed image) or "json" (one object).
     """
     if form == "json":
         captions = [{"caption": c.caption, "score": c.score} for c in captioned.captions]
@@ -157,10 +157,10 @@ def attention_maps(
     averaged over layers and heads.
 
     Args:
-      trained: the model.
-      vocabulary: of its tokens.
-      pixels: of the image, before normalisation.
-      tokens: of the caption, from `<START>` on.
+      trained: Model and its preprocessing.
+      vocabulary: Vocabulary of the model's tokens.
+      pixels: Pixels of the image, before normalisation.
+      tokens: Tokens of the caption, from `<START>` on.
 
     Raises:
       InputError: if the memory is no grid of several cells, or the caption is empty.

@@ -25,11 +25,11 @@ class Member:
     """A model whose weights are on all devices.
 
     Attributes:
-      name: the path that it was opened by.
-      graphdef: of the model.
-      weights: (params, batch_stats).
-      preprocess_fn: uint8 images -> float images, on the device.
-      transform: resize and crop of an evaluation.
+      name: Path that the model was opened by.
+      graphdef: Graph definition of the model.
+      weights: Weights of the model, (params, batch_stats).
+      preprocess_fn: Function from uint8 images to normalised images, on the device.
+      transform: Resize and crop of an image in an evaluation, to uint8.
     """
 
     name: str
@@ -45,7 +45,7 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
     Args:
       path: Folder of a run of any model, or file of weights of the model of `run`.
       run: Run that is evaluated.
-      class_names: Names of its classes, by label.
+      class_names: Names of the run's classes, by label.
 
     Raises:
       InputError: if it cannot be read, or knows other classes.

@@ -14,9 +14,9 @@ class RidgeClassifier:
     The features are whitened one by one, with mean and deviation of the shots.
 
     Args:
-      features: of the shots.
-      labels: their class indices.
-      num_classes: of the data.
+      features: Features of the shots.
+      labels: Class indices of the shots.
+      num_classes: Number of classes of the data.
 
     Source: Dosovitskiy et al. 2021, section 4.1: few-shot accuracies.
     """

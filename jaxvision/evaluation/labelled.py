@@ -29,10 +29,10 @@ class DataOptions:
     """Where labelled images are; None: what the run says, or the default.
 
     Attributes:
-      name: as config.data.name.
-      path: as config.data.path.
-      train_split: as config.data.train_split.
-      eval_split: as config.data.eval_split.
+      name: Name of the data, as config.data.name.
+      path: Folder, zip or file that holds the data, as config.data.path.
+      train_split: Name of the training split, as config.data.train_split.
+      eval_split: Name of the evaluation split, as config.data.eval_split.
     """
 
     name: str | None = None
@@ -45,9 +45,11 @@ def open_splits(options: DataOptions, weights: str, *, image_size: Any) -> tuple
     """Returns the training and the evaluation split.
 
     Args:
-      options: what was asked for.
-      weights: the folder of a run, whose config fills in what was not; or a file.
-      image_size: pixels, of data that are drawn.
+      options: Data that were asked for.
+      weights: Folder of a run, whose config fills in the rest unless `options` has a name; or a
+        file of weights.
+      image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
+        at it.
 
     Raises:
       InputError: if nobody says which data, or they are missing.
@@ -71,8 +73,9 @@ class Runner:
     """Runs a model over the images of a source, on all devices, compiled once.
 
     Args:
-      trained: the model and its preprocessing; another state of it can be given to a call.
-      batch_size: images at once, rounded up to a multiple of the devices.
+      trained: Model and its preprocessing; a call can be given the model in another state.
+      batch_size: Number of images that are computed at once, rounded up to a multiple of the
+        devices.
     """
 
     def __init__(self, trained: Trained, *, batch_size: int):

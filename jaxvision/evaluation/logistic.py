@@ -38,12 +38,12 @@ def fit_logistic(
     """Returns the weights with the least objective, and the steps of L-BFGS that it took.
 
     Args:
-      weights: to start from.
-      features: of the examples; best standardised.
-      labels: class indices.
-      l2: see `objective`.
-      max_steps: after which it ends, whatever the gradient.
-      tolerance: of the largest entry of the gradient, as scikit-learn's.
+      weights: Weights to start from.
+      features: Features of the examples; best standardised.
+      labels: Class indices of the examples.
+      l2: Strength of the L2 regularisation, see `objective`.
+      max_steps: Number of steps after which it ends, whatever the gradient.
+      tolerance: Size of the gradient's largest entry at which it ends, as scikit-learn's `tol`.
 
     Source: Nocedal & Wright 2006, Numerical Optimization, algorithm 7.5, with a zoom line search.
     """

@@ -21,9 +21,9 @@ class Outputs:
     """One row for each image that could be decoded, in the order of the records.
 
     Attributes:
-      values: logits or features.
-      labels: class indices.
-      records: their indices in the source.
+      values: Logits or features of the images.
+      labels: Class indices of the images.
+      records: Indices of the images in the source.
     """
 
     values: Float[np.ndarray, "examples width"]
@@ -40,9 +40,9 @@ def make_views_step(
     returns: logits. The views go through the model one after the other, in the memory of one.
 
     Args:
-      graphdef: of the model.
-      preprocess_fn: uint8 images -> float images, on the device.
-      views: one of `data.views.VIEWS`; five_crop and ten_crop take images of `FiveCrops`.
+      graphdef: Graph definition of the model.
+      preprocess_fn: Function from uint8 images to normalised images, on the device.
+      views: One of `options.run.VIEWS`; five_crop and ten_crop take images of `FiveCrops`.
     """
     crops = NUM_CROPS if views in ("five_crop", "ten_crop") else 1
     flips = views in ("flip", "ten_crop")
@@ -69,9 +69,9 @@ def collect_outputs(
     """Returns the outputs of all processes for the valid images.
 
     Args:
-      step: device images -> outputs.
-      batches: host batches of `eval_dataset`; every process must bring the same number.
-      mesh: of the devices.
+      step: Function from images on the devices to outputs.
+      batches: Host batches of `eval_dataset`; every process must bring the same number.
+      mesh: Mesh of the devices.
 
     Raises:
       InputError: if there is no valid image.

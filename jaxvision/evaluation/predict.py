@@ -29,9 +29,9 @@ class Guess:
     """One class of one image.
 
     Attributes:
-      index: of the class.
-      name: of the class, None if nobody knows it.
-      probability: in 0..1.
+      index: Index of the class.
+      name: Name of the class; None if nobody knows it.
+      probability: Probability of the class, in 0..1.
     """
 
     index: int
@@ -44,9 +44,9 @@ class Prediction:
     """One image.
 
     Attributes:
-      image: its path.
-      guesses: the most probable classes, the best first; empty if the image cannot be used.
-      error: why it cannot.
+      image: Path of the image.
+      guesses: Most probable classes, the best first; empty if the image cannot be used.
+      error: Reason why the image cannot be used; None if it can.
     """
 
     image: str
@@ -65,11 +65,11 @@ def predict(
     """Yields a prediction for each image, in their order.
 
     Args:
-      trained: the model and its preprocessing.
-      images: to look at; those that cannot be decoded come back with an error.
-      class_names: by label; classes beyond them have no name.
-      top: classes of each image.
-      batch_size: images that are computed at once.
+      trained: Model and its preprocessing.
+      images: Images to classify; those that cannot be decoded come back with an error.
+      class_names: Names of the classes by label; classes beyond them have no name.
+      top: Number of guesses for each image, the most probable classes.
+      batch_size: Number of images that are computed at once.
     """
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
@@ -120,9 +120,9 @@ def prediction_lines(prediction: Prediction, form: str) -> list[str]:
     """Returns what is printed for an image.
 
     Args:
-      prediction: of the image.
-      form: "text" (nothing for a failed image), "json" (one object) or "csv" (a row for each
-        class).
+      prediction: Prediction of the image.
+      form: Format of the lines: "text" (nothing for a failed image), "json" (one object) or "csv"
+        (a row for each class).
     """
     if form == "json":
         return [json.dumps(dataclasses.asdict(prediction))]

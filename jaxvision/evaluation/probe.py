@@ -32,10 +32,10 @@ class ProbeData:
     """Features and labels in three parts.
 
     Attributes:
-      fit: what is learned from.
-      held_out: what l2 is chosen on; of each class one to 50 training images.
-      test: what is reported.
-      num_classes: of the data.
+      fit: Training images that are learned from.
+      held_out: Training images that l2 is chosen on, one to 50 of each class.
+      test: Images whose accuracy is reported.
+      num_classes: Number of classes of the data.
     """
 
     fit: Outputs

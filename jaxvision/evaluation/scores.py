@@ -39,9 +39,9 @@ def classification_scores(
     the images, the even and the odd ones, is scaled by the temperature of the other half.
 
     Args:
-      logits: of the images.
-      labels: class indices.
-      class_names: by label; classes beyond them are called by their index.
+      logits: Logits of the images.
+      labels: Class indices of the images.
+      class_names: Names of the classes by label; classes beyond them are called by their index.
     """
     logits = np.asarray(logits, np.float32)  # so that all of the below see the same ties
     num_classes = logits.shape[-1]

@@ -21,8 +21,8 @@ class Ingredient:
     """One model.
 
     Attributes:
-      path: it was read from.
-      weights: by our paths.
+      path: Path that the model was read from.
+      weights: Weights of the model, by our paths.
     """
 
     path: str
@@ -35,8 +35,8 @@ def open_ingredients(
     """Returns the first model, and the weights of all.
 
     Args:
-      paths: files of weights, or folders of runs. After a run, a file is of its model.
-      name: of the model; a run knows its own.
+      paths: Files of weights, or folders of runs. After a run, a file is of its model.
+      name: Name of the model; None: of a run, its own.
 
     Raises:
       InputError: if one cannot be read, or has another architecture or other classes than the
@@ -102,10 +102,10 @@ class GreedySoup:
     """What the greedy recipe made.
 
     Attributes:
-      weights: the mean of the chosen models.
-      chosen: their paths, in the order in which they were added.
-      scores: of each model alone, by its path.
-      score: of the soup.
+      weights: Weights of the soup, the mean of the chosen models.
+      chosen: Paths of the chosen models, in the order in which they were added.
+      scores: Score of each model alone, by its path.
+      score: Score of the soup.
     """
 
     weights: Weights
@@ -122,9 +122,9 @@ def greedy_soup(
     """Adds the models one by one, the best first, and keeps those that do not make the soup worse.
 
     Args:
-      ingredients: models of one architecture.
-      score: of weights on held-out images; more is better.
-      mix: makes the soup of several models.
+      ingredients: Models of one architecture.
+      score: Function from weights to their score on held-out images; more is better.
+      mix: Function from the weights of several models to those of their soup.
 
     Source: Wortsman et al. 2022, Model soups, recipe 1.
     """

@@ -25,8 +25,9 @@ class Source:
       rules: Function (config) -> the table of names.
       requires: Fields of the config and the only value that the library knows, or a function of the
         config that returns it.
-      fits: Our path, or a shell pattern of several -> (array in our layout, wanted shape, config)
-        -> the array in that shape and what was done, or None if it cannot be made to fit.
+      fits: Functions by our path, or by a shell pattern of several: (array in our layout, wanted
+        shape, config) -> the array in that shape and what was done, or None if it cannot be made to
+        fit.
       usual: Fields of the config and the value that the library takes unless it is told another;
         a file does not say which, so loading into a model with another value says so.
       heads: Paths of our classifiers; the model keeps its own for other classes.
@@ -112,10 +113,10 @@ def resize_as_timm(
     """Returns the table resized as `timm.layers.resample_abs_pos_embed` does: with antialias.
 
     Args:
-      table: prefix rows, then the grid row by row.
-      old: rows and columns of the table.
-      new: rows and columns wanted.
-      prefix: rows before the grid.
+      table: Position table: prefix rows, then the grid row by row.
+      old: Rows and columns of the table's grid.
+      new: Rows and columns wanted.
+      prefix: Number of rows before the grid.
     """
     resized = resize_position_embedding(jnp.asarray(table), old, new, num_prefix_tokens=prefix)
     return np.asarray(resized)
@@ -127,10 +128,10 @@ def resize_as_transformers(
     """Returns the table resized as `interpolate_pos_encoding` of transformers does: no antialias.
 
     Args:
-      table: prefix rows, then the grid row by row.
-      old: rows and columns of the table.
-      new: rows and columns wanted.
-      prefix: rows before the grid.
+      table: Position table: prefix rows, then the grid row by row.
+      old: Rows and columns of the table's grid.
+      new: Rows and columns wanted.
+      prefix: Number of rows before the grid.
     """
     resized = resize_position_embedding(
         jnp.asarray(table), old, new, num_prefix_tokens=prefix, antialias=False
@@ -144,10 +145,10 @@ def resize_as_augreg(
     """Returns the table resized as timm does when it reads Google's files: bilinear, no antialias.
 
     Args:
-      table: prefix rows, then the grid row by row.
-      old: rows and columns of the table.
-      new: rows and columns wanted.
-      prefix: rows before the grid.
+      table: Position table: prefix rows, then the grid row by row.
+      old: Rows and columns of the table's grid.
+      new: Rows and columns wanted.
+      prefix: Number of rows before the grid.
     """
     resized = resize_position_embedding(
         jnp.asarray(table),
@@ -169,10 +170,10 @@ def resize_as_torchvision(
     those of the new one, where timm aligns the edges of the image.
 
     Args:
-      table: prefix rows, then the grid row by row.
-      old: rows and columns of the table.
-      new: rows and columns wanted.
-      prefix: rows before the grid.
+      table: Position table: prefix rows, then the grid row by row.
+      old: Rows and columns of the table's grid.
+      new: Rows and columns wanted.
+      prefix: Number of rows before the grid.
     """
     grid = table[0, prefix:].reshape(*old, -1)
     rows, columns = (_aligned_cubic(*sizes) for sizes in zip(old, new, strict=True))
@@ -206,10 +207,10 @@ def fit_heads(
     """Takes heads that the model cannot use out of the weights, and what only they read.
 
     Args:
-      weights: name -> array; changed in place.
-      rules: the table.
-      shapes: of every path of the model.
-      source: where the weights come from.
+      weights: Arrays by name in the file; changed in place.
+      rules: Table of rules.
+      shapes: Shape of every path of the model.
+      source: Source that the weights come from.
 
     Returns:
       The names taken out, and for each head that the model keeps, why.

@@ -18,8 +18,8 @@ def rules(config: ViTConfig, patches: str = "patch_embed") -> tuple[Rule, ...]:
     """Returns the table; its aliases are the names of big_vision, the later code.
 
     Args:
-      config: of the model: attention has an axis for the heads in these files.
-      patches: our path of the linear map from patches to tokens.
+      config: Config of the model: attention has an axis for the heads in these files.
+      patches: Our path of the linear map from patches to tokens.
     """
     positions = Rule(
         "Transformer/posembed_input/pos_embedding", "pos_embed", aliases=("pos_embedding",)
@@ -47,7 +47,7 @@ def without_empty_axes(weights: Weights) -> Weights:
     """Returns the weights as later files have them: norms without axes of size 1.
 
     Args:
-      weights: name -> array.
+      weights: Arrays by name in the file.
     """
     return {
         name: array.reshape(-1) if array.ndim == 4 and array.shape[:3] == (1, 1, 1) else array

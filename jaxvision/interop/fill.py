@@ -12,8 +12,8 @@ def fill_weights(model: nnx.Module, path: str) -> LoadReport:
     """Puts the weights of a file into a model of `nnx.eval_shape`, in place.
 
     Args:
-      model: whose arrays are shapes only.
-      path: see `load_weights`.
+      model: Model whose arrays are shapes only.
+      path: Path of the weights, see `load_weights`.
 
     Raises:
       InputError: if the file cannot be read, belongs to another model, or leaves out a part, such
@@ -29,11 +29,11 @@ def assign_all(
     """Puts weights that are in memory into a model of shapes; see `fill_weights`.
 
     Args:
-      model: whose arrays are shapes only.
-      weights: see `assign_weights`.
-      source: see `assign_weights`.
-      path: they were read from, for the text of an error.
-      name: of the model, for the same.
+      model: Model whose arrays are shapes only.
+      weights: Arrays by name, see `assign_weights`.
+      source: Library whose names the weights have, see `load_weights`.
+      path: Path that the weights were read from, for the text of an error.
+      name: Name of the model, for the text of an error.
     """
     report = assign_weights(model, weights, source=source)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):

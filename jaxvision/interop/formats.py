@@ -30,9 +30,10 @@ def read_weights(path: str | pathlib.Path, *, ema: bool = False) -> dict[str, np
     put before every name (`module.`, `params/`) are removed.
 
     Args:
-      path: `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` as written by `torch.save`; or an
-        address of the Hugging Face hub, see `hub.fetch`.
-      ema: of a training checkpoint, take the averaged weights; False: only if it has no others.
+      path: Path of a `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` file as written by
+        `torch.save`; or an address of the Hugging Face hub, see `hub.fetch`.
+      ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
+        others.
 
     Raises:
       InputError: if there is no such file, it is damaged, it holds anything but arrays, or averaged
@@ -47,8 +48,8 @@ def read_checkpoint(
     """Returns what `read_weights` does, and where in the file it was: "model", "model_ema", ...
 
     Args:
-      path: see `read_weights`.
-      ema: see `read_weights`.
+      path: Path of the file, see `read_weights`.
+      ema: Whether the averaged weights are taken, see `read_weights`.
 
     Raises:
       InputError: as `read_weights`.
@@ -82,8 +83,8 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
     """Writes arrays by name; the file appears, or replaces another, when it is complete.
 
     Args:
-      path: `.safetensors` or `.npz`.
-      weights: name -> array.
+      path: Path of the file, `.safetensors` or `.npz`.
+      weights: Arrays by name.
 
     Raises:
       InputError: if the suffix is another.

@@ -15,8 +15,8 @@ def fetch(address: str) -> pathlib.Path:
     """Returns a file of the hub, from the local cache or, if it is not there, by downloading it.
 
     Args:
-      address: `hub:owner/name` for the repository's weights, or `hub:owner/name/file`. `@revision`
-        behind the name (a tag or a commit) says which version.
+      address: Address of the file: `hub:owner/name` for the repository's weights, or
+        `hub:owner/name/file`. `@revision` behind the name (a tag or a commit) says which version.
 
     Raises:
       InputError: if the address has another form, huggingface_hub is not installed, or there is no

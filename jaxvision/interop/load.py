@@ -37,15 +37,15 @@ class LoadReport:
     """What became of a file.
 
     Attributes:
-      source: library whose names the file has; for a ResNet, timm's are torchvision's.
-      loaded: names in the file that the model now holds, adapted ones among them.
-      adapted: our path -> what was done to make it fit, or why the model kept its own.
-      left_out: names in the file that were not used, each for a reason in `adapted` or because the
+      source: Library whose names the file has; for a ResNet, timm's are torchvision's.
+      loaded: Names in the file that the model now holds, adapted ones among them.
+      adapted: What was done to make an array fit, or why the model kept its own, by our path.
+      left_out: Names in the file that were not used, each for a reason in `adapted` or because the
         model has no head.
-      wrapper: where in a training checkpoint the weights were, e.g. "model_ema"; of a run, which
-        they are and of which step; None: at the file's top.
-      notes: choices of the model that this library usually makes otherwise, which the file does
-        not tell.
+      wrapper: Place of the weights in a training checkpoint, e.g. "model_ema"; of a run, which
+        weights they are and of which step; None: at the file's top.
+      notes: Choices of the model that this library usually makes otherwise, which the file does not
+        tell.
     """
 
     source: str
@@ -78,14 +78,16 @@ def load_weights(
     number of channels. A model that raises is as it was before.
 
     Args:
-      model: any model of `create_model`.
-      path: `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin`, or `hub:owner/name[/file]`. Never runs
-        code from the file. Or the folder of a run: the newest checkpoint, the averaged weights if
-        it has them; or one of its checkpoints, `<run>/checkpoints/<step>`.
-      source: "timm", "torchvision", "hf" (transformers), "augreg" (Google's .npz), of a captioner
-        "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own names); None: told by the names
-        in the file.
-      ema: of a training checkpoint, take the averaged weights; False: only if it has no others.
+      model: Any model of `create_model`.
+      path: Path of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file, or
+        `hub:owner/name[/file]`. Never runs code from the file. Or the folder of a run: the newest
+        checkpoint, the averaged weights if it has them; or one of its checkpoints,
+        `<run>/checkpoints/<step>`.
+      source: Library whose names the file has: "timm", "torchvision", "hf" (transformers), "augreg"
+        (Google's .npz), of a captioner "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own
+        names); None: told by the names in the file.
+      ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
+        others.
 
     Raises:
       InputError: if the file cannot be read, or an array is neither used nor excused; the message
@@ -102,8 +104,8 @@ def read_file_or_run(
     """Returns what `load_weights` reads: the weights, `LoadReport.wrapper`, the source if known.
 
     Args:
-      path: see `load_weights`.
-      ema: see `load_weights`.
+      path: Path of the weights, see `load_weights`.
+      ema: Whether the averaged weights are taken, see `load_weights`.
 
     Raises:
       InputError: if the file or the run cannot be read.
@@ -117,9 +119,9 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     """Returns the classes (of a captioner the words) of the weights, None if they tell none.
 
     Args:
-      model: one with any head, also of shapes.
-      weights: see `assign_weights`.
-      source: see `assign_weights`.
+      model: Model with any head, also of shapes.
+      weights: Arrays by name, see `assign_weights`.
+      source: Library whose names the weights have, see `load_weights`.
 
     Raises:
       InputError: if the weights belong to another family.
@@ -138,9 +140,9 @@ def save_weights(model: nnx.Module, path: str | pathlib.Path, *, format: str = "
     """Writes a model's weights under another library's names; they load there with strict=True.
 
     Args:
-      model: any model of `create_model`.
-      path: `.safetensors` or `.npz`; replaced at once when all is written.
-      format: "timm", "torchvision", "hf", ...: see `load_weights`.
+      model: Any model of `create_model`.
+      path: Path of the file, `.safetensors` or `.npz`; replaced at once when all is written.
+      format: Library whose names are written: "timm", "torchvision", "hf", ...; see `load_weights`.
 
     Raises:
       InputError: if the suffix is another, or the library has no such model.
@@ -153,9 +155,9 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     """Puts arrays that are in memory into a model; see `load_weights`.
 
     Args:
-      model: any model of `create_model`.
-      weights: name -> array, e.g. of a `state_dict`.
-      source: see `load_weights`.
+      model: Any model of `create_model`.
+      weights: Arrays by name, e.g. of a `state_dict`.
+      source: Library whose names the weights have, see `load_weights`.
 
     Raises:
       InputError: if an array is neither used nor excused.
@@ -193,8 +195,8 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
     """Returns the weights in memory that `save_weights` writes.
 
     Args:
-      model: any model of `create_model`.
-      format: "timm", "torchvision", "hf", ...: see `load_weights`.
+      model: Any model of `create_model`.
+      format: Library whose names are used: "timm", "torchvision", "hf", ...; see `load_weights`.
 
     Raises:
       InputError: if the library has no such model.
@@ -208,8 +210,8 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
     """Returns {name there: our paths} of every array that both sides have.
 
     Args:
-      model: any model of `create_model`, also of shapes.
-      format: "timm", "torchvision", "hf", ...: see `load_weights`.
+      model: Any model of `create_model`, also of shapes.
+      format: Library whose names are wanted: "timm", "torchvision", "hf", ...; see `load_weights`.
 
     Raises:
       InputError: if the library has no such model.

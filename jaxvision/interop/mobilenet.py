@@ -20,10 +20,10 @@ class BlockNames:
     """What a library calls the parts of a block.
 
     Attributes:
-      expand: convolution and norm; None: the block does not expand.
-      depthwise: convolution and norm.
-      project: convolution and norm.
-      squeeze: the two layers of the squeeze-and-excitation; None: the block has none.
+      expand: Names of the expansion's convolution and norm; None: the block does not expand.
+      depthwise: Names of the depthwise convolution and its norm.
+      project: Names of the projection's convolution and norm.
+      squeeze: Names of the two layers of the squeeze-and-excitation; None: the block has none.
     """
 
     expand: tuple[str, str] | None = None
@@ -45,9 +45,9 @@ def block_rules(
     """Returns the rules of all blocks.
 
     Args:
-      config: of the model.
-      names: (stage, blocks before the stage, a block of it) -> their names; `{i}` is the number of
-        the block in its stage. All blocks of a stage have the same parts.
+      config: Config of the model.
+      names: Function (stage, blocks before the stage, a block of it) -> names of the block; `{i}`
+        is the number of the block in its stage. All blocks of a stage have the same parts.
     """
     rules, before = [], 0
     for stage, blocks in enumerate(config.stages()):
@@ -155,8 +155,8 @@ def torchvision_names(at: str, block: Block) -> BlockNames:
     """Returns the names of a block of V3 or EfficientNet: its parts are numbered.
 
     Args:
-      at: name of the list of parts.
-      block: of the stage.
+      at: Name of the list of parts.
+      block: Block of the stage.
     """
     count = 2 + expands(block) + (block.squeezed_channels > 0)
     parts = [(f"{at}.{j}.0", f"{at}.{j}.1") for j in range(count)]

@@ -26,8 +26,8 @@ class Transform:
     """How an array changes its layout, and how it changes back.
 
     Attributes:
-      to_jax: from the file's layout to ours.
-      to_torch: the exact inverse.
+      to_jax: Function from the file's layout to ours.
+      to_torch: Function from our layout to the file's, the exact inverse.
     """
 
     to_jax: Callable[[np.ndarray], np.ndarray]
@@ -46,12 +46,13 @@ class Rule:
     """One line of a table: what an array is called there and here.
 
     Attributes:
-      source: name in the file; `{i}` stands for a number of the path, `{i+1}` for the next one.
-      targets: our path, or several: then the file has them stacked along the first axis.
-      transform: of each target.
-      aliases: names in older files; read but never written.
-      constant: for an array of the file that we have no use for: reading ignores it (it may be
-        absent), writing writes this. `targets` says what it stands beside.
+      source: Name in the file; `{i}` stands for a number of the path, `{i+1}` for the next one.
+      targets: Our path, or several: then the file has them stacked along the first axis.
+      transform: Transform of each target.
+      aliases: Names in older files; read but never written.
+      constant: Value of an array of the file that we have no use for: reading ignores it (it may be
+        absent), writing writes this. `targets` says what it stands beside. None: an array that we
+        use.
     """
 
     source: str
@@ -104,9 +105,9 @@ class Entry:
     """A rule with its numbers filled in.
 
     Attributes:
-      names: in the file, the one that is written first.
-      targets: our paths.
-      rule: where it came from.
+      names: Names in the file; the first one is written, all are read.
+      targets: Our paths of the array.
+      rule: Rule that the entry came from.
     """
 
     names: tuple[str, ...]
@@ -121,7 +122,7 @@ class Entry:
         """Returns the shape that the file must have.
 
         Args:
-          shapes: of every path of the model.
+          shapes: Shape of every path of the model.
         """
         # A scalar spread to the shape takes no memory and can be transposed like the array itself.
         parts = [
@@ -135,8 +136,8 @@ def expand(rules: Iterable[Rule], paths: Iterable[str]) -> list[Entry]:
     """Returns one entry for each array that a file of this model has.
 
     Args:
-      rules: the table.
-      paths: every path of the model's parameters and statistics.
+      rules: Table of rules.
+      paths: Every path of the model's parameters and statistics.
 
     Raises:
       InputError: if a path has no rule: the model has a part that the other library has not.
@@ -179,12 +180,12 @@ def convert(
     shape. Numbers are cast to the dtype of the model.
 
     Args:
-      source: what `read_weights` returned.
-      rules: the table of the family and the library.
-      target: (params, batch_stats), nested dicts of anything with shape and dtype, with one entry
-        per block as `unstack_blocks` gives them.
-      allow_missing: shell patterns of our paths that may be absent; they are absent in the result.
-      allow_extra: shell patterns of names in the file that may go unused.
+      source: Arrays by name that `read_weights` returned.
+      rules: Table of rules of the family and the library.
+      target: Model's (params, batch_stats), nested dicts of anything with shape and dtype, with one
+        entry per block as `unstack_blocks` gives them.
+      allow_missing: Shell patterns of our paths that may be absent; they are absent in the result.
+      allow_extra: Shell patterns of names in the file that may go unused.
 
     Raises:
       InputError: naming the first arrays that are missing, unused, or of another shape, with the
@@ -232,9 +233,9 @@ def export(params: Any, batch_stats: Any, rules: Iterable[Rule]) -> Weights:
     """Returns the weights under the names and in the layouts of the other library, bit for bit.
 
     Args:
-      params: nested dict of arrays with one entry per block, see `unstack_blocks`.
-      batch_stats: the same for the statistics.
-      rules: the table that `convert` would read.
+      params: Parameters, a nested dict of arrays with one entry per block, see `unstack_blocks`.
+      batch_stats: Statistics, a nested dict like that of the parameters.
+      rules: Table of rules that `convert` would read.
 
     Raises:
       InputError: if the model has an array that the table does not name.

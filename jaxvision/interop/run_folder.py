@@ -43,7 +43,7 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
     """Returns the run in a folder.
 
     Args:
-      path: the folder of a run, or one of its checkpoints, `<run>/checkpoints/<step>`.
+      path: Folder of a run, or of one of its checkpoints, `<run>/checkpoints/<step>`.
 
     Raises:
       InputError: if it is neither, or its files are damaged.
@@ -113,8 +113,8 @@ def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, s
     Of the newest checkpoint that can be read; the averaged weights if the run keeps them.
 
     Args:
-      path: see `open_run`.
-      ema: refuse a run without averaged weights.
+      path: Folder of a run or of one of its checkpoints, see `open_run`.
+      ema: Whether a run without averaged weights is refused.
 
     Raises:
       InputError: if there is no run, or no checkpoint of it can be read.

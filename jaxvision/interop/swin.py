@@ -172,9 +172,9 @@ def fit_table(
     """Returns a table of relative positions for another window, as timm resamples it.
 
     Args:
-      table: of a square window: a file does not say which other window it has.
-      shape: wanted.
-      config: of the model.
+      table: Position biases of a square window: a file does not say which other window it has.
+      shape: Shape that is wanted.
+      config: Config of the model.
     """
     side = (round(len(table) ** 0.5) + 1) // 2
     stage = config.stage_heads.index(shape[1]) if shape[1] in config.stage_heads else None

@@ -35,7 +35,7 @@ def read_torch_file(path: pathlib.Path) -> Any:
     """Returns the object that was saved, its tensors as NumPy arrays.
 
     Args:
-      path: a `.pth` or `.pt` file.
+      path: Path of a `.pth`, `.pt` or `.bin` file.
 
     Raises:
       InputError: if the file is damaged, of the format before PyTorch 1.6, or names anything but

@@ -109,8 +109,8 @@ def hf_rules(model: str) -> tuple[Rule, ...]:
     """Returns the table of transformers without its head.
 
     Args:
-      model: what the encoder is called there, "vit" or "deit"; files of an encoder alone leave it
-        out.
+      model: Name of the encoder in transformers, "vit" or "deit"; files of an encoder alone leave
+        it out.
     """
     layer = f"{model}.layers.{{i}}"
     rules = (
@@ -162,9 +162,9 @@ def fits(resize: Any, first_kernel: str = "patch_embed/kernel", **options: Any) 
     """Returns what of a Vision Transformer can be made to fit.
 
     Args:
-      resize: of the positions, see `fit_positions`.
-      first_kernel: our path of what sees the image.
-      **options: further ones of `fit_positions`.
+      resize: Function that resizes the positions, see `fit_positions`.
+      first_kernel: Our path of the kernel that sees the image.
+      **options: Further options of `fit_positions`.
     """
     positions = functools.partial(fit_positions, resize=resize, **options)
     return {first_kernel: fit_channels, "pos_embed": positions}

@@ -37,11 +37,11 @@ class Certificate:
     """The distances of one pair, each relative to the largest number.
 
     Attributes:
-      distances: kind -> the largest distance.
-      places: kind -> the array that it belongs to.
-      layers: of the evaluation, in the order of the peer's computation.
-      bar: what the distances of layers and logits in evaluation must be below.
-      training_bar: what all others must be below.
+      distances: Largest distance of each kind.
+      places: Name of the array that the largest distance belongs to, by kind.
+      layers: Layers of the evaluation, in the order of the peer's computation.
+      bar: Bar that the distances of layers and logits in evaluation must be below.
+      training_bar: Bar that all other distances must be below.
     """
 
     distances: dict[str, float]
@@ -80,10 +80,10 @@ def certify(
     """Compares layers, logits, gradients, a step of AdamW and of SGD, and running statistics.
 
     Args:
-      pair: of the models.
-      images: [batch, height, width, channels].
-      labels: class indices.
-      progress: is told what comes next.
+      pair: Pair of the models.
+      images: Images [batch, height, width, channels].
+      labels: Class indices of the images.
+      progress: Function that is told what comes next.
     """
     progress("layers")
     layers = compare_layers(pair, images)
@@ -114,12 +114,12 @@ def certify_model(
     """Builds both models with the same random weights and compares them; see `certify`.
 
     Args:
-      name: of our model.
-      library: "timm", "torchvision" or "hf".
-      image_size: height and width in pixels; None: 96, or what the model is made for.
-      batch_size: images.
-      dtype: "float64" or "float32".
-      progress: is told what comes next.
+      name: Name of our model.
+      library: Library of the peer: "timm", "torchvision" or "hf".
+      image_size: Height and width in pixels; None: 96, or what the model is made for.
+      batch_size: Number of images.
+      dtype: Dtype of both models, "float64" or "float32".
+      progress: Function that is told what comes next.
 
     Raises:
       InputError: if the library has no such model, or the size does not fit it.
@@ -174,8 +174,8 @@ def pairs(name: str | None, library: str | None) -> Iterator[tuple[str, str]]:
     """Yields (model, library) of what there is to compare.
 
     Args:
-      name: of a model; None: of every family the smallest one that a library has.
-      library: "timm", "torchvision" or "hf"; None: each that has the model.
+      name: Name of a model; None: of every family the smallest one that a library has.
+      library: Library of the peer: "timm", "torchvision" or "hf"; None: each that has the model.
 
     Raises:
       InputError: if there is no such model, or no library has it.

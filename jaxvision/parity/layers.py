@@ -24,9 +24,9 @@ class Layer:
     """A module that both models have.
 
     Attributes:
-      theirs: its name in the peer.
-      ours: its path here; of several that the peer has in one, joined by " + ".
-      distance: of the outputs, relative to the largest number.
+      theirs: Name of the module in the peer.
+      ours: Path of the module here; of several that the peer has in one, joined by " + ".
+      distance: Distance of the outputs, relative to the largest number.
     """
 
     theirs: str
@@ -43,8 +43,8 @@ def compare_layers(pair: Pair, images: np.ndarray) -> list[Layer]:
     another shape there even with the channels last.
 
     Args:
-      pair: of the models; evaluation is compared.
-      images: [batch, height, width, channels].
+      pair: Pair of the models; evaluation is compared.
+      images: Images [batch, height, width, channels].
     """
     theirs = _peer_outputs(pair, images)
     ours = _our_outputs(pair.model, jnp.asarray(images, pair.dtype))

@@ -76,9 +76,9 @@ class Pair:
     """The same model in PyTorch and here.
 
     Attributes:
-      peer: the real module.
-      model: ours, which was given the peer's weights.
-      source: the peer's library.
+      peer: Real module of the peer's library.
+      model: Model of ours, which was given the peer's weights.
+      source: Library of the peer.
     """
 
     peer: torch.nn.Module
@@ -87,7 +87,7 @@ class Pair:
 
     @property
     def dtype(self) -> str:
-        """Of both."""
+        """Dtype of both models."""
         return _dtype(self.peer)
 
     def export(self, params: Any, batch_stats: Any) -> dict[str, np.ndarray]:
@@ -108,11 +108,11 @@ def make_pair(
     """Returns both models with the same random weights.
 
     Args:
-      peer: a new module of the library; its values are overwritten.
-      name: of our model.
-      source: the peer's library.
-      dtype: of both, "float64" or "float32".
-      **overrides: options of our model; 10 classes unless they say otherwise.
+      peer: New module of the library; its values are overwritten.
+      name: Name of our model.
+      source: Library of the peer.
+      dtype: Dtype of both models, "float64" or "float32".
+      **overrides: Options of our model; 10 classes unless they say otherwise.
 
     Raises:
       InputError: if a weight of the peer has no place in our model as it is.

@@ -25,11 +25,11 @@ def build_pair(name: str, library: str, *, height: int, width: int, dtype: str =
     Nothing is dropped in either, because the two libraries would draw other numbers.
 
     Args:
-      name: of our model.
-      library: "timm", "torchvision" or "hf".
-      height: of the images in pixels, where the model is built for a size.
-      width: of the images in pixels.
-      dtype: "float64" or "float32".
+      name: Name of our model.
+      library: Library of the peer: "timm", "torchvision" or "hf".
+      height: Height of the images in pixels, where the model is built for a size.
+      width: Width of the images in pixels, where the model is built for a size.
+      dtype: Dtype of both models, "float64" or "float32".
 
     Raises:
       InputError: if the library has no such model, or its configuration is not known here.

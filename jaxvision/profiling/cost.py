@@ -18,10 +18,10 @@ class Work:
     """What one convolution or matrix product takes.
 
     Attributes:
-      path: of the innermost module that it belongs to; "" for the model itself, and wherever the
-        modules were not watched.
-      macs: multiply-adds; FLOPs are twice as many.
-      activations: elements of the output.
+      path: Path of the innermost module that it belongs to; "" for the model itself, and wherever
+        the modules were not watched.
+      macs: Multiply-adds; FLOPs are twice as many.
+      activations: Elements of the output.
     """
 
     path: str
@@ -34,8 +34,9 @@ class Trace:
     """What a forward pass of one batch takes.
 
     Attributes:
-      work: of every convolution and product, in the order of the computation.
-      shapes: of the output of every module that was called, by path, in the order of the returns.
+      work: Work of every convolution and matrix product, in the order of the computation.
+      shapes: Shape of the output of every module that was called, by path, in the order of the
+        returns.
     """
 
     work: list[Work]
@@ -49,8 +50,8 @@ def count_work(function: Callable[..., Any], *arguments: Any) -> list[Work]:
     length counts once.
 
     Args:
-      function: anything that JAX can trace.
-      *arguments: trees of arrays or shapes.
+      function: Function that JAX can trace.
+      *arguments: Arguments of the function, trees of arrays or shapes.
     """
     return list(_walk(jax.make_jaxpr(function)(*arguments).jaxpr, "", 1))
 
@@ -94,8 +95,8 @@ def trace_model(model: nnx.Module, images: Any) -> Trace:
     """Returns the work of a forward pass in evaluation by module, and the modules' output shapes.
 
     Args:
-      model: of arrays or of shapes.
-      images: an array or a shape.
+      model: Model of arrays or of shapes.
+      images: Images [batch, height, width, channels], an array or a shape.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 

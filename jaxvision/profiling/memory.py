@@ -22,7 +22,7 @@ class StepMemory:
     """Compiles the steps of a run for shapes, and tells the memory that they need on one device.
 
     Attributes:
-      compile_seconds: of each compilation so far.
+      compile_seconds: Seconds of each compilation so far.
     """
 
     def __init__(self, run: Run):
@@ -53,8 +53,9 @@ class StepMemory:
         """Returns the bytes of each part during a training step; infinite if it cannot compile.
 
         Args:
-          batch_size: images.
-          image_size: of the training images; None: the largest of the run.
+          batch_size: Number of images of one step, over all devices.
+          image_size: Size of the training images in pixels, one side or (height, width); None: the
+            largest of the run.
         """
         batch = self._batch(batch_size, image_size or self.image_sizes[-1])
         constants = self.run.abstract_constants
@@ -91,9 +92,9 @@ class StepMemory:
         """Compiles, and splits XLA's sizes, which are those of one device.
 
         Args:
-          lowered: the step.
-          weights: its arguments without the batch.
-          waiting: bytes of the batches that are on the device without being in use.
+          lowered: Lowered step, not yet compiled.
+          weights: Arguments of the step without the batch.
+          waiting: Bytes of the batches that are on the device without being in use.
         """
         parts = self.state_parts()
         counters = _device_bytes((self._state, self.run.abstract_constants)) - sum(parts.values())
@@ -148,11 +149,11 @@ def largest_batch(
     measured sizes next to the limit. What is returned was measured, too; size 0 if none fits.
 
     Args:
-      memory_at: from a batch size to bytes; called 3 times at most.
-      known: one size that was measured, and {0: bytes of the state}.
-      limit: bytes, at least those of the state.
-      unit: that batch sizes are multiples of.
-      greatest: batch size to look at, a multiple of `unit`.
+      memory_at: Function from a batch size to bytes; called 3 times at most.
+      known: Bytes by batch size: one size that was measured, and {0: bytes of the state}.
+      limit: Bytes that may be used, at least those of the state.
+      unit: Number that batch sizes are multiples of.
+      greatest: Largest batch size to look at, a multiple of `unit`.
     """
     known = dict(known)
     for _ in range(SEARCH_COMPILATIONS):

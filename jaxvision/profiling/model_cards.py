@@ -54,7 +54,7 @@ def model_cards(patterns: Iterable[str] = ("*",)) -> Iterator[Card]:
     """Yields the cards of all models that match, by name.
 
     Args:
-      patterns: shell patterns such as "vit*", or names and aliases.
+      patterns: Shell patterns such as "vit*", or names and aliases.
 
     Raises:
       InputError: if a pattern fits nothing; the message names the nearest models.

@@ -17,9 +17,9 @@ def watch_calls(model: nnx.Module, around: Around) -> Iterator[nnx.Module]:
     `jax.lax.scan` hand the module that they call over as a new object.
 
     Args:
-      model: of arrays or of shapes. Stacked blocks are one submodule, called once.
-      around: (path such as "stages.0.1.conv2", the call) -> output. It must make the call. The
-        model itself has the path "".
+      model: Model of arrays or of shapes. Stacked blocks are one submodule, called once.
+      around: Function (path such as "stages.0.1.conv2", the call) -> output. It must make the call.
+        The model itself has the path "".
     """
     watched = nnx.clone(model)
     classes: set[Any] = set()

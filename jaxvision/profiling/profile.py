@@ -32,10 +32,10 @@ class Timing:
     """A forward pass in evaluation, compiled.
 
     Attributes:
-      batch: images.
-      milliseconds: median of a call.
-      images_per_second: batch / that median.
-      peak_bytes: weights, images, activations and logits, as XLA plans it for one device.
+      batch: Number of images of a call.
+      milliseconds: Median time of a call in milliseconds.
+      images_per_second: Throughput, `batch` / the median time.
+      peak_bytes: Bytes of weights, images, activations and logits, as XLA plans it for one device.
     """
 
     batch: int
@@ -49,12 +49,12 @@ class Node:
     """A module and all below it.
 
     Attributes:
-      path: from the model, "" for the model itself.
-      kind: name of its class, "" for a list of modules.
-      parameters: number of them.
-      macs: multiply-adds of one image.
-      activations: elements of all outputs of convolutions and matrix products, for one image.
-      shape: of its output for one image; of a list of modules, that of the last one.
+      path: Path of the module from the model; "" for the model itself.
+      kind: Name of the module's class; "" for a list of modules.
+      parameters: Number of parameters.
+      macs: Multiply-adds of one image.
+      activations: Elements of all outputs of convolutions and matrix products, for one image.
+      shape: Shape of the module's output for one image; of a list of modules, that of the last one.
     """
 
     path: str
@@ -77,10 +77,10 @@ def module_tree(name: str, height: int, width: int, *, depth: int) -> list[Node]
     """Returns the modules of a model in the order of its computation, counted for one image.
 
     Args:
-      name: of the model.
-      height: of the image in pixels.
-      width: of the image in pixels.
-      depth: levels of modules below the model.
+      name: Name of the model.
+      height: Height of the image in pixels.
+      width: Width of the image in pixels.
+      depth: Number of levels of modules below the model.
 
     Raises:
       InputError: if the model cannot be built for the size.
@@ -154,10 +154,10 @@ def time_model(name: str, height: int, width: int, batches: Iterable[int]) -> It
     """Yields the times of a float32 model, for each batch size.
 
     Args:
-      name: of the model.
-      height: of the images in pixels.
-      width: of the images in pixels.
-      batches: batch sizes.
+      name: Name of the model.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
+      batches: Batch sizes, each timed by itself.
 
     Raises:
       InputError: if the model cannot be built for the size.
@@ -183,9 +183,9 @@ def times_table(name: str, root: Node, timings: Iterable[Timing]) -> str:
     """Returns the benchmark table of one model.
 
     Args:
-      name: of the model.
-      root: the first node of its tree.
-      timings: one row each.
+      name: Name of the model.
+      root: First node of the model's tree.
+      timings: Timings, one row each.
     """
     header = ("model", "parameters", "GMACs", "batch", "ms", "images/s", "peak memory")
     rows = (
