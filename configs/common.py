@@ -48,7 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.prefetch_examples = 512  # decoded examples held ready, in each process
     config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops
     config.data.max_pixels = 89_478_485  # larger images count as corrupt (decompression bombs)
-    config.data.eval_resize = 256  # pixels of the short side before the centre crop; 0: no resize
+    config.data.eval_resize = (
+        -1
+    )  # pixels of image_size's short side before the crop; 0: none; -1: 8/7
     config.data.interpolation = "bilinear"  # of both resizes: bilinear | bicubic
     config.data.shapes = d()  # the built-in data
     config.data.shapes.num_train = 50_000  # images

@@ -206,7 +206,9 @@ def test_the_rungs_of_the_flickr_ladder():
 def leaves(group, prefix=""):
     """Yields (name, default) of every option of a dataclass and of those inside it."""
     for field in dataclasses.fields(group):
-        default = getattr(group, field.name)
+        # As written: a check may replace a default by what it stands for.
+        written = field.default is not dataclasses.MISSING
+        default = field.default if written else getattr(group, field.name)
         if dataclasses.is_dataclass(default):
             yield from leaves(default, f"{prefix}{field.name}.")
         else:

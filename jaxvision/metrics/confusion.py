@@ -44,9 +44,9 @@ def class_scores(
 def most_confused(
     labels: Int[np.ndarray, " examples"], guesses: Int[np.ndarray, " examples"], *, count: int
 ) -> list[tuple[int, int, int]]:
-    """Returns the commonest mistakes as (true class, predicted class, examples).
+    """Returns the most common mistakes as (true class, predicted class, examples).
 
-    The commonest comes first; equally common ones are in the order of their classes.
+    The most common comes first; equally common ones are in the order of their classes.
     """
     wrong = np.stack([labels, guesses], axis=1)[labels != guesses]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)

@@ -42,7 +42,7 @@ class DataOptions:
     prefetch_examples: int = 512
     max_corrupt_fraction: float = 0.01
     max_pixels: int = 89_478_485
-    eval_resize: int = 256
+    eval_resize: int = -1  # pixels, once it is checked
     interpolation: str = "bilinear"
     shapes: ShapesOptions = dataclasses.field(default_factory=ShapesOptions)
 
@@ -62,12 +62,24 @@ class DataOptions:
                 "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
                 f"{self.image_size!r}."
             )
+        side = min(sides(self.image_size))
+        usual = round(side * 256 / 224)
+        if self.eval_resize == -1:
+            object.__setattr__(self, "eval_resize", usual)
         if self.eval_resize < 0:
-            raise InputError(f"config.data.eval_resize is pixels or 0, but is {self.eval_resize}.")
-        side = max(sides(self.image_size))
+            raise InputError(
+                "config.data.eval_resize is pixels, 0 for none or -1 for 8/7 of image_size, but is "
+                f"{self.eval_resize}."
+            )
         if side < _LEAST_SEEN * self.eval_resize:
             raise InputError(
                 f"An evaluation would see only the middle {side} of --config.data.eval_resize="
-                f"{self.eval_resize} pixels: give about {round(side * 256 / 224)}, or 0 for images "
-                "that need no resize."
+                f"{self.eval_resize} pixels: leave it out for {usual}, or give 0 for images that "
+                "need no resize."
+            )
+        if 0 < self.eval_resize < side:
+            raise InputError(
+                f"--config.data.eval_resize={self.eval_resize} is less than image_size "
+                f"{self.image_size}, so that evaluation would see images in a black frame: leave "
+                f"it out for {usual}, or give {side} or more."
             )

@@ -140,7 +140,7 @@ class Options:
                 "--config.eval.class_folders=indices is for --config.data.name=folder, got "
                 f"'{data.name}': set it to names."
             )
-        side = max(sides(data.image_size))
+        side = min(sides(data.image_size))
         if evaluation.tta in ("five_crop", "ten_crop") and 0 < data.eval_resize <= side:
             raise InputError(
                 f"--config.eval.tta={evaluation.tta} cuts crops of {side} pixels out of images "

@@ -68,13 +68,16 @@ def plot_samples(
     images: UInt8[np.ndarray, "steps examples height width 3"],
     titles: Sequence[Sequence[str]],
     path: str | os.PathLike,
+    *,
+    row_names: Sequence[str],
 ) -> Path:
-    """Draws training images, a row for each step, and returns the PNG's path.
+    """Draws images as a model sees them, row by row, and returns the PNG's path.
 
     Args:
-      images: RGB images, as the first steps see them.
+      images: RGB images, without normalisation.
       titles: Title of each image, drawn above it; see `class_shares` and `caption_title`.
       path: Path of the PNG; its folder must exist.
+      row_names: Name of each row, such as "step 1".
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
@@ -88,7 +91,7 @@ def plot_samples(
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             axes.set_title(title, fontsize=8)
-        row[0].set_ylabel(f"step {step + 1}", fontsize=9)
+        row[0].set_ylabel(row_names[step], fontsize=9)
     path = Path(path)
     figure.savefig(path)
     return path

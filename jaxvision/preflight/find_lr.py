@@ -96,7 +96,9 @@ def range_test(
         rates.append(rate)
         losses.append(loss)
         smoothed.append(average / (1 - smoothing ** len(losses)))
-        diverged = not smoothed[-1] <= stop_factor * best if len(losses) > 1 else loss != loss
+        diverged = (
+            not smoothed[-1] <= stop_factor * best if len(losses) > 1 else not math.isfinite(loss)
+        )
         if diverged:
             break
         best = min(best, smoothed[-1])

@@ -27,6 +27,7 @@ from jaxvision.profiling.memory import (
     memory_table,
     size_text,
 )
+from jaxvision.tasks.task import spread
 from jaxvision.train.input import update_key
 from jaxvision.train.run import Run
 from jaxvision.train.state import count_params, seed_keys
@@ -40,7 +41,8 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
     """Logs the memory, the largest batch and the compile time of a run, and draws its inputs.
 
     No weight is allocated and nothing is trained: the steps are compiled for shapes. The folder
-    gets `schedule.png` and `samples.png` only, so that a run may begin or resume there.
+    gets three pictures, `schedule.png`, `samples.png` and `eval_samples.png`, so that a run may
+    begin or resume there.
 
     Args:
       run: Run of `make_run`.
@@ -118,7 +120,7 @@ def _log_run(run: Run, memory: StepMemory) -> None:
 
 
 def _draw(run: Run, workdir: str | pathlib.Path) -> None:
-    """Writes the two pictures; every process takes part, the first one writes."""
+    """Writes the pictures; every process takes part, the first one writes."""
     samples = first_samples(run) if run.task.data.has_images else None
     if jax.process_index() > 0:
         return
@@ -132,12 +134,29 @@ def _draw(run: Run, workdir: str | pathlib.Path) -> None:
             path=workdir / "schedule.png",
         )
         if samples is not None:
-            images, shown = samples
-            titles = [run.task.titles(row) for row in shown]
-            plot_samples(images, titles, workdir / "samples.png")
+            steps = [f"step {step + 1}" for step in range(len(samples[0]))]
+            _draw_samples(run, *samples, path=workdir / "samples.png", row_names=steps)
+            samples = evaluation_samples(run)
+            path = workdir / "eval_samples.png"
+            _draw_samples(run, *samples, path=path, row_names=["evaluation"])
     except OSError as error:
         raise cannot_write(workdir, error) from error
     logger.info("See the pictures in %s.", workdir)
+
+
+def _draw_samples(
+    run: Run, images: np.ndarray, shown: np.ndarray, *, path: pathlib.Path, row_names: list[str]
+) -> None:
+    titles = [run.task.titles(row) for row in shown]
+    plot_samples(images, titles, path, row_names=row_names)
+
+
+def evaluation_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images of the evaluation split and their targets, one row as of `first_samples`."""
+    samples = run.task.eval_subset(spread(len(run.eval_source), SAMPLES_PER_STEP))
+    batch = next(iter(run.eval_batches(samples)))
+    batch = {name: x[batch["mask"]] for name, x in batch.items()}
+    return batch["image"][None], np.asarray(run.task.shown(batch))[None]
 
 
 def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:

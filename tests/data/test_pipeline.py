@@ -315,14 +315,18 @@ def test_files_from_disk_with_a_broken_one(folder, photo, encode):
     assert set(batches["index"][batches["corrupt"]]) == {number}
     counter = CorruptCounter(source, 0.0)
     with pytest.raises(DataError, match=r"07.jpg: it cannot be decoded .OSError: Truncated"):
-        for batch in eval_dataset(source, transform=eval_transform(24), batch_size=5):
+        for batch in eval_dataset(
+            source, transform=eval_transform(24, eval_resize=28), batch_size=5
+        ):
             counter.update(batch)
 
 
 def test_too_many_pixels_count_as_corrupt(folder):
     source = open_source("folder", "train", path=str(folder))
     with pytest.raises(DataError, match="corrupt"):
-        next(train(source, transform=eval_transform(8), batch_size=2, max_pixels=100))
+        next(
+            train(source, transform=eval_transform(8, eval_resize=9), batch_size=2, max_pixels=100)
+        )
 
 
 def test_small_images_are_decoded_once(folder, photo, encode, monkeypatch):

@@ -21,11 +21,13 @@ from jaxvision.options.options import read_options
 from jaxvision.plots.previews import class_shares, plot_schedule
 from jaxvision.preflight.preflight import (
     _verdict,
+    evaluation_samples,
     first_samples,
     without_compilation_cache,
 )
 from jaxvision.profiling.memory import StepMemory, largest_batch, memory_table
 from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.task import spread
 from jaxvision.train.state import count_params, create_state
 from jaxvision.train.workdir import open_workdir
 
@@ -40,6 +42,8 @@ QUICK = dict(  # to compile, and its memory is in the activations
     augment__mixup_alpha=0.0,
 )
 RESNET = dict(stage_widths=(64, 64), stage_depths=(1, 1), stem="cifar")
+
+PICTURES = {"samples.png", "eval_samples.png", "schedule.png"}
 
 
 def config(name="vit_ti16", kwargs=WIDE, **options):
@@ -287,6 +291,17 @@ def test_cold_compilation_neither_reads_nor_writes_the_cache(tmp_path):
         jax.monitoring.unregister_event_listener(listener)
 
 
+def test_evaluation_samples_are_what_an_evaluation_sees():
+    """Spread over the split, cropped as in an evaluation, with their true classes."""
+    run = make_run(config())
+    images, shares = evaluation_samples(run)
+    rows = spread(len(run.eval_source), 5)
+    records = [run.eval_source[row] for row in rows]
+    expected = [run.eval_transform(record["image"], None) for record in records]
+    np.testing.assert_array_equal(images, [expected])
+    assert shares.argmax(-1).tolist() == [[record["label"] for record in records]]
+
+
 def test_preflight_beside_a_run(tmp_path, caplog):
     """It leaves the run alone, and the batch it finds is the largest one that fits."""
     caplog.set_level(logging.INFO)
@@ -299,7 +314,7 @@ def test_preflight_beside_a_run(tmp_path, caplog):
     preflight(settings, tmp_path, devices=8, memory_gib=limit / 2**30)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before.items() <= after.items()
-    assert {path.name for path in set(after) - set(before)} == {"samples.png", "schedule.png"}
+    assert {path.name for path in set(after) - set(before)} == PICTURES
 
     assert "8 outputs; mesh of data=8 x fsdp=1 on 8 cpu" in caplog.text
     assert "30 steps of 16 images: 1.2 epochs of 400 training images" in caplog.text
@@ -334,7 +349,7 @@ def test_command_line(tmp_path):
     arguments = ("--config=configs/smoke.py", launching.CACHE, "--mode=preflight")
     result = launching.launch(*arguments, f"--workdir={tmp_path}/run", "--memory_gib=0")
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"samples.png", "schedule.png"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == PICTURES
     assert "32,488 parameters" in result.stderr and "The state alone needs" in result.stderr
 
 

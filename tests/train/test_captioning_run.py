@@ -34,6 +34,8 @@ TINY = dict(
     hidden_width=32,
 )
 
+PICTURES = {"samples.png", "eval_samples.png", "schedule.png"}
+
 
 def config(**options):
     config = caption_shapes.get_config()
@@ -216,7 +218,7 @@ def test_a_pooled_memory_has_no_attention_to_draw(finished, tmp_path, capsys):
 
 def test_preflight_of_captions(tmp_path):
     preflight(config(), tmp_path / "look", memory_gib=4.0)
-    assert {p.name for p in (tmp_path / "look").iterdir()} == {"samples.png", "schedule.png"}
+    assert {p.name for p in (tmp_path / "look").iterdir()} == PICTURES
 
 
 def test_features_in_place_of_images(tmp_path):

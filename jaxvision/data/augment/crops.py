@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 
 from jaxvision.data.types import Image, require_rng
+from jaxvision.errors import InputError
 
 PILLOW_FILTERS = {
     "bilinear": PIL.Image.Resampling.BILINEAR,
@@ -21,21 +22,23 @@ class Resize:
     """Resizes with antialiasing, bit for bit as torchvision does a PIL image.
 
     An int is the short side and keeps the aspect ratio, rounding the long side down; a pair is
-    (height, width).
+    (height, width), or with `covers` what the image shall just cover at its own aspect ratio.
     """
 
     size: int | tuple[int, int]
     interpolation: str = "bilinear"
+    covers: bool = False
 
     def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
         """Returns the resized image."""
         height, width = image.shape[:2]
-        if isinstance(self.size, tuple):
-            new_height, new_width = self.size
-        elif width <= height:
-            new_height, new_width = int(self.size * height / width), self.size
-        else:
-            new_height, new_width = self.size, int(self.size * width / height)
+        pair = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        new_height, new_width = pair
+        if self.covers or self.size != pair:
+            if width * new_height <= height * new_width:
+                new_height = int(new_width * height / width)
+            else:
+                new_width = int(new_height * width / height)
         if (new_height, new_width) == (height, width):
             return image
         picture = PIL.Image.fromarray(image)
@@ -46,16 +49,23 @@ class Resize:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cuts out the middle; an image that is too small gets a black border first.
+    """Cuts out the middle; an image that is too small gets a black border first, or is refused.
 
     Offsets and borders are rounded as in torchvision.
     """
 
     size: tuple[int, int]
+    pads: bool = True
 
     def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
         """Returns the middle of the image."""
         height, width = self.size
+        if not self.pads and (height > image.shape[0] or width > image.shape[1]):
+            raise InputError(
+                f"An image of {image.shape[0]} x {image.shape[1]} pixels does not fill an "
+                f"image_size of {height} x {width}: leave out --config.data.eval_resize=0, so that "
+                "it is resized, or give a smaller --config.data.image_size."
+            )
         missing_rows = max(height - image.shape[0], 0)
         missing_columns = max(width - image.shape[1], 0)
         if missing_rows or missing_columns:

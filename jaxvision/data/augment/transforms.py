@@ -107,24 +107,35 @@ def train_transform(
 
 
 def eval_transform(
-    image_size: Size, *, eval_resize: int = 256, interpolation: str = "bilinear"
+    image_size: Size, *, eval_resize: int, interpolation: str = "bilinear"
 ) -> Compose:
     """Returns torchvision's evaluation: the short side to `eval_resize`, then the middle.
 
+    Where the output is no square, its short side is meant, and the image covers the whole of it.
+
     Args:
       image_size: Size of the output in pixels, one side or (height, width).
-      eval_resize: Size of the short side after the resize, in pixels; 0: no resize.
+      eval_resize: Size of the short side after the resize, in pixels, at least the output's; 0: no
+        resize, of images that are large enough.
       interpolation: Interpolation of the resize: bilinear | bicubic.
 
     Raises:
-      InputError: for an unknown interpolation or a negative size.
+      InputError: for an unknown interpolation or a size that leaves a part of the output empty; the
+        transform, for an image that does.
     """
     size = _check_size(image_size)
     check_choice("data.interpolation", interpolation, INTERPOLATIONS)
-    if eval_resize < 0:
-        raise InputError(f"config.data.eval_resize is pixels or 0, but is {eval_resize}.")
-    crop = CenterCrop(size)
-    return Compose((Resize(eval_resize, interpolation), crop) if eval_resize else (crop,))
+    side = min(size)
+    if eval_resize and eval_resize < side:
+        raise InputError(
+            f"config.data.eval_resize is 0 or at least the {side} pixels of image_size, but is "
+            f"{eval_resize}."
+        )
+    crop = CenterCrop(size, pads=False)
+    if not eval_resize:
+        return Compose((crop,))
+    rows, columns = (round(x * eval_resize / side) for x in size)
+    return Compose((Resize((rows, columns), interpolation, covers=True), crop))
 
 
 def _check_size(image_size: Size) -> tuple[int, int]:

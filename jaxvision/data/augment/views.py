@@ -16,8 +16,7 @@ class FiveCrops:
     """Cuts out the four corners and the middle, and stacks them, one below the other.
 
     One image five times as high, so that a batch of them is a batch of images as any other. Their
-    order is torchvision's: top left, top right, bottom left, bottom right, middle. An image that is
-    too small gets a black border first, as for CenterCrop.
+    order is torchvision's: top left, top right, bottom left, bottom right, middle.
     """
 
     size: tuple[int, int]
@@ -25,15 +24,14 @@ class FiveCrops:
     def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
         """Returns the crops as one image of (5 x height, width)."""
         height, width = self.size
-        covered = (max(image.shape[0], height), max(image.shape[1], width))
-        image = CenterCrop(covered)(image)
+        middle = CenterCrop(self.size, pads=False)(image)
         bottom, right = image.shape[0] - height, image.shape[1] - width
         corners = [
             image[top : top + height, left : left + width]
             for top in (0, bottom)
             for left in (0, right)
         ]
-        return np.concatenate([*corners, CenterCrop(self.size)(image)])
+        return np.concatenate([*corners, middle])
 
 
 def with_views(transform: Transform, views: str) -> Transform:

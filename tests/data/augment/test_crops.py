@@ -21,14 +21,36 @@ def test_evaluation_equals_torchvision(rng, size, interpolation):
     from torchvision import transforms
 
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    for resize in (17, 32, 40, 64):
-        for crop in ((28, 28), (33, 20), (41, 64)):  # some larger than the image
-            peer = transforms.Compose(
-                [transforms.Resize(resize, torch_mode(interpolation)), transforms.CenterCrop(crop)]
-            )
-            expected = np.asarray(peer(PIL.Image.fromarray(image)))
-            ours = eval_transform(crop, eval_resize=resize, interpolation=interpolation)
-            np.testing.assert_array_equal(ours(image, None), expected)
+    for resize, crop in ((17, 17), (32, 28), (40, 40), (64, 41)):  # some larger than the image
+        peer = transforms.Compose(
+            [transforms.Resize(resize, torch_mode(interpolation)), transforms.CenterCrop(crop)]
+        )
+        expected = np.asarray(peer(PIL.Image.fromarray(image)))
+        ours = eval_transform(crop, eval_resize=resize, interpolation=interpolation)
+        np.testing.assert_array_equal(ours(image, None), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("crop", [24, (24, 24), (12, 40), (40, 12)])
+def test_evaluation_shows_no_black_frame(size, crop):
+    """White images stay white, and a crop that is no square is covered in both directions."""
+    white = np.full((*size, 3), 255, np.uint8)
+    for scale in (1, 8 / 7, 2):
+        resize = round(scale * np.min(crop))
+        assert (eval_transform(crop, eval_resize=resize)(white, None) == 255).all()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("crop", [(32, 32), (16, 40), (40, 16)])
+def test_what_covers_an_oblong_is_as_large_as_timms(rng, size, crop):
+    from timm.data.transforms import ResizeKeepRatio
+
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = ResizeKeepRatio(crop, longest=0.0)(PIL.Image.fromarray(image))
+    ours = Resize(crop, covers=True)(image)
+    # timm rounds the longer side, torchvision rounds it down.
+    assert np.abs(np.subtract(ours.shape[:2], theirs.size[::-1])).max() <= 1
 
 
 @pytest.mark.parity

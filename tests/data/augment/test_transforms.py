@@ -98,8 +98,11 @@ def test_errors_name_the_option(options, message):
 def test_size_errors():
     with pytest.raises(InputError, match="image_size is pixels"):
         train_transform((0, 5))
-    with pytest.raises(InputError, match="eval_resize is pixels"):
-        eval_transform(16, eval_resize=-1)
+    for resize in (-1, 15):
+        with pytest.raises(InputError, match="eval_resize is 0 or at least the 16 pixels"):
+            eval_transform(16, eval_resize=resize)
+    with pytest.raises(InputError, match="15 x 16 pixels does not fill an image_size of 16 x 16"):
+        eval_transform(16, eval_resize=0)(np.zeros((15, 16, 3), np.uint8), None)
 
 
 SINGLE = {

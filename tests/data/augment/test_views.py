@@ -5,6 +5,7 @@ import pytest
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.augment.views import FiveCrops, with_views
+from jaxvision.errors import InputError
 
 
 def image(height, width):
@@ -25,10 +26,11 @@ def test_five_crops_are_torchvisions(shape):
         np.testing.assert_array_equal(ours, theirs.permute(1, 2, 0).numpy())
 
 
-def test_the_middle_is_that_of_an_evaluation_and_small_images_get_a_border():
+def test_the_middle_is_that_of_an_evaluation_and_small_images_are_refused():
     transform = eval_transform((8, 8), eval_resize=10)
     assert with_views(transform, "none") is transform is with_views(transform, "flip")
     pixels = image(20, 31)
     crops = with_views(transform, "ten_crop")(pixels, None).reshape(5, 8, 8, 3)
     np.testing.assert_array_equal(crops[4], transform(pixels, None))
-    assert FiveCrops((8, 8))(image(4, 9)).shape == (40, 8, 3)
+    with pytest.raises(InputError, match="4 x 9 pixels does not fill"):
+        FiveCrops((8, 8))(image(4, 9))

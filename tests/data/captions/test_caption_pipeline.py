@@ -210,7 +210,7 @@ def test_small_images_keep_their_captions_when_cached(tmp_path, photo, encode):
     batches = take(
         train_dataset(
             source,
-            transform=eval_transform(8),
+            transform=eval_transform(8, eval_resize=9),
             target=CaptionTarget(vocabulary, 5),
             batch_size=3,
             seed=0,
