@@ -12,19 +12,22 @@ class AttentionConfig:
     """Choices about blocks with attention, and how they are run.
 
     Attributes:
-      in_channels: Channels of the image.
-      num_classes: Outputs of the head; 0: no head, the call returns what the head would read.
-      dropout_rate: Rate of dropout after positions that are added to tokens, after the projection
-        of attention, and after both layers of the MLP.
-      attention_dropout_rate: Rate of dropout of attention weights.
-      drop_path_rate: Rate of the last block's branches; rises linearly from 0 over all blocks.
-      norm_eps: Number added to the variance in a LayerNorm.
-      attention: Implementation, "fused", "reference" or "cudnn"; see `dot_product_attention`.
+      in_channels: Number of channels of the image.
+      num_classes: Number of outputs of the head; 0: no head, the call returns what the head would
+        read.
+      dropout_rate: Dropout rate after positions that are added to tokens, after the projection of
+        attention, and after both layers of the MLP.
+      attention_dropout_rate: Dropout rate of attention weights.
+      drop_path_rate: Drop-path rate of the last block's branches; rises linearly from 0 over all
+        blocks.
+      norm_eps: Epsilon of the LayerNorms.
+      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+        `dot_product_attention`.
       remat: Whether each block is computed again in the backward pass instead of keeping its
         activations; "offload": and what goes into each is kept in the memory of the host.
       scan: Whether the blocks (of a stage) are kept stacked and run by `jax.lax.scan`; False: a
         list and a loop.
-      dtype: Dtype of the computation; parameters and logits are float32 (float64 if this is).
+      dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     in_channels: int = 3
@@ -53,7 +56,8 @@ class SizedConfig(AttentionConfig):
     """The same of a model that is made for a size of image; see `AttentionConfig`.
 
     Attributes:
-      image_size: Pixels that positions or windows are made for: side, or (height, width).
+      image_size: Image size in pixels that positions or windows are made for: side, or (height,
+        width).
     """
 
     image_size: int | tuple[int, int] = 224

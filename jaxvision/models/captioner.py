@@ -38,32 +38,37 @@ class CaptionerConfig:
 
     Attributes:
       vocab_size: Number of words in the vocabulary.
-      width: channels of a token of the decoder.
-      depth: number of the decoder's blocks.
-      num_heads: the decoder's attention heads.
-      hidden_width: channels inside the decoder's MLPs.
-      max_length: most tokens of a caption, `<START>` and `<END>` among them.
-      encoder: image model of the registry; None: the model is given features instead of images.
-      encoder_options: further fields of the encoder's config, as pairs or a dict.
-      image_size: the encoder's, side or (height, width); None: as published.
-      feature_width: channels of the features; only without an encoder.
-      memory: what the decoder sees of an image: "grid" (the last map, row by row; of a Vision
-        Transformer its patches), "tokens" (the same with class tokens) or "pooled" (one vector).
-      freeze_encoder: run the encoder as in evaluation, and let no gradient into it.
-      project_memory: a linear layer between encoder and decoder; None: where their widths differ.
-      norm_first: the norm comes first in each residual branch (Pre-LN), which is easier to train
-        on little data; False: after it (Post-LN).
-      final_norm: a LayerNorm before the head; None: as `norm_first`.
-      position: "learned" or "sinusoidal".
-      activation: of the decoder's MLPs, "relu" or "gelu".
-      tie_head: the head's kernel is the table of words, and it has no bias.
-      dropout_rate: the decoder's, of embeddings and residual branches, and inside the MLPs.
-      attention_dropout_rate: of the decoder's attention weights.
-      norm_eps: of the decoder's LayerNorms.
-      attention: the decoder's, "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute the decoder's blocks again in the backward pass; "offload": and keep what goes
-        into each in the memory of the host.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
+      width: Number of channels of a token of the decoder.
+      depth: Number of blocks of the decoder.
+      num_heads: Number of attention heads of the decoder.
+      hidden_width: Number of channels inside the decoder's MLPs.
+      max_length: Largest number of tokens of a caption, `<START>` and `<END>` included.
+      encoder: Name of an image model of the registry; None: the model is given features instead of
+        images.
+      encoder_options: Further fields of the encoder's config, as pairs or a dict.
+      image_size: Image size of the encoder in pixels: side, or (height, width); None: as published.
+      feature_width: Number of channels of the features; only without an encoder.
+      memory: Part of the image's features that the decoder sees: "grid" (the last map, row by row;
+        of a Vision Transformer its patches), "tokens" (the same with class tokens) or "pooled" (one
+        vector).
+      freeze_encoder: Whether the encoder is frozen: it runs as in evaluation and gets no gradient.
+      project_memory: Whether there is a linear layer between encoder and decoder; None: only where
+        their widths differ.
+      norm_first: Whether each branch starts with its norm (Pre-LN), which is easier to train on
+        little data; False: the norm follows the addition (Post-LN).
+      final_norm: Whether there is a LayerNorm before the head; None: as `norm_first`.
+      position: Kind of positions: "learned" or "sinusoidal".
+      activation: Name of the activation of the decoder's MLPs: "relu" or "gelu".
+      tie_head: Whether the head shares its kernel with the table of words, and has no bias.
+      dropout_rate: Dropout rate of the decoder's embeddings and residual branches, and inside its
+        MLPs.
+      attention_dropout_rate: Dropout rate of the decoder's attention weights.
+      norm_eps: Epsilon of the decoder's LayerNorms.
+      attention: Implementation of the decoder's attention: "fused", "reference" or "cudnn"; see
+        `dot_product_attention`.
+      remat: Whether the decoder's blocks are computed again in the backward pass; "offload": and
+        what goes into each is kept in the memory of the host.
+      dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     vocab_size: int = 10_000
@@ -126,8 +131,8 @@ class Captioner(Model):
     """Writes what is in an image, word by word.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Raises:
       InputError: if the encoder is no image model of the registry, or a value does not fit it.
@@ -193,12 +198,13 @@ class Captioner(Model):
         """Returns the logits of the word behind each token, which sees no later token.
 
         Args:
-          inputs: see `encode`.
-          tokens: from `<START>` on.
-          token_mask: see `decode_tokens`.
-          memory_mask: see `decode_tokens`.
-          train: turns every kind of dropping on, and the encoder's training unless it is frozen.
-          rngs: needed only if `train` and some rate is > 0.
+          inputs: Images or features, see `encode`.
+          tokens: Indices of words, from `<START>` on.
+          token_mask: Mask, False for tokens that no token may attend to.
+          memory_mask: Mask, False for the parts of the memory that no token may attend to.
+          train: Whether every kind of dropping is on, and the encoder runs as in training unless it
+            is frozen.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if the inputs do not fit, or randomness is needed and `rngs` is None.
@@ -218,10 +224,10 @@ class Captioner(Model):
         """Returns the memory that the decoder looks at.
 
         Args:
-          inputs: normalised images [batch, height, width, 3]; without an encoder features [batch,
+          inputs: Normalised images [batch, height, width, 3]; without an encoder features [batch,
             sources, feature_width] or [batch, feature_width].
-          train: run the encoder as in training, unless it is frozen.
-          rngs: needed only if `train` and some rate of the encoder is > 0.
+          train: Whether the encoder runs as in training, unless it is frozen.
+          rngs: Source of randomness; needed only if `train` and some rate of the encoder is > 0.
 
         Raises:
           ValueError: if the inputs do not fit.
@@ -281,8 +287,8 @@ class Captioner(Model):
         """Returns how much each token looks at each part of the image: each row sums to 1.
 
         Args:
-          inputs: see `encode`.
-          tokens: from `<START>` on.
+          inputs: Images or features, see `encode`.
+          tokens: Indices of words, from `<START>` on.
         """
         return self.decoder.cross_weights(tokens, self.encode(inputs))
 
@@ -290,7 +296,7 @@ class Captioner(Model):
         """Returns rows and columns of the memory of images, None if it is no grid.
 
         Args:
-          inputs: images, or their shape and dtype.
+          inputs: Images, or their shape and dtype.
         """
         if self.encoder is None or self.config.memory != "grid":
             return None

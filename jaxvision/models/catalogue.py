@@ -81,9 +81,9 @@ def get_spec(name: str, *, task: str | None = None) -> ModelSpec:
     """Returns the row of a model.
 
     Args:
-      name: Our name; or the name of the same model in timm or torchvision; or the address of a
-        ModelSpec outside the package, "mypackage.mymodel:spec" or "path/to/file.py:spec", whose
-        module is imported and whose model is registered.
+      name: Name of the model: ours, or that of the same model in timm or torchvision, or the
+        address of a ModelSpec outside the package, "mypackage.mymodel:spec" or
+        "path/to/file.py:spec", whose module is imported and whose model is registered.
       task: Task that the model must be for; None: any.
 
     Raises:
@@ -149,7 +149,7 @@ def create_model(
 
     Args:
       name: Name of the model, see `get_spec`.
-      num_classes: Outputs of an image model's head; None: as published; 0: no head.
+      num_classes: Number of outputs of an image model's head; None: as published; 0: no head.
       dtype: Compute dtype, "float32", "bfloat16", "float16" or "float64".
       rngs: Source of the initial values.
       **overrides: Further fields of the family's config, of a captioner `vocab_size` among them.

@@ -36,19 +36,22 @@ class ConvNeXtConfig:
     """Every choice of a ConvNeXt.
 
     Attributes:
-      stage_depths: blocks of each stage.
-      stage_widths: channels of each stage.
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
-      layer_scale_init: starting value of LayerScale; None: no LayerScale.
-      dropout_rate: before the head.
-      drop_path_rate: of the last block's branch; rises linearly from 0 over all stages.
-      norm_eps: of every LayerNorm but the one before the head.
-      head_norm_eps: of that one: 1e-6 in timm and torchvision, 1e-12 in Hugging Face.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      scan: keep a stage's blocks stacked and run them by `jax.lax.scan`; False: a list and a loop.
-      dtype: compute dtype; parameters and logits are float32 (float64 if this is).
+      stage_depths: Number of blocks in each stage.
+      stage_widths: Number of channels in each stage.
+      in_channels: Number of channels of the image.
+      num_classes: Number of outputs of the head; 0: no head, the call returns the pooled features.
+      layer_scale_init: Starting value of LayerScale; None: no LayerScale.
+      dropout_rate: Dropout rate before the head.
+      drop_path_rate: Drop-path rate of the last block's branch; rises linearly from 0 over all
+        stages.
+      norm_eps: Epsilon of every LayerNorm but the one before the head.
+      head_norm_eps: Epsilon of the LayerNorm before the head: 1e-6 in timm and torchvision, 1e-12
+        in Hugging Face.
+      remat: Whether each block is computed again in the backward pass instead of keeping its
+        activations; "offload": and what goes into each is kept in the memory of the host.
+      scan: Whether a stage's blocks are kept stacked and run by `jax.lax.scan`; False: a list and a
+        loop.
+      dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
     stage_depths: tuple[int, ...]
@@ -77,9 +80,9 @@ class ConvNeXtBlock(nnx.Module):
     """A residual block: 7x7 depthwise convolution, norm, and an MLP of each pixel.
 
     Args:
-      config: of the model.
-      width: channels.
-      rngs: source of the initial values.
+      config: Config of the model.
+      width: Number of channels in and out.
+      rngs: Source of the initial values.
 
     Source: Liu et al. 2022, A ConvNet for the 2020s, figure 4 and section 2.
     """
@@ -111,10 +114,10 @@ class ConvNeXtBlock(nnx.Module):
         """Returns the new map.
 
         Args:
-          inputs: map of the block before.
-          drop_path_rate: probability of dropping the branch.
-          train: turns drop path on.
-          rngs: needed only if `train` and the rate is > 0.
+          inputs: Map of the block before.
+          drop_path_rate: Probability of dropping the branch.
+          train: Whether drop path is on.
+          rngs: Source of randomness; needed only if `train` and the rate is > 0.
         """
         # Named to be kept for the backward pass: it is no matrix product, but dear all the same.
         branch = checkpoint_name(self.conv(inputs), "depthwise")
@@ -128,10 +131,10 @@ class Downsample(nnx.Module):
     """Halves the sides of a map by a norm and a linear map of patches of 2x2.
 
     Args:
-      config: of the model.
-      in_channels: channels of the map.
-      width: channels of the new map.
-      rngs: source of the initial values.
+      config: Config of the model.
+      in_channels: Number of channels of the map.
+      width: Number of channels of the new map.
+      rngs: Source of the initial values.
     """
 
     def __init__(self, config: ConvNeXtConfig, in_channels: int, width: int, *, rngs: nnx.Rngs):
@@ -152,10 +155,10 @@ class ConvNeXtStage(nnx.Module):
     """A map of half the sides (in the first stage, that of the stem), then the blocks.
 
     Args:
-      config: of the model.
-      stage: number of the stage, from 0.
-      drop_path_rates: of each block.
-      rngs: source of the initial values.
+      config: Config of the model.
+      stage: Index of the stage, from 0.
+      drop_path_rates: Drop-path rate of each block.
+      rngs: Source of the initial values.
     """
 
     def __init__(
@@ -204,8 +207,8 @@ class ConvNeXt(ImageModel):
     Initial values as timm and torchvision: all kernels trunc-normal 0.02, biases 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Liu et al. 2022, A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545.
     """

@@ -21,7 +21,7 @@ class DeiTConfig(ViTConfig):
     """Every choice of a DeiT with a distillation token: those of `ViTConfig`, and one more.
 
     Attributes:
-      distillation_head: whether the distillation token has a head of its own; False: the class
+      distillation_head: Whether the distillation token has a head of its own; False: the class
         token's head answers alone (`DeiTForImageClassification` of transformers).
     """
 
@@ -47,8 +47,8 @@ class DeiT(ViT):
     Initial values of the second token and head as timm: trunc-normal 0.02, bias 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Touvron et al. 2021, Training data-efficient image transformers and distillation through
       attention, section 4 and figure 2, https://arxiv.org/abs/2012.12877.
@@ -78,9 +78,9 @@ class DeiT(ViT):
         So it does in training, too, as timm does without a teacher; with one, train on `heads`.
 
         Args:
-          features: of this model.
-          train: changes nothing here.
-          rngs: not needed.
+          features: Features of this model.
+          train: Whether the model is in training; changes nothing here.
+          rngs: Source of randomness; not needed here.
         """
         if not self.config.distillation_head:
             return super().classify(features, train=train, rngs=rngs)
@@ -100,9 +100,9 @@ class DeiT(ViT):
         says. timm returns this pair after `set_distilled_training`.
 
         Args:
-          images: normalised; any size that is a whole number of patches.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          images: Normalised images of any size that is a whole number of patches.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if the model does not have both heads.

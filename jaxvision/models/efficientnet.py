@@ -29,13 +29,13 @@ class EfficientNetConfig(MobileNetConfig):
     """Every choice of an EfficientNet; see `MobileNetConfig`.
 
     Attributes:
-      rows: the paper's table.
-      depth: multiplies the repeats of all rows, rounded up.
-      last_width: channels of the last convolution, before the multiplier.
-      activation: of every convolution, and inside the squeeze-and-excitation.
-      scale_ends: whether the multipliers reach stem and last convolution (width), first and last
+      rows: Rows of the paper's table of blocks.
+      depth: Multiplier of the repeats of all rows, which are rounded up.
+      last_width: Number of channels of the last convolution, before the multiplier.
+      activation: Name of the activation of the convolutions, and inside the squeeze-and-excitation.
+      scale_ends: Whether the multipliers apply to stem and last convolution (width), first and last
         row (depth); not in EfficientNet-Lite.
-      drop_path_rate: of the branch of block i of n: this rate * i / n.
+      drop_path_rate: Drop-path rate; the branch of block i of n, from 0, gets this rate * i / n.
     """
 
     rows: tuple[BlockRow, ...] = _B0

@@ -20,13 +20,15 @@ class HybridViTConfig(ViTConfig):
     """Every choice of a hybrid: those of `ViTConfig`, with another stem, and those of its ResNet.
 
     Attributes:
-      patch_size: pixels of the image per token, over ResNet and patches together.
-      stem: "resnet", the only one.
-      stage_depths: blocks of each stage of the ResNet; none: its first convolution alone.
-      stage_widths: inner channels of the blocks of each stage; a block puts out four times as many.
-      stem_width: channels of the ResNet's first convolution.
-      norm_groups: groups of every GroupNorm.
-      group_norm_eps: added to the variance in every GroupNorm.
+      patch_size: Side of a token in pixels of the image, over ResNet and patches together.
+      stem: Kind of stem: "resnet", the only one.
+      stage_depths: Number of blocks in each stage of the ResNet; none: its first convolution and
+        pooling alone.
+      stage_widths: Number of inner channels of the blocks in each stage; a block puts out four
+        times as many.
+      stem_width: Number of channels of the ResNet's first convolution.
+      norm_groups: Number of groups of every GroupNorm.
+      group_norm_eps: Epsilon of every GroupNorm.
     """
 
     stem: str = "resnet"
@@ -61,12 +63,12 @@ class Bottleneck(nnx.Module):
     """A residual block: three standardised convolutions with a group norm after each.
 
     Args:
-      config: of the model.
-      in_channels: channels of the input.
-      width: inner channels; the output has four times as many.
-      stride: 1 or 2, of the 3x3 convolution.
-      projects: whether the shortcut is a convolution of its own.
-      rngs: source of the initial values.
+      config: Config of the model.
+      in_channels: Number of channels of the input.
+      width: Number of inner channels; the output has four times as many.
+      stride: Stride of the 3x3 convolution, 1 or 2.
+      projects: Whether the shortcut is a convolution of its own.
+      rngs: Source of the initial values.
 
     Source: He et al. 2016, Deep Residual Learning, figure 5; Kolesnikov et al. 2020, Big Transfer,
       for norms and kernels, but not for its order (BiT normalises before it convolves).
@@ -111,12 +113,12 @@ class StdConvNorm(nnx.Module):
     """A standardised convolution and a group norm.
 
     Args:
-      config: of the model.
-      in_channels: channels of the input.
-      out_channels: channels of the output.
-      kernel_size: side of the kernel in pixels.
-      stride: step in pixels.
-      rngs: source of the initial values.
+      config: Config of the model.
+      in_channels: Number of channels of the input.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the kernel in pixels.
+      stride: Step of the kernel in pixels.
+      rngs: Source of the initial values.
     """
 
     def __init__(
@@ -159,8 +161,8 @@ class ResNetEmbed(nnx.Module):
     """Makes tokens of an image by a ResNet, whose map is then cut into patches.
 
     Args:
-      config: of the model.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1 "Hybrid
       Architecture" and appendix B.1.
@@ -217,8 +219,8 @@ class HybridViT(ViT):
     Initial values of the Transformer as `ViT`; convolutions Kaiming normal by fan-out.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1; Steiner et al.
       2021, How to train your ViT?, table 2, https://arxiv.org/abs/2106.10270.

@@ -45,7 +45,7 @@ class ImageModel(Model):
     Attributes:
       head: Classifier, a linear map; None: the model returns what it would read.
       layer_groups: Places of the family's parameters between image and head.
-      head_dropout: Whether `config.dropout_rate` acts before the head.
+      head_dropout: Whether dropout with `config.dropout_rate` is applied before the head.
     """
 
     head: nnx.Linear | None
@@ -63,8 +63,8 @@ class ImageModel(Model):
 
         Args:
           images: Normalised images of a size that `trunk` takes.
-          train: Whether batch statistics are used and moved, and every kind of dropping is on.
-          rngs: Source of the dropping; needed only if `train` and some rate is > 0.
+          train: Whether batch statistics are used and updated, and every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if the images do not fit, or randomness is needed and `rngs` is None.
@@ -117,8 +117,8 @@ class ImageModel(Model):
         """Returns a classifier for `config.num_classes`, or None for 0.
 
         Args:
-          width: Channels of what the head reads.
-          kernel_init: Initializer of the kernel; the bias starts at 0.
+          width: Number of channels of what the head reads.
+          kernel_init: Initialiser of the kernel; the bias starts at 0.
           rngs: Source of the initial values.
         """
         config, dtype = self.config, param_dtype(self.config.dtype)
@@ -138,7 +138,7 @@ class ImageModel(Model):
         Args:
           features: Features of this model.
           train: Whether the dropout before the head is on.
-          rngs: Source of the dropping; needed only if `train` and some rate is > 0.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
         """
         pooled = self.pool(features).astype(param_dtype(self.config.dtype))
         if self.head_dropout:

@@ -22,13 +22,13 @@ class BlockRow:
     """One line of a paper's table: blocks that are equal but for the first one's stride and input.
 
     Attributes:
-      channels: of the output, before the width multiplier.
-      expansion: channels inside / channels of the input.
-      kernel_size: side of the depthwise kernel in pixels.
-      stride: of the first block.
-      repeats: number of blocks.
-      squeeze: whether the blocks have a squeeze-and-excitation.
-      activation: of the blocks; None: that of the model.
+      channels: Number of channels of the output, before the width multiplier.
+      expansion: Ratio of the channels inside to those of the input.
+      kernel_size: Side of the depthwise kernel in pixels.
+      stride: Stride of the first block.
+      repeats: Number of blocks.
+      squeeze: Whether the blocks have a squeeze-and-excitation.
+      activation: Name of the activation of the blocks; None: that of the model.
     """
 
     channels: int
@@ -45,13 +45,13 @@ class Block:
     """A block with all multipliers applied.
 
     Attributes:
-      in_channels: of the input.
-      expanded_channels: inside; equal to `in_channels`: there is no expansion.
-      out_channels: of the output.
-      kernel_size: side of the depthwise kernel in pixels.
-      stride: of the depthwise convolution.
-      squeezed_channels: of the squeeze-and-excitation; 0: none.
-      activation: name of it.
+      in_channels: Number of channels of the input.
+      expanded_channels: Number of channels inside; equal to `in_channels`: there is no expansion.
+      out_channels: Number of channels of the output.
+      kernel_size: Side of the depthwise kernel in pixels.
+      stride: Stride of the depthwise convolution.
+      squeezed_channels: Number of channels inside the squeeze-and-excitation; 0: none.
+      activation: Name of the activation.
     """
 
     in_channels: int
@@ -68,18 +68,19 @@ class MobileNetConfig:
     """The choices that all these families have.
 
     Attributes:
-      rows: the paper's table.
-      width: multiplies all channels, rounded to multiples of 8.
-      stem_width: channels of the stem, before the multiplier.
-      activation: "relu", "relu6", "hard_swish" or "silu".
-      padding: "symmetric", as torch pads, or "same", as TensorFlow does.
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns what the head would read.
-      drop_path_rate: of the branch of block i of n: this rate * i / n.
-      dropout_rate: before the head.
-      norm_eps: of every batch norm.
-      norm_momentum: of every batch norm, in torch's sense.
-      dtype: compute dtype; parameters, statistics and logits are float32 (float64 if this is).
+      rows: Rows of the paper's table of blocks.
+      width: Multiplier of all channels, which are rounded to multiples of 8.
+      stem_width: Number of channels of the stem, before the multiplier.
+      activation: Name of the activation: "relu", "relu6", "hard_swish" or "silu".
+      padding: Kind of padding: "symmetric", as torch pads, or "same", as TensorFlow does.
+      in_channels: Number of channels of the image.
+      num_classes: Number of outputs of the head; 0: no head, the call returns what the head would
+        read.
+      drop_path_rate: Drop-path rate; the branch of block i of n, from 0, gets this rate * i / n.
+      dropout_rate: Dropout rate before the head.
+      norm_eps: Epsilon of every batch norm.
+      norm_momentum: Momentum of every batch norm, in torch's sense.
+      dtype: Compute dtype; parameters, statistics and logits are float32 (float64 if this is).
     """
 
     rows: tuple[BlockRow, ...]
@@ -172,8 +173,8 @@ class MobileNet(ImageModel):
     EfficientNet have it, would be too much for a few classes. Biases 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
     """
 
     config: MobileNetConfig

@@ -25,7 +25,7 @@ class MobileNetV1Config(MobileNetConfig):
     """Every choice of a MobileNetV1; see `MobileNetConfig`.
 
     Attributes:
-      rows: the paper's table.
+      rows: Rows of the paper's table of blocks.
     """
 
     rows: tuple[BlockRow, ...] = _ROWS
@@ -47,9 +47,9 @@ class SeparableConv(nnx.Module):
     They cost 1 / out_channels + 1 / kernel_size^2 of the dense convolution that they replace.
 
     Args:
-      config: of the model.
-      shape: of the block.
-      rngs: source of the initial values.
+      config: Config of the model.
+      shape: Shape of the block: its channels, kernel size, stride and activation.
+      rngs: Source of the initial values.
 
     Source: Howard et al. 2017, MobileNets, section 3.1 and figure 3.
     """

@@ -27,9 +27,10 @@ class MobileNetV2Config(MobileNetConfig):
     """Every choice of a MobileNetV2; see `MobileNetConfig`.
 
     Attributes:
-      rows: the paper's table.
-      last_width: channels of the last convolution; a width multiplier below 1 leaves them alone.
-      dropout_rate: before the head.
+      rows: Rows of the paper's table of blocks.
+      last_width: Number of channels of the last convolution; a width multiplier below 1 leaves them
+        alone.
+      dropout_rate: Dropout rate before the head.
     """
 
     rows: tuple[BlockRow, ...] = _ROWS

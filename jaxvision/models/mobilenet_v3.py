@@ -81,12 +81,13 @@ class MobileNetV3Config(MobileNetConfig):
     """Every choice of a MobileNetV3; see `MobileNetConfig`.
 
     Attributes:
-      rows: the paper's table.
-      stem_width: channels of the stem; a width multiplier below 0.75 leaves them alone.
-      last_width: channels of the last convolution before the pooling, before the multiplier.
-      hidden_width: channels of the layer between pooling and head.
-      activation: of stem, last convolution and hidden layer.
-      dropout_rate: before the head.
+      rows: Rows of the paper's table of blocks.
+      stem_width: Number of channels of the stem; a width multiplier below 0.75 leaves them alone.
+      last_width: Number of channels of the last convolution before the pooling, before the
+        multiplier.
+      hidden_width: Number of channels of the layer between pooling and head.
+      activation: Name of the activation of stem, last convolution and hidden layer.
+      dropout_rate: Dropout rate before the head.
     """
 
     rows: tuple[BlockRow, ...] = _LARGE

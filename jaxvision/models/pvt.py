@@ -36,12 +36,12 @@ class PVTConfig(SizedConfig):
     """Every choice of a Pyramid Vision Transformer of the first version.
 
     Attributes:
-      stage_depths: blocks of each stage.
-      stage_widths: channels of a token in each stage.
-      stage_heads: attention heads of each stage.
-      mlp_ratios: hidden channels of the MLP / width, of each stage.
-      reduction_ratios: attention looks at one token for each patch of ratio x ratio; 1 in the last
-        stage, whose class token has no place in the grid.
+      stage_depths: Number of blocks in each stage.
+      stage_widths: Number of channels of a token in each stage.
+      stage_heads: Number of attention heads in each stage.
+      mlp_ratios: Ratio of the hidden channels of the MLP to the width, in each stage.
+      reduction_ratios: Reduction in each stage: attention looks at one token for each patch of
+        ratio x ratio; 1 in the last stage, whose class token has no place in the grid.
     """
 
     stage_depths: tuple[int, ...]
@@ -88,9 +88,9 @@ class PVTBlock(nnx.Module):
     """One pre-norm encoder block whose attention looks at a reduced grid.
 
     Args:
-      config: of the model.
-      stage: number of the stage, from 0.
-      rngs: source of the initial values.
+      config: Config of the model.
+      stage: Index of the stage, from 0.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2021, Pyramid Vision Transformer, figure 4 and section 3.3.
     """
@@ -131,11 +131,11 @@ class PVTBlock(nnx.Module):
         """Returns the new tokens.
 
         Args:
-          tokens: of the block before.
-          grid: rows and columns of the tokens.
-          drop_path_rate: probability of dropping each branch.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          tokens: Tokens of the block before.
+          grid: Rows and columns of the tokens.
+          drop_path_rate: Probability of dropping each branch.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
         """
         normed, memory = self.norm1(tokens), None
         if self.reduction is not None:
@@ -151,10 +151,10 @@ class PVTStage(nnx.Module):
     """Patches of a map as tokens with positions, then the blocks; a class token in the last stage.
 
     Args:
-      config: of the model.
-      stage: number of the stage, from 0.
-      drop_path_rates: of each block.
-      rngs: source of the initial values.
+      config: Config of the model.
+      stage: Index of the stage, from 0.
+      drop_path_rates: Drop-path rate of each block.
+      rngs: Source of the initial values.
     """
 
     def __init__(
@@ -234,8 +234,8 @@ class PVT(ImageModel):
     Initial values: kernels, positions and class token trunc-normal 0.02, biases 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2021, Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction
       without Convolutions, https://arxiv.org/abs/2102.12122. The norms behind patches and

@@ -36,15 +36,16 @@ class PVTv2Config(AttentionConfig):
     """Every choice of a Pyramid Vision Transformer v2.
 
     Attributes:
-      stage_depths: blocks of each stage.
-      stage_widths: channels of each stage.
-      stage_heads: attention heads of each stage.
-      mlp_ratios: hidden channels of the MLP / width, of each stage.
-      reduction_ratios: attention looks at one token for each patch of ratio x ratio.
-      linear_attention: attention looks at 7 x 7 averages instead ("li"); reduction_ratios does
-        nothing then. The MLP gets a ReLU, too, as in the authors' code.
-      projection_norm_eps: of those behind patch embeddings and reductions: 1e-5 in the authors'
-        code and timm, 1e-6 in Hugging Face.
+      stage_depths: Number of blocks in each stage.
+      stage_widths: Number of channels in each stage.
+      stage_heads: Number of attention heads in each stage.
+      mlp_ratios: Ratio of the hidden channels of the MLP to the width, in each stage.
+      reduction_ratios: Reduction in each stage: attention looks at one token for each patch of
+        ratio x ratio.
+      linear_attention: Whether attention looks at 7 x 7 averages instead ("li"); reduction_ratios
+        does nothing then. The MLP gets a ReLU, too, as in the authors' code.
+      projection_norm_eps: Epsilon of the LayerNorms behind patch embeddings and reductions: 1e-5 in
+        the authors' code and timm, 1e-6 in Hugging Face.
     """
 
     stage_depths: tuple[int, ...]
@@ -66,10 +67,10 @@ class ConvMlp(nnx.Module):
     The zeros around the map tell the convolution where a token is: v2 has no positions.
 
     Args:
-      config: of the model.
-      width: channels in and out.
-      hidden: channels between the two layers.
-      rngs: source of the initial values.
+      config: Config of the model.
+      width: Number of channels in and out.
+      hidden: Number of channels between the two layers.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2022, PVT v2, section 3.4 "Convolutional Feed-Forward".
     """
@@ -111,9 +112,9 @@ class PVTv2Block(nnx.Module):
     """One pre-norm encoder block on a map: attention to a reduced grid, then the ConvMlp.
 
     Args:
-      config: of the model.
-      stage: number of the stage, from 0.
-      rngs: source of the initial values.
+      config: Config of the model.
+      stage: Index of the stage, from 0.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2022, PVT v2, figures 1 and 2.
     """
@@ -151,10 +152,10 @@ class PVTv2Block(nnx.Module):
         """Returns the new map.
 
         Args:
-          inputs: map of the block before.
-          drop_path_rate: probability of dropping each branch.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          inputs: Map of the block before.
+          drop_path_rate: Probability of dropping each branch.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
         """
         normed = self.norm1(inputs)
         memory = None if self.reduction is None else self.reduction(normed)
@@ -170,10 +171,10 @@ class PVTv2Stage(nnx.Module):
     """A coarser grid of tokens, the blocks, and a norm.
 
     Args:
-      config: of the model.
-      stage: number of the stage, from 0.
-      drop_path_rates: of each block.
-      rngs: source of the initial values.
+      config: Config of the model.
+      stage: Index of the stage, from 0.
+      drop_path_rates: Drop-path rate of each block.
+      rngs: Source of the initial values.
     """
 
     def __init__(
@@ -236,8 +237,8 @@ class PVTv2(ImageModel):
     fan-out of a group, biases 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Wang et al. 2022, PVT v2: Improved Baselines with Pyramid Vision Transformer,
       https://arxiv.org/abs/2106.13797.

@@ -28,23 +28,27 @@ class ResNetConfig:
     """Every choice of a ResNet.
 
     Attributes:
-      block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1 with four times the channels).
-      stage_depths: blocks of each stage.
-      stage_widths: channels of each stage, before the factor 4 of a bottleneck.
-      first_stride: stride of the first stage; 2 makes a small net on small images cheaper.
-      groups: groups of the 3x3 in a bottleneck (ResNeXt).
-      base_width: inner channels of a bottleneck per group and per 64 of the stage's width.
-      stem: "imagenet" (7x7 of stride 2, then max-pooling) or "cifar" (3x3 of stride 1, no pooling).
-      stem_width: channels of the stem.
-      in_channels: channels of the image.
-      num_classes: outputs of the head; 0: no head, the call returns the pooled features.
-      plain: leave the shortcuts out, to see why they are there.
-      zero_init_last: start the last norm of each block at 0, so that the block is the identity.
-      drop_path_rate: of the last block's branch; rises linearly from 0.
-      dropout_rate: before the head.
-      norm_eps: of every batch norm.
-      norm_momentum: of every batch norm, in torch's sense.
-      dtype: compute dtype; parameters, statistics and logits are float32 (float64 if this is).
+      block: Kind of block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1 with four times the
+        channels).
+      stage_depths: Number of blocks in each stage.
+      stage_widths: Number of channels in each stage, before the factor 4 of a bottleneck.
+      first_stride: Stride of the first stage; 2 makes a small net on small images cheaper.
+      groups: Number of groups of the 3x3 convolution in a bottleneck (ResNeXt).
+      base_width: Number of inner channels of a bottleneck per group and per 64 of the stage's
+        width.
+      stem: Kind of stem: "imagenet" (7x7 of stride 2, then max-pooling) or "cifar" (3x3 of stride
+        1, no pooling).
+      stem_width: Number of channels of the stem.
+      in_channels: Number of channels of the image.
+      num_classes: Number of outputs of the head; 0: no head, the call returns the pooled features.
+      plain: Whether the shortcuts are left out, to see why they are there.
+      zero_init_last: Whether the scale of the last norm of each block starts at 0, so that the
+        block is the identity; without effect if `plain`.
+      drop_path_rate: Drop-path rate of the last block's branch; rises linearly from 0.
+      dropout_rate: Dropout rate before the head.
+      norm_eps: Epsilon of every batch norm.
+      norm_momentum: Momentum of every batch norm, in torch's sense.
+      dtype: Compute dtype; parameters, statistics and logits are float32 (float64 if this is).
     """
 
     block: str
@@ -94,12 +98,12 @@ class ResNetBlock(nnx.Module):
     it in the first 1x1.
 
     Args:
-      config: of the model.
-      in_channels: channels of the input.
-      width: of the stage.
-      stride: 1 or 2.
-      drop_path_rate: probability of dropping the branch.
-      rngs: source of the initial values.
+      config: Config of the model.
+      in_channels: Number of channels of the input.
+      width: Number of channels of the stage, before the factor 4 of a bottleneck.
+      stride: Stride of the block, 1 or 2.
+      drop_path_rate: Probability of dropping the branch.
+      rngs: Source of the initial values.
 
     Source: He et al. 2016, Deep Residual Learning, figure 5; Xie et al. 2017 for the groups.
     """
@@ -180,8 +184,8 @@ class ResNet(ImageModel):
     Linear, bias 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: He et al. 2016, Deep Residual Learning for Image Recognition,
       https://arxiv.org/abs/1512.03385.

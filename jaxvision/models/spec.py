@@ -18,9 +18,9 @@ class Preprocess:
 
     Attributes:
       mean: Mean of each channel, of values in 0..1, which is subtracted.
-      std: Deviation of each channel, by which is divided afterwards.
+      std: Standard deviation of each channel, which the difference is divided by.
       interpolation: Interpolation of the resize, "bilinear" or "bicubic".
-      crop_fraction: Side of the image / its short side before the centre crop.
+      crop_fraction: Ratio of the crop's side to the image's short side before the centre crop.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -33,7 +33,7 @@ class Model(nnx.Module):
     """What a model of any task says of its family, beside what it computes.
 
     Attributes:
-      config: Every choice, the family's frozen dataclass.
+      config: Config of the model, the family's frozen dataclass.
       weight_sources: Names of the weights in other libraries, {library: `interop.adapt.Source`}; or
         "module:NAME" of such a table, which is imported once weights are exchanged; None: weights
         are read and written under our own names alone.
@@ -54,8 +54,8 @@ class HFPeer:
     """How transformers describes a family, for `python -m jaxvision parity`.
 
     Attributes:
-      name: Name of its classes, less "Config" and "ForImageClassification".
-      fields: Function of our config that returns the fields of theirs.
+      name: Name of the classes in transformers, less "Config" and "ForImageClassification".
+      fields: Function of our config that returns the fields of the config in transformers.
       options: Fields of our config that theirs has not, with the values that its model computes
         with.
     """
@@ -78,7 +78,7 @@ class ModelSpec:
       preprocess: Evaluation preprocessing of the published weights.
       num_params: Published number of parameters with 1000 classes; of a captioner, the number that
         its config gives; None: nobody has published it.
-      source: Paper and table.
+      source: Paper and table that the variant comes from.
       timm: Name of the same model in timm; None: timm has none.
       torchvision: Name of the same model in torchvision.
       torchvision_arguments: Function of the config that returns further arguments of its builder

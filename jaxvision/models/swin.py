@@ -36,18 +36,19 @@ class SwinConfig(SizedConfig):
     """Every choice of a Swin Transformer.
 
     Attributes:
-      width: channels of the first stage; they double from stage to stage.
-      stage_depths: blocks of each stage.
-      stage_heads: attention heads of each stage.
-      window_size: side of a window in tokens.
-      windows: "padded" (a map that is no whole number of windows gets zeros at its ends before it
-        is shifted, as in torchvision and transformers) or "fitted" (a window is never larger than
-        the map that its stage has for `image_size`, and the zeros come after the shift, as in
-        timm). The same where all maps are whole numbers of windows, as at the published sizes.
-      image_size: pixels that "fitted" windows are made for: side, or (height, width).
-      patch_size: side of a patch in pixels.
-      mlp_ratio: hidden channels of the MLP / width.
-      norm_eps: of every LayerNorm.
+      width: Number of channels of the first stage; they double from stage to stage.
+      stage_depths: Number of blocks in each stage.
+      stage_heads: Number of attention heads in each stage.
+      window_size: Side of a window in tokens.
+      windows: Kind of windows: "padded" (a map that is no whole number of windows gets zeros at its
+        ends before it is shifted, as in torchvision and transformers) or "fitted" (a window is
+        never larger than the map that its stage has for `image_size`, and the zeros come after the
+        shift, as in timm). Both are the same where all maps are whole numbers of windows, as at the
+        published sizes.
+      image_size: Image size in pixels that "fitted" windows are made for: side, or (height, width).
+      patch_size: Side of a patch in pixels.
+      mlp_ratio: Ratio of the hidden channels of the MLP to the width.
+      norm_eps: Epsilon of every LayerNorm.
     """
 
     width: int
@@ -92,8 +93,8 @@ class SwinStage(nnx.Module):
     """Blocks on one map, behind the merging that makes it out of the finer one.
 
     Args:
-      downsample: of the tokens of the stage before; None in the first stage.
-      blocks: what `build_blocks` returned.
+      downsample: Merging of the tokens of the stage before; None in the first stage.
+      blocks: Blocks that `build_blocks` returned.
     """
 
     def __init__(self, downsample: PatchMerging | None, blocks: Any):
@@ -108,8 +109,8 @@ class Swin(ImageModel):
     patch kernel is LeCun normal.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Liu et al. 2021, Swin Transformer: Hierarchical Vision Transformer using Shifted
       Windows, https://arxiv.org/abs/2103.14030.

@@ -19,9 +19,9 @@ class SwinV2Config(SwinConfig):
     """Every choice of a Swin Transformer V2: those of the first version, and two more.
 
     Attributes:
-      trained_windows: side of each stage's windows in the training that set the scale of the
+      trained_windows: Side of each stage's windows in the training that set the scale of the
         coordinates, for a model that went on with larger windows; None: this model's own.
-      key_bias: keep the bias of the keys that torchvision stores and never uses.
+      key_bias: Whether to keep a bias of the keys that is never used, as torchvision's files do.
     """
 
     window_size: int = 8
@@ -45,8 +45,8 @@ class SwinV2(Swin):
     branches 0.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Liu et al. 2022, Swin Transformer V2: Scaling Up Capacity and Resolution,
       https://arxiv.org/abs/2111.09883.

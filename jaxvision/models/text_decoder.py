@@ -26,25 +26,27 @@ class TransformerDecoder(nnx.Module):
 
     Args:
       vocab_size: Number of words.
-      width: channels of a token and of the memory.
-      depth: number of blocks; they share nothing.
-      num_heads: attention heads.
-      hidden_width: channels inside the MLPs.
-      max_length: number of positions.
-      norm_first: Pre-LN; False: Post-LN. See `DecoderBlock`.
-      final_norm: a LayerNorm before the head, which Pre-LN needs.
-      position: "learned" or "sinusoidal".
-      activation: of the MLPs.
-      tie_head: the head's kernel is the table of words, and it has no bias.
-      dropout_rate: of embeddings and residual branches, and inside the MLPs.
-      attention_dropout_rate: of attention weights.
-      norm_eps: of every LayerNorm.
-      attention: "fused", "reference" or "cudnn"; see `dot_product_attention`.
-      remat: compute each block again in the backward pass instead of keeping its activations;
-        "offload": and keep what goes into each in the memory of the host.
-      dtype: compute dtype; logits have the dtype of the parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      width: Number of channels of a token and of the memory.
+      depth: Number of blocks, which share no parameters.
+      num_heads: Number of attention heads.
+      hidden_width: Number of channels inside the MLPs.
+      max_length: Number of positions.
+      norm_first: Whether each branch starts with its norm (Pre-LN); False: the norm follows the
+        addition (Post-LN).
+      final_norm: Whether there is a LayerNorm before the head, which Pre-LN needs.
+      position: Kind of positions: "learned" or "sinusoidal".
+      activation: Activation of the MLPs.
+      tie_head: Whether the head shares its kernel with the table of words, and has no bias.
+      dropout_rate: Dropout rate of embeddings and residual branches, and inside the MLPs.
+      attention_dropout_rate: Dropout rate of attention weights.
+      norm_eps: Epsilon of every LayerNorm.
+      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+        `dot_product_attention`.
+      remat: Whether each block is computed again in the backward pass instead of keeping its
+        activations; "offload": and what goes into each is kept in the memory of the host.
+      dtype: Compute dtype; logits have the dtype of the parameters.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, figure 1.
     """
@@ -128,13 +130,13 @@ class TransformerDecoder(nnx.Module):
         """Returns the logits of the word behind each token, which sees no later token.
 
         Args:
-          tokens: from position 0 on.
-          memory: what the tokens look at.
-          token_mask: False for tokens that none may attend to. Padding behind a caption needs no
-            mask: nothing before it sees it.
-          memory_mask: False for the parts of the memory that none may attend to.
-          train: turns every kind of dropping on.
-          rngs: needed only if `train` and some rate is > 0.
+          tokens: Indices of words, from position 0 on.
+          memory: Memory that the tokens look at.
+          token_mask: Mask, False for tokens that no token may attend to. Padding behind a caption
+            needs none, since nothing before it sees it.
+          memory_mask: Mask, False for the parts of the memory that no token may attend to.
+          train: Whether every kind of dropping is on.
+          rngs: Source of randomness; needed only if `train` and some rate is > 0.
 
         Raises:
           ValueError: if there are more tokens than positions, or randomness is needed and `rngs` is
@@ -169,10 +171,10 @@ class TransformerDecoder(nnx.Module):
         """Returns how much each token looks at each part of the memory: each row sums to 1.
 
         Args:
-          tokens: from position 0 on.
-          memory: what the tokens look at.
-          token_mask: see the call.
-          memory_mask: see the call.
+          tokens: Indices of words, from position 0 on.
+          memory: Memory that the tokens look at.
+          token_mask: Mask, False for tokens that no token may attend to.
+          memory_mask: Mask, False for the parts of the memory that no token may attend to.
         """
         masks = _masks(tokens.shape[1], token_mask, memory_mask)
 
@@ -193,10 +195,10 @@ class TransformerDecoder(nnx.Module):
         """Returns the cache for `step`; keys and values of the memory are computed here, once.
 
         Args:
-          memory: what the tokens look at, once for each image.
-          num_beams: rows that are decoded for each image.
-          max_length: number of positions that will be decoded at most.
-          memory_mask: False for the parts of the memory that none may attend to.
+          memory: Memory that the tokens look at, once for each image.
+          num_beams: Number of rows that are decoded for each image.
+          max_length: Number of positions that will be decoded at most.
+          memory_mask: Mask, False for the parts of the memory that no token may attend to.
 
         Raises:
           ValueError: if `max_length` is more than the model has positions for.
@@ -221,11 +223,11 @@ class TransformerDecoder(nnx.Module):
         belongs to a row now.
 
         Args:
-          cache: of `start`, or of the step before.
-          tokens: of each row at this position.
-          position: of the tokens, from 0.
-          ancestry: [b, k, t, j] is True where the token that row j wrote at position t lies on the
-            path of row k, the token of this step among them.
+          cache: Cache of `start`, or of the step before.
+          tokens: Index of each row's word at this position.
+          position: Position of the tokens, from 0.
+          ancestry: Mask, True at [b, k, t, j] where the token that row j wrote at position t lies
+            on the path of row k, the token of this step among them.
         """
         batch, rows, positions, _ = ancestry.shape
         memory_mask = cache["memory_mask"]

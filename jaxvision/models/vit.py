@@ -36,20 +36,22 @@ class ViTConfig(SizedConfig):
     """Every choice of a Vision Transformer.
 
     Attributes:
-      width: channels of a token.
-      depth: number of blocks.
-      num_heads: attention heads.
-      patch_size: side of a patch in pixels.
-      mlp_ratio: hidden channels of the MLP / width.
-      pool: "token" (the class token after the final norm) or "average" (the mean of the patches,
-        the norm after it: timm's global_pool="avg" with fc_norm).
-      class_token: whether there is one; "average" can do without.
-      class_token_position: whether the class token has a row in the table of learned positions.
-      position: "learned" or "sincos2d" (fixed).
-      stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for small runs).
-      layer_scale_init: starting value of LayerScale; None: no LayerScale.
-      local_window: let a patch attend only to the k x k patches around it; None: to all.
-      zero_init_head: start with logits of 0.
+      width: Number of channels of a token.
+      depth: Number of blocks.
+      num_heads: Number of attention heads.
+      patch_size: Side of a patch in pixels.
+      mlp_ratio: Ratio of the hidden channels of the MLP to the width.
+      pool: Kind of pooling: "token" (the class token after the final norm) or "average" (the mean
+        of the patches, then the norm, as in timm's `global_pool="avg"` with `fc_norm`).
+      class_token: Whether there is a class token; "average" can do without.
+      class_token_position: Whether the class token has a row in the table of learned positions.
+      position: Kind of positions: "learned" or "sincos2d" (fixed).
+      stem: Kind of stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for
+        small runs).
+      layer_scale_init: Starting value of LayerScale; None: no LayerScale.
+      local_window: Side of the neighbourhood in patches, odd, that a patch may attend to; None:
+        all.
+      zero_init_head: Whether the head's kernel starts at 0, so that the logits do.
     """
 
     width: int
@@ -101,8 +103,8 @@ class ViT(ImageModel):
     token trunc-normal 1e-6. The patch kernel is LeCun normal as in torchvision.
 
     Args:
-      config: every choice.
-      rngs: source of the initial values.
+      config: Config of the model.
+      rngs: Source of the initial values.
 
     Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words,
       https://arxiv.org/abs/2010.11929.
@@ -199,7 +201,7 @@ class ViT(ImageModel):
         """Returns the attention weights of every block in evaluation: each row sums to 1.
 
         Args:
-          images: normalised; any size that is a whole number of patches.
+          images: Normalised images of any size that is a whole number of patches.
         """
         tokens, mask, _ = self._embed(images, train=False, rngs=None)
 
