@@ -16,6 +16,7 @@ from jaxvision.command_line import (
     explain_config_error,
     fail,
     quiet_libraries,
+    split_model_options,
     use_deterministic_kernels,
 )
 from jaxvision.errors import InputError, RunError
@@ -37,6 +38,8 @@ _MEMORY = flags.DEFINE_float(
 def _parse(argv: list[str]) -> None:
     """Reads flags and config; a mistake is one line and exit code 2."""
     try:
+        argv, model_options = split_model_options(argv)
+        sys.argv[1:] = argv[1:]  # where ml_collections looks for options
         rest = flags.FLAGS(argv)[1:]
         if rest:
             raise flags.Error(f"{rest[0]!r} is no option: --config.batch_size=64 would be one.")
@@ -46,6 +49,10 @@ def _parse(argv: list[str]) -> None:
                 "must return the config."
             )
         _CONFIG.value.seed  # noqa: B018 - a file that could not be loaded says so only when it is read
+        if model_options:
+            from jaxvision.train.model_flags import set_model_options
+
+            set_model_options(_CONFIG.value, model_options)
     except Exception as error:  # a config file is Python and may raise anything
         text = str(error) if isinstance(error, flags.Error) else explain_config_error(error)
         fail(text, f"See `python {argv[0]} --help` and configs/common.py.")

@@ -41,6 +41,22 @@ def quiet_libraries() -> None:
     sys.unraisablehook = report_others
 
 
+def split_model_options(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the other arguments, and (name, text) of each --config.model.kwargs.NAME=TEXT.
+
+    Which names there are depends on the model, which absl knows nothing of.
+    """
+    others, options, arguments = [], [], iter(argv)
+    for argument in arguments:
+        option = re.fullmatch(r"--?config\.model\.kwargs(?:\.([\w.]+))?(?:=(.*))?", argument, re.S)
+        if option is None:
+            others.append(argument)
+        else:
+            text = next(arguments, "") if option[2] is None else option[2]
+            options.append((option[1] or "", text))
+    return others, options
+
+
 def explain_config_error(error: Exception) -> str:
     """Returns what is wrong with an option or a config file; a file may raise anything.
 
