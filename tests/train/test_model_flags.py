@@ -44,7 +44,8 @@ def test_values_have_the_types_of_the_fields():
     given = [f"--config.model.kwargs.{field}" for field in fields]
     found = kwargs(smoke, "--config.model.kwargs={}", *given, name="resnet18")
     assert found == {field.split("=")[0]: value for field, value in fields.items()}
-    assert list(map(type, found.values())) == list(map(type, fields.values()))
+    types = {field.split("=")[0]: type(value) for field, value in fields.items()}
+    assert {field: type(value) for field, value in found.items()} == types
     for field in ("stage_depths=1", "stage_depths=(1, 1.5)", "drop_path_rate=True", "stem=1"):
         with pytest.raises(InputError, match=f"kwargs.{field.split('=')[0]} must be "):
             kwargs(smoke, f"--config.model.kwargs.{field}", name="resnet18")
