@@ -19,6 +19,14 @@ class RunError(RuntimeError):
     """
 
 
+def shorten(text: object, length: int = 200) -> str:
+    """Returns text of a file as a message may show it: printable, on one line, not endless."""
+    shown = str(text)
+    if len(shown) > length:
+        shown = f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises an InputError with the nearest choice if `value` is none of them."""
     if value not in choices:

@@ -108,8 +108,17 @@ def cifar_that_runs_code(folder: pathlib.Path) -> None:
         def __reduce__(self):
             return os.system, (f"touch {folder}/HARM",)
 
-    for name in ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        (folder / name).write_bytes(pickle.dumps(Harm()))
+    cifar(pickle.dumps(Harm()))(folder)
+
+
+def cifar(content: bytes) -> Write:
+    """Writes every file of CIFAR-10 with one content."""
+
+    def write(folder):
+        for name in ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+            (folder / name).write_bytes(content)
+
+    return write
 
 
 def old_run(**changes) -> Write:

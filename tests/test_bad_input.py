@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import pickle
 import stat
 import subprocess
 import sys
@@ -121,6 +122,7 @@ BAD = "--config={tmp}/bad.py"
 PETS = "--config.data.name=folder --config.data.path={tmp}/pets"
 STOP = PETS + " --config.data.max_corrupt_fraction=0.001"  # of the first 1,000 images: one
 LIST = "--config.data.name=list --config.data.path={tmp}"
+CIFAR = "--config.data.name=cifar10 --config.data.path={tmp}"
 CLASSES = "<split>/<class>/<image>"
 
 COMMAND_LINE = [
@@ -289,8 +291,16 @@ DATA = [
     Row("list-negative", LIST, ["line 2", "'-1'", "correct the"], table(b"a.png,0\na.png,-1\n")),
     Row("list-binary", LIST, ["train.csv cannot be read as a table", "UTF-8"], table(image())),
     Row("cifar-missing", "--config.data.name=cifar10", ["cifar-10-python.tar.gz", "get the", DEMO]),
-    Row("cifar-hostile", "--config.data.name=cifar10 --config.data.path={tmp}",
-        ["names posix.system", "get the original file"], bad_files.cifar_that_runs_code),
+    Row("cifar-hostile", CIFAR, ["names posix.system", "get the original file"],
+        bad_files.cifar_that_runs_code),
+    Row("cifar-dtype", CIFAR, ["a dtype that is none of a plain", "get the original file"],
+        bad_files.cifar(b"cnumpy\ndtype\nU\x02u1\x85RK\x3f\x85b.")),
+    Row("cifar-doubled-key", CIFAR, ["keys are neither text nor", "get the original file"],
+        bad_files.cifar(b"}K\1" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.")),
+    Row("cifar-memory", CIFAR, ["is cut short", "get the original file"],
+        bad_files.cifar(b"\x96" + (3 * 2**30).to_bytes(8, "little") + b".")),
+    Row("cifar-names", CIFAR, ["no list of class names", "get the original file"],
+        bad_files.cifar(pickle.dumps({b"label_names": 3}))),
     Row("records", "--config.data.name=array_record --config.data.path={tmp}",
         ["train.array_record is not a readable"], text("train.array_record", "no records" * 100)),
     Row("tfds-missing", "--config.data.name=tfds:mnist --config.data.path={tmp}/tfds",

@@ -12,6 +12,7 @@ FLOORS = {
     "command_line": -1,
     "files": 0,
     "outside": 0,
+    "plain_pickle": 0,
     "options": 0,
     "batch": 0,
     "layers": 0,

@@ -1,19 +1,22 @@
 """The `cifar10` and `cifar100` sources: the python files of the data set's own page."""
 
-import contextlib
-import importlib
+import gzip
 import io
+import itertools
 import os
-import pickle
 import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from jaxvision.data.source import DataError, Example, Source, missing_data
+from jaxvision.data.sources.array_pickle import read_arrays
+from jaxvision.errors import shorten
+from jaxvision.plain_pickle import PickleError
 
-_MAX_FILE_BYTES = 512 * 2**20
+_MAX_BYTES = 512 * 2**20  # of a file, and of an unpacked archive, which are 186 MB as published
+_MAX_MEMBERS = 1000  # of an archive, which has nine
 # Name: archive, its folder, files of each split, meta file, key of the labels, of the class names.
 _LAYOUT = {
     "cifar10": (
@@ -34,16 +37,6 @@ _LAYOUT = {
     ),
 }
 
-# All that a pickle of plain numpy arrays may name; `numpy.core` is what numpy 1 wrote.
-_ALLOWED = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("_codecs", "encode"),
-    *((m, f) for m in ("numpy.core.multiarray", "numpy._core.multiarray")
-      for f in ("_reconstruct", "scalar")),
-    *((m, "_frombuffer") for m in ("numpy.core.numeric", "numpy._core.numeric")),
-}  # fmt: skip
-
 
 class CifarSource(Source):
     """CIFAR-10 or CIFAR-100, all images of a split in memory.
@@ -54,8 +47,8 @@ class CifarSource(Source):
       path: Path of the `.tar.gz` itself, the folder it unpacks to, or the folder that holds either.
 
     Raises:
-      DataError: if a file is missing, is not what it should be, or holds a pickle that names
-        anything but numpy arrays.
+      DataError: if a file is missing, is not what it should be, or holds a pickle of anything but
+        plain data and numpy arrays.
 
     Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
     """
@@ -68,17 +61,15 @@ class CifarSource(Source):
             )
         self._name = f"{name} {split}"
         images, labels = [], []
-        with _open_files(path, archive, folder, needed=(meta, *splits[split])) as read:
-            names = read(meta)[names_key]
-            self.class_names = tuple(str(name, "utf-8") for name in names)
-            for file in splits[split]:
-                batch = read(file)
-                images.append(_check_images(batch.get(b"data"), file))
-                labels.append(np.array(batch.get(label_key, ()), np.int32))
-                if labels[-1].shape != (len(images[-1]),):
-                    raise DataError(
-                        f"{file} has {len(images[-1])} images, but {labels[-1].size} labels."
-                    )
+        read = _open_files(path, archive, folder, needed=(meta, *splits[split]))
+        self.class_names = _check_names(_load(read(meta), meta).get(names_key), names_key, meta)
+        for file in splits[split]:
+            batch = _load(read(file), file)
+            images.append(_check_images(batch.get(b"data"), file))
+            found = _check_labels(batch.get(label_key), len(self.class_names), label_key, file)
+            if len(found) != len(images[-1]):
+                raise DataError(f"{file} has {len(images[-1])} images, but {len(found)} labels.")
+            labels.append(found)
         self._images = np.concatenate(images)
         self._labels = np.concatenate(labels)
 
@@ -93,28 +84,17 @@ class CifarSource(Source):
         return f"{self._name} image {index}"
 
 
-@contextlib.contextmanager
 def _open_files(
     path: str, archive: str, folder: str, *, needed: tuple[str, ...]
-) -> Iterator[Callable[[str], dict]]:
-    """Yields a function from a file's name to its unpickled dictionary."""
+) -> Callable[[str], bytes]:
+    """Returns a function from a file's name to its bytes."""
     root = os.path.expanduser(path)
     for place in (root, os.path.join(root, folder)):
         if path and all(os.path.isfile(os.path.join(place, file)) for file in needed):
-            yield lambda file, place=place: _load(_read(os.path.join(place, file)), file)
-            return
+            return lambda file, place=place: _read(os.path.join(place, file))
     for place in (root, os.path.join(root, archive)):
         if path and os.path.isfile(place):
-            try:
-                with tarfile.open(place, "r:*") as tar:
-                    yield lambda file, tar=tar, place=place: _load(
-                        _read_member(tar, f"{folder}/{file}", place), file
-                    )
-            except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-                raise DataError(
-                    f"{place} is not a readable archive ({error}); copy it again."
-                ) from error
-            return
+            return _open_archive(place, folder)
     raise missing_data(
         f"{archive} or its files {', '.join(needed)}",
         where=path,
@@ -123,36 +103,59 @@ def _open_files(
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _read_member(tar: tarfile.TarFile, name: str, path: str) -> bytes:
     try:
-        member = tar.getmember(name)
-    except KeyError as error:
+        with open(path, "rb") as file:
+            return _read_bounded(file, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _open_archive(path: str, folder: str) -> Callable[[str], bytes]:
+    """Unpacks an archive in memory; returns a function from a name in its folder to the bytes."""
+    try:
+        with open(path, "rb") as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else open(path, "rb") as file:
+            tar = tarfile.open(fileobj=io.BytesIO(_read_bounded(file, path)))
+        members = {member.name: member for member in itertools.islice(tar, _MAX_MEMBERS)}
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise DataError(
-            f"{path} has no file {name}; it is not the python version of CIFAR."
+            f"{path} is not a readable archive ({shorten(error)}); copy it again."
         ) from error
-    file = tar.extractfile(member)  # a file object: nothing is written to disk
-    if file is None or member.size > _MAX_FILE_BYTES:
-        raise DataError(f"{name} in {path} is not a file of CIFAR ({member.size:,} bytes).")
-    return file.read()
+
+    def read(file: str) -> bytes:
+        member = members.get(f"{folder}/{file}")
+        if member is None:
+            raise DataError(
+                f"{path} has no file {folder}/{file}; it is not the python version of CIFAR."
+            )
+        try:
+            # A sparse file can be larger than its archive, and a link can lead to itself.
+            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is not None:
+                return content.read()
+        except tarfile.TarError:
+            pass
+        raise DataError(f"{folder}/{file} in {path} is no whole file; get the original archive.")
+
+    return read
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain containers and numpy arrays; a pickle could name any function otherwise."""
+def _read_bounded(file: Any, path: str) -> bytes:
+    data = io.BytesIO()
+    while chunk := file.read(2**20):
+        data.write(chunk)
+        if data.tell() > _MAX_BYTES:
+            raise DataError(f"{path} holds more than {_MAX_BYTES:,} bytes, so it is not of CIFAR.")
+    return data.getvalue()
 
-    def find_class(self, module: str, name: str):
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not an array")
-        return getattr(importlib.import_module(module.replace("numpy.core", "numpy._core")), name)
 
-
-def _load(data: bytes, file: str) -> dict:
+def _load(data: bytes, file: str) -> dict[Any, Any]:
     try:
-        content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # broken pickles raise nearly anything
+        content = read_arrays(data)
+    except PickleError as error:
         raise DataError(f"{file} is refused or broken: {error}; get the original file.") from error
     if not isinstance(content, dict):
         raise DataError(
@@ -161,10 +164,34 @@ def _load(data: bytes, file: str) -> dict:
     return content
 
 
-def _check_images(data: object, file: str) -> np.ndarray:
+def _check_names(names: Any, key: bytes, file: str) -> tuple[str, ...]:
+    try:
+        if isinstance(names, list) and names:
+            return tuple(str(name, "utf-8") for name in names)
+    except (TypeError, UnicodeDecodeError):
+        pass
+    raise DataError(f"{file} has no list of class names under {key}; get the original file.")
+
+
+def _check_images(data: Any, file: str) -> np.ndarray:
     """Returns [n, 32, 32, 3] from the file's planar [n, 3072]."""
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+    is_array = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.size > 0
+    if not is_array or data.shape[1:] != (3072,):
         raise DataError(
             f"{file} has no uint8 array [n, 3072] under b'data'; get the original file."
         )
-    return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(data.reshape(len(data), 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+def _check_labels(labels: Any, num_classes: int, key: bytes, file: str) -> np.ndarray:
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = labels.tolist()
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{file} has no list of labels under {key}; get the original file.")
+    wrong = [label for label in labels if not 0 <= label < num_classes]
+    if wrong:
+        raise DataError(
+            f"{file} has the label {shorten(wrong[0])}, but there are {num_classes} classes; get"
+            " the original file."
+        )
+    return np.array(labels, np.int32)
