@@ -200,6 +200,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_warmup = True  # use min(decay, (1 + step) / (10 + step))
     config.max_skipped_steps = 10  # non-finite steps in a row before the run stops
 
+    # Resume although options that shape the run, or its data, are others than when it stopped.
+    config.resume_changed = False
     config.deterministic = False  # on a GPU: the same bits in every run, at some cost in speed
 
     config.mesh = d()

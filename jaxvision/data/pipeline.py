@@ -256,13 +256,17 @@ class TrainIterator:
         """Returns the position after the last batch taken: small, and the same in every process."""
         return {**self._identity, "examples_seen": self._examples_seen}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, int], *, changed: bool = False) -> None:
         """Goes to a position from `get_state`, also of another batch size or number of processes.
+
+        Args:
+          state: Position, as `get_state` returned it.
+          changed: Whether it may be one of another order, in whose place this order goes on.
 
         Raises:
           DataError: if the state belongs to another seed or to a source of another length.
         """
-        for key, value in self._identity.items():
+        for key, value in self._identity.items() if not changed else ():
             if state.get(key) != value:
                 raise DataError(
                     f"The saved data position has {key}={state.get(key)}, but this run has {value},"

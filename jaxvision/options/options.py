@@ -63,6 +63,7 @@ class Options:
     ema_decay: float = 0.0
     ema_warmup: bool = True
     max_skipped_steps: int = 10
+    resume_changed: bool = False
     deterministic: bool = False
     mesh: MeshOptions = _default(MeshOptions)
     sharding_rules: tuple = ()

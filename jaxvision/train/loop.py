@@ -218,7 +218,7 @@ def resume_or_create(
         )
         return state if initial is None else start_from(state, initial), 0
     state, position, step = checkpointer.restore(run.abstract_state)
-    data.set_state(position)
+    data.set_state(position, changed=run.options.resume_changed)
     progress.restore(position)
     logger.info("Resumed from step %d.", step)
     return state, step

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import pathlib
 import platform
 from typing import Any
@@ -14,6 +15,8 @@ from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, write_json
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 # What may differ when a run is resumed: where or how long it goes on, not what it is.
 _FREE = (
@@ -33,6 +36,7 @@ _FREE = (
     "caption.no_repeat_ngram_size",
     "log",
     "compilation_cache",
+    "resume_changed",
     "data.path",
     "distill.teacher_weights",
     "data.images",
@@ -117,11 +121,13 @@ def open_workdir(
         resumes = has_checkpoint(workdir)
         if resumes:
             differences = compare_run(workdir, options)
-            if differences:
+            if differences and not options.resume_changed:
                 raise InputError(
-                    f"{workdir} holds another run: {differences}. "
-                    "Give another --workdir, or the options of that run."
+                    f"{workdir} holds another run: {differences}. Give another --workdir, or the "
+                    "options of that run; --config.resume_changed=True goes on with these."
                 )
+            if differences:
+                logger.warning("The run goes on although it was another: %s.", differences)
         if task is not None:
             task.keep(workdir, resumes=resumes)
         if jax.process_index() == 0:

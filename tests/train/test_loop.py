@@ -64,6 +64,18 @@ def test_finished_run_says_so_and_is_not_touched(tmp_path, caplog):
     helpers.assert_equal(first, again)
 
 
+def test_changed_options_are_refused_unless_the_run_shall_go_on(tmp_path):
+    first = {"total_steps": 2, "log.tensorboard": False}
+    train(config(**first), tmp_path)
+    changed = first | {"total_steps": 3, "seed": 5, "optimizer.learning_rate": 1e-3}
+    with pytest.raises(InputError, match=r"seed is 5 here and 0 there.*--config.resume_changed"):
+        train(config(**changed), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    assert int(train(config(**changed, resume_changed=True), tmp_path).step) == 3
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+    assert int(train(config(**changed), tmp_path).step) == 3  # from here on, the run is that one
+
+
 class Killed(Exception):
     pass
 
