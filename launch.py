@@ -20,6 +20,7 @@ from jaxvision.command_line import (
     use_deterministic_kernels,
 )
 from jaxvision.errors import InputError, RunError
+from jaxvision.files import output_path
 from jaxvision.options.options import read_options
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -64,8 +65,8 @@ def main(argv: list[str]) -> int:
     _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     quiet_libraries()
-    workdir = str(_WORKDIR.value)
     try:
+        workdir = output_path(str(_WORKDIR.value))
         options = read_options(_CONFIG.value)
     except InputError as error:
         fail(str(error))

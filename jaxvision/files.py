@@ -10,6 +10,21 @@ from jaxvision.errors import InputError
 METRICS_FILE = "metrics.jsonl"
 
 
+def output_path(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the absolute path of something that is to be written, `~` replaced.
+
+    Raises:
+      InputError: if it is a URL, which would become a folder of that name on the local disk.
+    """
+    scheme, separator, _ = os.fspath(path).partition("://")
+    if separator and scheme.isalnum():
+        raise InputError(
+            f"{os.fspath(path)} is a URL, but files are written to the folders of this machine "
+            "only: give a path, such as that of a mounted bucket."
+        )
+    return pathlib.Path(path).expanduser().absolute()
+
+
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

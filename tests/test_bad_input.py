@@ -316,6 +316,7 @@ DATA = [
 WORKDIR = [
     Row("below-a-file", "--workdir={tmp}/x/run", ["Not a directory", "writable"], text("x", "")),
     Row("no-disk", "--workdir=/proc/run", ["/proc/run cannot be written", "writable"]),
+    Row("url", "--workdir=gs://bucket/run", ["gs://bucket/run is a URL", "give a path"]),
     Row("damaged-config", "", ["config.json is damaged", "another --workdir"], damaged_run),
     Row("other-model", "", ["model.kwargs.depth is 2 here and 3 there", "another --workdir"],
         old_run(model__kwargs__depth=3)),

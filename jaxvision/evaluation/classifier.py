@@ -18,7 +18,7 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.ensemble import mean_logits, open_member
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
 from jaxvision.evaluation.scores import classification_scores, guesses_of
-from jaxvision.files import cannot_write, write_json
+from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
 from jaxvision.tasks.classification import Classification
@@ -86,7 +86,7 @@ def evaluate_classifier(
         "weights": weights,
     }
     logger.info("Step %d: %s", step, _summary(weights))
-    _write(results, pathlib.Path(workdir).expanduser().absolute())
+    _write(results, output_path(workdir))
     return results
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxvision.errors import InputError
+from jaxvision.files import output_path
 from jaxvision.interop import hub
 from jaxvision.interop.torch_file import read_torch_file
 
@@ -87,10 +88,10 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
       weights: Arrays by name.
 
     Raises:
-      InputError: if the suffix is another.
+      InputError: if the suffix is another, or the path is a URL.
     """
     check_writable(path)
-    path = pathlib.Path(path)
+    path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
@@ -106,8 +107,8 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
 
 
 def check_writable(path: str | pathlib.Path) -> None:
-    """Raises InputError unless `write_weights` knows the suffix."""
-    if pathlib.Path(path).suffix not in _WRITABLE:
+    """Raises InputError unless `write_weights` knows the suffix, and the path is no URL."""
+    if output_path(path).suffix not in _WRITABLE:
         raise InputError(f"Weights are written to {' or '.join(_WRITABLE)} files, got {path}.")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, write_json
+from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
@@ -164,7 +164,7 @@ def find_lr(run: Run, workdir: str | pathlib.Path) -> RangeTest:
             stop_factor=options.stop_factor,
         )
     if jax.process_index() == 0:
-        workdir = pathlib.Path(workdir).expanduser().absolute()
+        workdir = output_path(workdir)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(workdir / NUMBERS, _finite(dataclasses.asdict(result)))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvision.files import cannot_write
+from jaxvision.files import cannot_write, output_path
 from jaxvision.plots.previews import plot_samples, plot_schedule
 from jaxvision.preflight.group_table import group_table
 from jaxvision.preflight.transfer_policy import transfer_advice
@@ -124,7 +124,7 @@ def _draw(run: Run, workdir: str | pathlib.Path) -> None:
     samples = first_samples(run) if run.task.data.has_images else None
     if jax.process_index() > 0:
         return
-    workdir = pathlib.Path(workdir).expanduser().absolute()
+    workdir = output_path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         plot_schedule(

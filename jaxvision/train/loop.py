@@ -16,6 +16,7 @@ from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
 from jaxvision.tasks.task import Metrics
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
+from jaxvision.train.lock import lock_workdir
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
 from jaxvision.train.optim.rate_factor import set_rate_factor
 from jaxvision.train.optim.weight_average import Swa
@@ -42,14 +43,20 @@ def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
       The state after the last step.
 
     Raises:
-      InputError: if the folder holds another run, or cannot be written.
+      InputError: if the folder holds another run, is written by one, or cannot be written.
       Stopped: after a signal; the state is saved.
       TrainingDiverged: after `max_skipped_steps` non-finite steps in a row.
       RunError: if the last checkpoint could not be saved.
     """
+    with lock_workdir(workdir, holds=jax.process_index() == 0) as folder:
+        return _train(run, folder)
+
+
+def _train(run: Run, workdir: pathlib.Path) -> TrainState:
+    """Does what `train` does, in a folder that no other run writes into."""
     options = run.options
     initial = None if has_checkpoint(workdir) else run.initial_weights()
-    workdir = open_workdir(workdir, options, run.task)
+    open_workdir(workdir, options, run.task)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
         keep=options.checkpoint.keep,

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from jaxvision.files import output_path
 from jaxvision.plots.curves import plot_curves
 from jaxvision.train.run import Run
 from jaxvision.train.state import TrainState
@@ -20,7 +21,7 @@ def write_report(run: Run, state: TrainState, workdir: str | pathlib.Path) -> No
       state: State of the run after its last step.
       workdir: Folder of the run.
     """
-    workdir = pathlib.Path(workdir).expanduser().absolute()
+    workdir = output_path(workdir)
     *_, weights = run.weights_of(state).values()  # the averaged ones where there are any
     picture = run.task.draw(run, weights, workdir)
     if jax.process_index() == 0:

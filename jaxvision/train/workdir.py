@@ -1,6 +1,5 @@
 """The folder of a run: what it was started with, and whether it may be resumed."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, write_json
+from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
 
@@ -112,11 +111,8 @@ def open_workdir(
     Raises:
       InputError: if the folder cannot be written, or holds another run; names the differences.
     """
-    workdir = pathlib.Path(workdir).expanduser().absolute()
-    missing = []
+    workdir = output_path(workdir)
     try:
-        folders = (workdir / "checkpoints", workdir, *workdir.parents)
-        missing = [folder for folder in folders if not folder.exists()]
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         resumes = has_checkpoint(workdir)
         if resumes:
@@ -134,9 +130,6 @@ def open_workdir(
             write_json(workdir / "config.json", as_json(options))
             write_json(workdir / "versions.json", versions())
     except OSError as error:
-        for folder in missing:  # leaves nothing behind
-            with contextlib.suppress(OSError):
-                folder.rmdir()
         raise cannot_write(workdir, error) from error
     return workdir
 

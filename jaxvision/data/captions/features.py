@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from jaxvision.data.captions.caption_source import CaptionExample, Captions, CaptionSource
 from jaxvision.data.source import CorruptImageError, DataError, missing_data
+from jaxvision.files import output_path
 
 _ARRAY, _IDS = "features.npy", "image_ids.npy"
 _PREPARE = (
@@ -142,6 +143,7 @@ def write_features(
     Raises:
       DataError: if there are more or fewer images, or one twice.
     """
+    folder = str(output_path(folder))
     os.makedirs(folder, exist_ok=True)
     image_ids = np.full(num_images, -1, np.int32)
     unfinished = os.path.join(folder, f"{_ARRAY}.unfinished")
