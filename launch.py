@@ -7,6 +7,7 @@ The same command again resumes the run. Exit codes: 0 done, 2 wrong configuratio
 import errno
 import logging
 import os
+import re
 import sys
 
 from absl import flags
@@ -21,6 +22,7 @@ from jaxvision.command_line import (
 )
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import output_path
+from jaxvision.options.length import drop_other_units
 from jaxvision.options.options import read_options
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -50,6 +52,7 @@ def _parse(argv: list[str]) -> None:
                 "must return the config."
             )
         _CONFIG.value.seed  # noqa: B018 - a file that could not be loaded says so only when it is read
+        drop_other_units(_CONFIG.value, re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.M))
         if model_options:
             from jaxvision.train.model_flags import set_model_options
 

@@ -10,11 +10,11 @@ import pathlib
 import pytest
 from opening import make_run
 
-from configs import common
+from configs import common, deit_s16
 from jaxvision.data.augment.policies import RandAugment
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.errors import InputError
-from jaxvision.options.length import LENGTH_UNITS
+from jaxvision.options.length import LENGTH_UNITS, drop_other_units
 from jaxvision.options.options import Options, read_options
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -229,6 +229,23 @@ def test_the_schema_and_the_types_are_the_same():
     assert listed == typed
     assert {n: type(x) for n, x in listed.items()} == {n: type(x) for n, x in typed.items()}
     assert read_options(schema) == Options()
+
+
+def test_a_length_on_the_command_line_replaces_the_cards_in_another_unit():
+    config = deit_s16.get_config("imagenet2012")
+    assert config.total_epochs and config.schedule.warmup_epochs
+    config.total_steps, config.schedule.warmup_steps = 50, 9
+    drop_other_units(config, ["total_steps", "schedule.warmup_steps", "seed"])
+    options = read_options(config)
+    assert options.length(1_000).total_steps == 50
+    assert (options.schedule.warmup_steps, options.schedule.warmup_epochs) == (9, 0)
+    both = deit_s16.get_config("imagenet2012")
+    both.total_steps = 50
+    drop_other_units(both, ["total_steps", "total_epochs"])
+    assert both.total_steps and both.total_epochs  # refused, as two are given
+    both.total_steps = 0
+    drop_other_units(both, ["total_steps"])
+    assert both.total_epochs
 
 
 def read_fields(path):

@@ -1,13 +1,34 @@
 """Lengths of a run: given in updates, epochs, examples or percent; used in updates."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from jaxvision.errors import InputError
 
 # An option of a length is <name>_<unit>.
 LENGTH_UNITS = ("steps", "epochs", "examples", "percent")
+
+
+def drop_other_units(config: Any, given: Iterable[str]) -> None:
+    """Sets a length of a recipe card to none that the command line gives in another unit.
+
+    Args:
+      config: Config of configs/common.py.
+      given: Names of the options on the command line, such as "total_steps".
+    """
+    given = frozenset(given)
+    for option in given:
+        *groups, name = option.split(".")
+        stem, _, unit = name.rpartition("_")
+        group = functools.reduce(getattr, groups, config)
+        if unit not in LENGTH_UNITS or not getattr(group, name):
+            continue
+        for other in (f"{stem}_{unit}" for unit in LENGTH_UNITS):
+            if other in group and ".".join([*groups, other]) not in given:
+                group[other] = type(group[other])()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,8 @@ from jaxvision.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
-# What may differ when a run is resumed: where or how long it goes on, not what it is.
+# What may differ when a run is resumed: where it continues, not what it is.
 _FREE = (
-    "total_steps",
-    "total_epochs",
     "eval_batch_size",
     "max_skipped_steps",
     "mesh",

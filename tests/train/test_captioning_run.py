@@ -117,7 +117,7 @@ def test_evaluation_does_not_depend_on_the_batch(finished):
 def test_resume_is_bit_for_bit(finished, tmp_path):
     _, state = finished
     train(config(ema_decay=0.9, total_steps=2), tmp_path / "run")
-    resumed = train(config(ema_decay=0.9), tmp_path / "run")
+    resumed = train(config(ema_decay=0.9, resume_changed=True), tmp_path / "run")
     helpers.assert_equal(resumed, state)
 
 
@@ -303,7 +303,7 @@ def test_the_words_of_a_resumed_run_must_be_the_same(tmp_path):
     path = tmp_path / "run/vocabulary.json"
     Vocabulary(["a", "red", "circle"]).save(str(path))
     with pytest.raises(InputError, match="trained with 7"):
-        train(config(total_steps=2), tmp_path / "run")
+        train(config(total_steps=2, resume_changed=True), tmp_path / "run")
 
 
 def test_checkpoints_keep_the_best_cider(finished):

@@ -67,6 +67,8 @@ def test_finished_run_says_so_and_is_not_touched(tmp_path, caplog):
 def test_changed_options_are_refused_unless_the_run_shall_go_on(tmp_path):
     first = {"total_steps": 2, "log.tensorboard": False}
     train(config(**first), tmp_path)
+    with pytest.raises(InputError, match="config.total_steps is 3 here and 2 there"):
+        train(config(**first | {"total_steps": 3}), tmp_path)  # another learning rate at each step
     changed = first | {"total_steps": 3, "seed": 5, "optimizer.learning_rate": 1e-3}
     with pytest.raises(InputError, match=r"seed is 5 here and 0 there.*--config.resume_changed"):
         train(config(**changed), tmp_path)

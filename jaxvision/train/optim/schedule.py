@@ -1,5 +1,6 @@
 """Learning rate schedules: from the number of completed updates to a rate."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import optax
 from jaxvision.errors import InputError
 from jaxvision.options.length import RunLength
 from jaxvision.options.schedule import ARRIVING, ScheduleOptions
+
+logger = logging.getLogger(__name__)
 
 # Where the warmup counts from: torch trainers end step s at (s + 1) / warmup, optax at s / warmup.
 _WARMUP_OFFSETS = {"torch": 1, "optax": 0}
@@ -32,10 +35,11 @@ def make_schedule(
     Args:
       options: Options of the schedule: its name and its numbers.
       learning_rate: Peak of the schedule.
-      length: Length of the run, warmup and cooldown included.
+      length: Length of the run, warmup and cooldown included; where they leave nothing between
+        them, each gets a tenth of it at most, and the log says so.
 
     Raises:
-      InputError: if warmup and cooldown leave nothing between them or a number is out of range.
+      InputError: if a number is out of range.
 
     Note:
       The warmup of `torch` goes by (step + 1) / warmup_steps, so that no update is lost: it equals
@@ -53,7 +57,9 @@ def make_schedule(
         return length.updates(options, name, group="schedule")
 
     name, warmup_steps, cooldown_steps = options.name, updates("warmup"), updates("cooldown")
-    _check_lengths(name, length.total_steps, warmup_steps, cooldown_steps)
+    warmup_steps, cooldown_steps = _fit_lengths(
+        name, length.total_steps, warmup_steps, cooldown_steps
+    )
     if learning_rate < 0:
         raise InputError(f"learning_rate must not be negative, got {learning_rate}.")
     peak, floor = learning_rate, options.end_learning_rate
@@ -94,22 +100,29 @@ def make_schedule(
     return schedule
 
 
-def _check_lengths(name: str, total_steps: int, warmup_steps: int, cooldown_steps: int) -> None:
-    if not 0 <= warmup_steps < total_steps:
-        raise InputError(
-            f"The warmup must be shorter than the run, got {warmup_steps} warmup steps of "
-            f"{total_steps} steps; lower schedule.warmup_steps or train longer."
-        )
-    if not 0 <= cooldown_steps < total_steps - warmup_steps:
-        raise InputError(
-            f"Warmup and cooldown must be shorter than the run, got {warmup_steps} and "
-            f"{cooldown_steps} of {total_steps} steps; lower schedule.cooldown_steps."
-        )
+def _fit_lengths(
+    name: str, total_steps: int, warmup_steps: int, cooldown_steps: int
+) -> tuple[int, int]:
+    """Returns warmup and cooldown, or a tenth of the run where they leave nothing between them.
+
+    So that a recipe card can be tried for a few steps.
+    """
+    if total_steps < 1:
+        raise InputError(f"A run has at least one step, got a schedule of {total_steps} steps.")
     if name == "one_cycle" and warmup_steps:
         raise InputError(
             f"The schedule 'one_cycle' warms up by itself, got {warmup_steps} more warmup steps; "
             "set schedule.warmup_steps to 0 and see schedule.one_cycle_rise."
         )
+    if warmup_steps + cooldown_steps < total_steps:
+        return warmup_steps, cooldown_steps
+    fitted = [min(steps, total_steps // 10) for steps in (warmup_steps, cooldown_steps)]
+    logger.info(
+        "A warmup of %s and a cooldown of %s updates do not fit into a run of %s: it gets %s and "
+        "%s, at most a tenth each.",
+        *(f"{steps:,}" for steps in (warmup_steps, cooldown_steps, total_steps, *fitted)),
+    )
+    return fitted[0], fitted[1]
 
 
 def _cosine(left: jax.Array) -> jax.Array:

@@ -1,3 +1,4 @@
+import logging
 import types
 
 import jax
@@ -226,12 +227,28 @@ def test_is_a_float32_scalar_of_a_traced_step(name):
 
 
 @pytest.mark.parametrize(
+    ("lengths", "fitted"),
+    [
+        ({"warmup_steps": 100}, {"warmup_steps": 10}),
+        ({"warmup_steps": 7, "cooldown_steps": 500}, {"warmup_steps": 7, "cooldown_steps": 10}),
+        ({"warmup_steps": 99}, {"warmup_steps": 99}),  # fits
+    ],
+)
+def test_a_warmup_longer_than_the_run_is_scaled_and_said(lengths, fitted, caplog):
+    caplog.set_level(logging.INFO)
+    options = dict(learning_rate=0.1, total_steps=100)
+    schedule = make_schedule("warmup_cosine", **options, **lengths)
+    expected = make_schedule("warmup_cosine", **options, **fitted)
+    assert [schedule(step) for step in range(100)] == [expected(step) for step in range(100)]
+    assert ("do not fit into a run of 100" in caplog.text) is (lengths != fitted)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"name": "warmup_cosin"}, "did you mean 'warmup_cosine'"),
         ({"name": "cosine"}, "did you mean 'warmup_cosine'"),
         ({"warmup_convention": "pytorch"}, "did you mean 'torch'"),
-        ({"warmup_steps": 100}, "got 100 warmup steps of 100 steps"),
         ({"warmup_steps": -1}, "schedule.warmup_steps must be in 0.*got -1"),
         ({"total_steps": 0}, "of 0 steps"),
         ({"learning_rate": -0.1}, "must not be negative, got -0.1"),
@@ -256,7 +273,6 @@ def test_is_a_float32_scalar_of_a_traced_step(name):
         ({"name": "one_cycle", "one_cycle_rise": 1.0}, "an update before and after the peak"),
         ({"name": "one_cycle", "one_cycle_rise": 0.005}, "got 0.005 of 100 steps"),
         ({"name": "one_cycle", "one_cycle_anneal": "cos"}, "did you mean 'cosine'"),
-        ({"cooldown_steps": 99, "warmup_steps": 1}, "got 1 and 99 of 100 steps"),
         ({"cooldown_steps": -1}, "cooldown_steps must be 0 .off. or above, got -1"),
         (
             {"name": "constant", "cooldown_steps": 5, "end_learning_rate": 1.0},
