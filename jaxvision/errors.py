@@ -24,7 +24,7 @@ def shorten(text: object, length: int = 200) -> str:
     shown = str(text)
     if len(shown) > length:
         shown = f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    return "".join(c if c.isprintable() else "?" for c in shown)
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

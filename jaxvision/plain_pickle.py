@@ -195,7 +195,9 @@ class _Machine:
     def _find(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name not in self._names:
-            raise PickleError(f"it names {shorten(full_name)}, which is no plain data")
+            raise PickleError(
+                f"it names {shorten(full_name)}, which is neither plain data nor an array"
+            )
         return self._names[full_name]
 
 

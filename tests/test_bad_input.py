@@ -125,6 +125,10 @@ LIST = "--config.data.name=list --config.data.path={tmp}"
 CIFAR = "--config.data.name=cifar10 --config.data.path={tmp}"
 CLASSES = "<split>/<class>/<image>"
 
+# A dictionary whose key is a tuple of twice a tuple of twice ..., and a size of 3 GB.
+DOUBLED_KEY = b"}K\1" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns."
+HUGE = (3 * 2**30).to_bytes(8, "little")
+
 COMMAND_LINE = [
     Row("group", "--config.optmizer.name=sgd", ["'optmizer'", 'mean "optimizer"', SEE]),
     Row("option", "--config.optimizer.learning_rat=1", ["'learning_rat'", "learning_rate", SEE]),
@@ -292,9 +296,9 @@ DATA = [
     Row("cifar-dtype", CIFAR, ["a dtype that is none of a plain", "get the original file"],
         bad_files.cifar(b"cnumpy\ndtype\nU\x02u1\x85RK\x3f\x85b.")),
     Row("cifar-doubled-key", CIFAR, ["keys are neither text nor", "get the original file"],
-        bad_files.cifar(b"}K\1" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.")),
+        bad_files.cifar(DOUBLED_KEY)),
     Row("cifar-memory", CIFAR, ["is cut short", "get the original file"],
-        bad_files.cifar(b"\x96" + (3 * 2**30).to_bytes(8, "little") + b".")),
+        bad_files.cifar(b"\x96" + HUGE + b".")),
     Row("cifar-names", CIFAR, ["no list of class names", "get the original file"],
         bad_files.cifar(pickle.dumps({b"label_names": 3}))),
     Row("records", "--config.data.name=array_record --config.data.path={tmp}",
@@ -376,6 +380,13 @@ def file_of_vit(change):
     return write
 
 
+def many_views(folder):
+    """Writes 0.4 MB that become 200 MB."""
+    view = Tensor(shape=(10**5,), count=10**5)
+    saved = {f"{i}": view for i in range(500)}
+    return write_torch(folder / "w.pth", saved, data=bytes(4 * 10**5))
+
+
 MODEL = "Check the model's name and options"
 STATE_DICT = "Save only the state_dict: torch.save(model.state_dict(), path)"
 CUT = {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
@@ -386,6 +397,13 @@ WEIGHTS = [
      ["cannot be read safely: it names posix.system", STATE_DICT]),
     ("tensor-size", "w.pth", lambda f: write_torch(f / "w.pth", {"x": Tensor(shape=(9,))}),
      ["reaches beyond its data", STATE_DICT]),
+    ("doubled-key", "w.pth", lambda f: write_torch(f / "w.pth", DOUBLED_KEY),
+     ["cannot be read safely: it has a dictionary whose keys are neither text nor", STATE_DICT]),
+    ("announced", "w.pth", lambda f: write_torch(f / "w.pth", b"\x96" + HUGE + b"."),
+     ["cannot be read safely: it is cut short", STATE_DICT]),
+    ("many-views", "w.pth", many_views, ["more than 8 times the file's bytes", STATE_DICT]),
+    ("long-name", "w.pth", lambda f: write_torch(f / "w.pth", {"module." * 10**6: Tensor()}),
+     ["w.pth has a name of 7,000,000 characters: 'module.module."]),
     ("header", "w.safetensors", lambda f: write_safetensors(f / "w.safetensors", {}, size=2**62),
      ["no valid .safetensors file", "header too large"]),
     ("truncated", "w.safetensors", lambda f: write_safetensors(f / "w.safetensors", CUT, b"cut"),

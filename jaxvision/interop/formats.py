@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.files import output_path
 from jaxvision.interop import hub
 from jaxvision.interop.torch_file import read_torch_file
@@ -20,6 +20,8 @@ _WRITABLE = (".safetensors", ".npz")
 # Where training programs put the weights beside optimizer and epoch, and their moving average.
 _WEIGHTS = ("state_dict", "model")
 _AVERAGED = ("state_dict_ema", "model_ema")
+_MAX_NAME = 1000  # characters; real ones have a hundred
+
 # What DistributedDataParallel and torch.compile put before every name, and Flax's programs.
 _PREFIXES = ("_orig_mod.", "module.", "opt/target/", "params/")
 
@@ -75,6 +77,8 @@ def read_checkpoint(
             f"{path} has no averaged weights under {' or '.join(_AVERAGED)}: leave ema=True out."
         )
     for name, array in weights.items():
+        if len(name) > _MAX_NAME:
+            raise InputError(f"{path} has a name of {len(name):,} characters: {shorten(name)!r}.")
         if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, jnp.floating):
             raise InputError(f"{path}: {name!r} holds {array.dtype} instead of numbers.")
     return _strip(weights, path), wrapper
@@ -126,14 +130,14 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise ValueError("it has parts that are no arrays")  # np.load hands them out as bytes
         return weights
     except Exception as error:  # a damaged file can raise anything
-        raise InputError(f"{path} is no .npz file of plain arrays: {error}.") from error
+        raise InputError(f"{path} is no .npz file of plain arrays: {shorten(error)}.") from error
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except Exception as error:  # a damaged file can raise anything
-        raise InputError(f"{path} is no valid .safetensors file: {error}.") from error
+        raise InputError(f"{path} is no valid .safetensors file: {shorten(error)}.") from error
 
 
 def _unwrap(
@@ -149,7 +153,7 @@ def _unwrap(
             for name, array in weights.items()
         ):
             return dict(weights), wrapper
-        found = f"a dict with {', '.join(map(repr, list(weights)[:3]))}"
+        found = f"a dict with {', '.join(repr(shorten(name, 50)) for name in list(weights)[:3])}"
     else:
         found = f"a {type(saved).__name__}"
     raise InputError(

@@ -83,7 +83,6 @@ def test_tensors_that_reach_beyond_their_data(tensor, path):
         Call(Call, 1),
         b"cos\nsystem\n(S'touch HARM'\ntR.",
         b"(cos\nsystem\nS'touch HARM'\no.",
-        b"(S'touch HARM'\nios\nsystem\n.",
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch HARM\x85R.",
         b"c__builtin__\neval\n(S'1'\ntR.",
         b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
@@ -112,7 +111,8 @@ def test_no_code_is_run(saved, path, monkeypatch):
         b"Pabc\n.",  # a storage that is named by text
         b"}" + b"\x96" + struct.pack("<Q", 2**62) + b".",  # claims 4 EB of bytes
         b"}" + b"r" + struct.pack("<I", 2**32 - 1) + b"0.",  # claims a memo of 4 G entries
-        b"(" * 100_000 + b".",
+        b"(" * 10_000 + b".",
+        b"(S'touch HARM'\nios\nsystem\n.",  # before protocol 2
     ],
 )
 def test_broken_programs(program, path):
@@ -128,11 +128,71 @@ def test_attributes_do_not_replace_methods_or_functions(path):
     # The state of a dict, and of the function that rebuilds tensors.
     dictionary = b"}(X\x01\x00\x00\x00x" + dumps(Tensor())[2:-1] + b"u"
     attributes = b"}X\x05\x00\x00\x00itemsNsb"
-    function = b"ctorch._utils\n_rebuild_parameter\nN}X\x08\x00\x00\x00__name__I1\ns\x86b0"
+    function = b"ctorch._utils\n_rebuild_parameter\nN}X\x08\x00\x00\x00__name__K\x01s\x86b0"
     write_torch(path, b"\x80\x02" + function + dictionary + attributes + b".")
     assert list(read_weights(path)) == ["x"]
     write_torch(path, {"x": Tensor()})
     assert list(read_weights(path)) == ["x"]
+
+
+def doubled(opcodes, times=60):
+    """Returns the program of a tuple of two of a tuple of two ..."""
+    return opcodes + b"".join(b"q%ch%c\x86" % (i, i) for i in range(times))
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"}" + doubled(b"N") + b"Ns.", "keys are neither text nor small numbers"),
+        (b"}" + b")" + b"\x85" * 1000 + b"Ns.", "keys are neither text nor small numbers"),
+        (b"ccollections\nOrderedDict\n]" + doubled(b"N") + b"N\x86a\x85R.", "takes 0 positional"),
+        (doubled(b"N") + b"Q.", "not enough values"),
+        (doubled(b"N") + b"." , "holds a tuple"),
+        (b"}\x96" + struct.pack("<Q", 3 * 2**30) + b"Ns.", "is cut short"),
+        (b"}X" + b"\0\0\x10\0" + b"\x1b" * 2**20 + b"Ns.", r"a dict with '[?]{25} ... [?]"),
+        (dumps({"module." * 10**6: Tensor()}), "a name of 7,000,000 characters: 'module"),
+        (dumps({"x": Tensor(key="0" * 10**6)}), "no file data/0000000000"),
+        (dumps({"x": Tensor(shape=(1,) * 65, strides=(1,) * 65)}), "a tensor that is none"),
+        (dumps({"x": Tensor(shape=((),), strides=(1,))}), "a tensor that is none"),
+        (dumps({"x": Tensor(shape=(1,), strides=(2**70,))}), "is broken"),
+        (dumps({"x": Tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1))}), "is broken"),
+    ],
+    ids=[
+        "doubled-key", "deep-key", "pairs", "doubled-storage", "doubled", "sizes", "long-key",
+        "prefixes", "long-storage", "rank", "shape-of-shapes", "stride", "empty",
+    ],
+)  # fmt: skip
+def test_programs_that_take_time_or_memory(program, message, path):
+    write_torch(path, program)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=message) as error:
+        read_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert len(str(error.value)) < 2000 and "\x1b" not in str(error.value)
+
+
+def test_views_of_one_storage_are_shared_and_few(path, monkeypatch):
+    data = np.ones(2**20, "<f4").tobytes()
+    view = {"offset": 0, "shape": (2**20,), "strides": (1,), "count": 2**20}
+    write_torch(path, {f"{i}": Tensor(**view) for i in range(11)}, data=data)
+    tracemalloc.start()
+    assert len(read_weights(path)) == 11
+    assert tracemalloc.get_traced_memory()[1] < 3 * 2**22
+    tracemalloc.stop()
+    write_torch(path, {f"{i}": Tensor(**view) for i in range(2000)}, data=data)
+    with pytest.raises(InputError, match="tensors have more than 8 times the file's bytes"):
+        read_weights(path)
+
+
+def test_archives_of_several_disks(path):
+    """A 64-bit directory that says that there are two disks."""
+    content = write_torch(path, {"x": Tensor()}).read_bytes()
+    directory = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 46, 0)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 0, 2)
+    path.write_bytes(content[:-22] + directory + locator + content[-22:])
+    with pytest.raises(InputError, match="w.pth is damaged: BadZipFile: zipfiles that span multip"):
+        read_weights(path)
 
 
 def test_archives_that_are_not_torchs(path):
