@@ -5,25 +5,41 @@ The same command again resumes the run. Exit codes: 0 done, 2 wrong configuratio
 """
 
 import errno
+import inspect
 import logging
 import os
 import re
+import shutil
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
+from configs import common
 from jaxvision.command_line import (
     explain_config_error,
     fail,
+    leave_closed_pipe,
     quiet_libraries,
+    say,
     split_model_options,
     use_deterministic_kernels,
 )
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import output_path
+from jaxvision.options.help import entries, option_comments, options_help
 from jaxvision.options.length import drop_other_units
 from jaxvision.options.options import read_options
+
+_MODES = {
+    "train": "Trains, or resumes the run in the folder.",
+    "eval": "Evaluates the newest checkpoint in the folder.",
+    "preflight": "Tells memory, batch size and compile time of a run, and draws what it would see.",
+    "find_lr": "Tries rising learning rates, and says which one to train with.",
+}
+_HELP = {
+    f"{dashes}{name}" for name in ("help", "helpfull", "helpshort", "h") for dashes in ("-", "--")
+}
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, also with an argument: configs/vit_b16.py:imagenet2012."
@@ -32,10 +48,40 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", ["auto", "on", "off"], "Join the other processes of a cluster."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "preflight", "find_lr"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "What to do, see above.")
 _MEMORY = flags.DEFINE_float(
-    "memory_gib", None, "Of one device, for preflight; what it has by default.", lower_bound=0
+    "memory_gib",
+    None,
+    "Of --mode=preflight: memory of one device. Default: what it has.",
+    lower_bound=0,
 )
+
+
+def _help() -> str:
+    """Returns modes, flags and all options, with the values of the config file if one is given."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    own = {}
+    for holder in (_CONFIG, _WORKDIR, _MODE, _DISTRIBUTED, _MEMORY):
+        flag = flags.FLAGS[holder.name]
+        kind = "|".join(getattr(flag, "enum_values", None) or [holder.name.upper()])
+        default = f" Default: {flag.default}." if flag.default else ""
+        own[f"--{flag.name}={kind}"] = f"{flag.help}{default}"
+    config = _CONFIG.value
+    if config is None:
+        config, name = common.get_config(), "configs/common.py"
+    else:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+    options = options_help(config, inspect.getsource(common), width=width)
+    return f"""{(__doc__ or "").strip()}
+
+Modes, as --mode=...:
+{entries(_MODES, width=width)}
+
+Flags:
+{entries(own, width=width)}
+
+Options, with the values of {name}:
+{options}"""
 
 
 def _parse(argv: list[str]) -> None:
@@ -43,9 +89,12 @@ def _parse(argv: list[str]) -> None:
     try:
         argv, model_options = split_model_options(argv)
         sys.argv[1:] = argv[1:]  # where ml_collections looks for options
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS([word for word in argv if word not in _HELP])[1:]
         if rest:
             raise flags.Error(f"{rest[0]!r} is no option: --config.batch_size=64 would be one.")
+        if not _HELP.isdisjoint(argv):
+            say(_help())
+            sys.exit(0)
         if _CONFIG.value is None or not _WORKDIR.value:
             raise flags.Error(
                 "--config=FILE and --workdir=FOLDER must be given, and get_config() in the file "
@@ -57,8 +106,12 @@ def _parse(argv: list[str]) -> None:
             from jaxvision.train.model_flags import set_model_options
 
             set_model_options(_CONFIG.value, model_options)
+    except BrokenPipeError:  # of `--help | head`
+        leave_closed_pipe()
+        sys.exit(0)
     except Exception as error:  # a config file is Python and may raise anything
-        text = str(error) if isinstance(error, flags.Error) else explain_config_error(error)
+        options = list(option_comments(inspect.getsource(common)))
+        text = explain_config_error(error, argv, options)
         fail(text, f"See `python {argv[0]} --help` and configs/common.py.")
         sys.exit(2)
 

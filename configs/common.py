@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "classification"  # classification | captioning
 
     config.model = d()
-    config.model.name = "vit_s16"  # `python -c "import jaxvision as jv; print(jv.list_models())"`
+    config.model.name = "vit_s16"  # `python -m jaxvision models` lists them
     config.model.num_classes = 0  # 0: as many as the training data has; unused by captions
     # Compute dtype: float32 | bfloat16 | float16 (with a dynamic loss scale); parameters: float32.
     config.model.dtype = "float32"
@@ -28,12 +28,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()
-    # Images: shapes folder list cifar10 cifar100 array_record tfds:<name>
-    # Captions: shapes coco_captions flickr cs231n_coco
+    # images: shapes folder list cifar10 cifar100 array_record tfds:<name>;
+    # captions: shapes coco_captions flickr cs231n_coco
     config.data.name = "shapes"
     config.data.path = ""  # the folder, zip or file that holds the data
     config.data.train_split = "train"  # sub-folder, zip, glob of zips, csv or tfds split
-    config.data.eval_split = "test"
+    config.data.eval_split = "test"  # the same, of the images to evaluate on
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
     config.data.skip_missing = False  # leave out captions whose image is not there
@@ -147,7 +147,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.schedule = d()
     # warmup_cosine | cosine_restarts | linear | polynomial | one_cycle | exponential | step
-    # multi_step | plateau | constant
+    # | multi_step | plateau | constant
     config.schedule.name = "warmup_cosine"
     _add_length(config.schedule, "warmup")  # linear rise: warmup_steps, warmup_epochs, ...
     config.schedule.warmup_convention = "torch"  # torch: first rate is peak/warmup; optax: factor
@@ -177,7 +177,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.early_stopping = d()  # ends the run when a metric no longer improves
     config.early_stopping.patience = 0  # evaluations without improvement; 0: off
-    config.early_stopping.metric = "eval/loss"
+    config.early_stopping.metric = "eval/loss"  # of the evaluations, or eval_ema/...
     config.early_stopping.mode = "auto"  # what is better: min | max | auto: min of losses
     config.early_stopping.min_delta = 0.0  # of the metric; smaller improvements count for nothing
 

@@ -4,12 +4,10 @@ Exit codes: 0 done, 1 a comparison that failed, 2 a wrong argument or file, 130 
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from typing import NoReturn
 
-from jaxvision.command_line import fail, quiet_libraries, show_progress
+from jaxvision.command_line import fail, leave_closed_pipe, quiet_libraries, show_progress
 from jaxvision.commands import (
     average,
     caption,
@@ -80,8 +78,7 @@ def main(argv: list[str]) -> int:
         show_progress()
         return 130
     except BrokenPipeError:  # `| head` has read enough
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_closed_pipe()
         return 0
     except OSError as error:
         show_progress()

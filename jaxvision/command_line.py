@@ -3,12 +3,17 @@
 Imports nothing heavy: a mistyped option is answered at once.
 """
 
+import contextlib
+import difflib
 import logging
 import os
 import re
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
+
+from absl import flags
 
 
 def use_deterministic_kernels() -> None:
@@ -57,29 +62,91 @@ def split_model_options(argv: list[str]) -> tuple[list[str], list[tuple[str, str
     return others, options
 
 
-def explain_config_error(error: Exception) -> str:
+def explain_config_error(error: Exception, argv: Sequence[str], options: Sequence[str]) -> str:
     """Returns what is wrong with an option or a config file; a file may raise anything.
 
     Args:
       error: Exception that absl or ml_collections raised while they read the flags.
+      argv: Command line that was read.
+      options: Dotted names of all options and of their groups, as in `optimizer.learning_rate`.
     """
-    if isinstance(error, (OSError, SyntaxError, TypeError, ValueError)):
+    typed = [match[1] for word in argv if (match := re.match(r"--?config\.([^=]+)", word))]
+    for name in typed:
+        if name not in options and not name.startswith("model.kwargs."):
+            return f"There is no option --config.{name}{_suggestion(name, options)}"
+        inside = [option for option in options if option.startswith(f"{name}.")]
+        if inside and f"--config.{name}=" in str(error):
+            return (
+                f"--config.{name} is a group: set its options one by one, as in "
+                f"--config.{inside[0]}=VALUE."
+            )
+    if isinstance(error, flags.UnrecognizedFlagError) and "Did you mean" not in str(error):
+        if error.flagname.startswith("config."):
+            return "--config=FILE must be given for options to be set."
+        return f"Unknown command line flag {error.flagname!r}" + _suggestion(
+            error.flagname, options
+        )
+    if isinstance(error, (OSError, SyntaxError, TypeError, ValueError, flags.Error)):
         return str(error)
     cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
     option = re.match(r"""(?:Key )?['"](\w+)['"]""", str(cause.args[0] if cause.args else ""))
     if isinstance(cause, KeyError) and option:  # of ml_collections
-        hint = re.search("Did you mean .*", str(cause.args[0]))
-        return f"There is no option {option[1]!r}. {hint[0] if hint else ''}".strip()
+        if any(name.startswith("model.kwargs.") for name in typed):
+            hint = re.search("Did you mean .*", str(cause.args[0]))
+            return f"There is no option {option[1]!r}. {hint[0] if hint else ''}".strip()
+        return f"There is no option {option[1]!r}{_suggestion(option[1], options)}"
     place = traceback.extract_tb(error.__traceback__)[-1]
     library = "ml_collections" in place.filename
     where = "" if library else f" ({place.filename}, line {place.lineno})"
     return f"The config file fails with {type(error).__name__}: {error}{where}."
 
 
+def _suggestion(name: str, options: Sequence[str]) -> str:
+    nearest = nearest_option(name, options)
+    return "." if nearest is None else f"; did you mean --config.{nearest}?"
+
+
+def nearest_option(name: str, options: Sequence[str]) -> str | None:
+    """Returns the option that was probably meant, in any group; None: nothing is like it.
+
+    Args:
+      name: Dotted name that is no option, such as `optimizer.lr` or `epochs`.
+      options: Dotted names of all options and of their groups.
+    """
+    group, _, leaf = name.rpartition(".")
+
+    def likeness(option: str) -> float:
+        its_group, _, its_leaf = option.rpartition(".")
+        words = its_leaf.split("_")
+        if leaf == its_leaf:
+            score = 1.0
+        elif leaf == "".join(word[0] for word in words) and len(words) > 1:  # lr
+            score = 0.95
+        elif set(leaf.split("_")) < set(words):  # epochs
+            score = 0.8
+        else:
+            score = 0.9 * difflib.SequenceMatcher(None, leaf, its_leaf).ratio()
+        if group in options:  # well known, or mistyped
+            return score + 0.1 * (group == its_group)
+        return score + 0.1 * difflib.SequenceMatcher(None, group, its_group).ratio()
+
+    parent = name.rpartition(".")[0]
+    if parent in options and not any(option.startswith(f"{parent}.") for option in options):
+        return parent  # an option that something was hung on
+    best = max(options, key=likeness)
+    return best if likeness(best) >= 0.65 else None
+
+
 def say(text: str) -> None:
     """Prints a result, on stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def leave_closed_pipe() -> None:
+    """Sends to nowhere what stdout still holds, after its reader, such as `| head`, has gone."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_progress(text: str = "") -> None:

@@ -130,8 +130,17 @@ DOUBLED_KEY = b"}K\1" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"
 HUGE = (3 * 2**30).to_bytes(8, "little")
 
 COMMAND_LINE = [
-    Row("group", "--config.optmizer.name=sgd", ["'optmizer'", 'mean "optimizer"', SEE]),
-    Row("option", "--config.optimizer.learning_rat=1", ["'learning_rat'", "learning_rate", SEE]),
+    Row("group", "--config.optmizer.name=sgd", ["mean --config.optimizer.name?", SEE]),
+    Row("option", "--config.optimizer.learning_rat=1", ["mean --config.optimizer.learning_rate?"]),
+    Row("option-short", "--config.optimizer.lr=1", ["mean --config.optimizer.learning_rate?", SEE]),
+    Row("option-of-all", "--config.data.batch_size=1", ["mean --config.batch_size?", SEE]),
+    Row("option-of-group", "--config.weight_decay=1", ["mean --config.optimizer.weight_decay?"]),
+    Row("option-of-option", "--config.batch_size.x=1", ["mean --config.batch_size?", SEE]),
+    Row("option-like-none", "--config.zzz=1", ["no option --config.zzz. See", SEE]),
+    Row("option-is-group", "--config.optimizer=adam", ["a group", "--config.optimizer.name=VALUE"]),
+    Row("option-as-flag", "--optimizer.lr=1", ["mean --config.optimizer.learning_rate?", SEE]),
+    Row("option-in-file", BAD, ["no option 'learning_rate'", "mean --config.optimizer.learning_"],
+        config("config.learning_rate = 1.0")),
     Row("option-of-model", "--config.model.kwargs.foo=1", ["no option 'foo'", "patch_size", SEE]),
     Row("mistyped-option-of-model", "--config.model.kwargs.drop_path=0.1",
         ["no option 'drop_path'; did you mean drop_path_rate?"]),
@@ -155,7 +164,8 @@ COMMAND_LINE = [
     Row("config-syntax", BAD, ["(bad.py, line 4)"], config("return (")),
     Row("config-returns-none", BAD, ["NoneType"], config("return")),
     Row("config-is-none", BAD, ["no attribute 'get_config'"], text("bad.py", "x = 1")),
-    Row("config-option", BAD, ["'see'", 'mean "seed"'], config("config.see = 1", base="common")),
+    Row("config-option", BAD, ["'see'", "mean --config.seed?"],
+        config("config.see = 1", base="common")),
     Row("model-option", BAD, ["no option depht", "depth"],
         config("config.model.kwargs = {'depht': 1}")),
 ]  # fmt: skip
