@@ -5,12 +5,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from jaxvision import __main__ as command
 from jaxvision.data.captions.results import read_candidates, read_references
+from jaxvision.data.source import DataError
 from jaxvision.metrics import meteor_data
 from jaxvision.metrics.caption import score_captions
+from jaxvision.metrics.ptb_tokenizer import ptb_tokenize
 
 CAPTIONS = {
     3: ["A man riding a horse on the beach.", "a person rides a brown horse"],
@@ -111,6 +114,41 @@ def test_table_of_flickr_and_lines_of_the_caption_command(files, tmp_path):
     assert read_candidates(str(printed), coco) == read_candidates(str(files[1]), coco) == expected
 
 
+def test_images_are_told_apart_by_the_ends_of_their_paths(files, tmp_path):
+    texts = {"a/0.jpg": "a man on a horse", "b/0.jpg": "two dogs", "2.jpg": "a bus"}
+    images = [{"id": i, "file_name": name} for i, name in enumerate(texts)]
+    annotations = [{"id": i, "image_id": i, "caption": t} for i, t in enumerate(texts.values())]
+    content = {"images": images, "annotations": annotations}
+    references = read_references(str(write(tmp_path / "captions_two.json", content)))
+
+    def read(*names):
+        lines = [{"image": name, "captions": [{"caption": name}]} for name in names]
+        return read_candidates(str(write(tmp_path / "c.json", json.dumps(lines))), references)
+
+    names = ("/photos/b/0.jpg", "C:\\photos\\a\\0.jpg", "photos.zip/2.jpg")
+    assert read(*names) == {1: names[0], 0: names[1], 2: names[2]}
+    with pytest.raises(DataError, match="'0.jpg', which may be a/0.jpg and b/0.jpg of"):
+        read("0.jpg")
+    with pytest.raises(DataError, match="images that are not in .* 'c/0.jpg'"):
+        read("c/0.jpg")
+
+
+def test_a_caption_without_a_word_counts_as_in_pycocoevalcap(score, files, tmp_path):
+    """It matches nothing, but its image stays; BLEU's brevity penalty sees what is missing."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    peer = BleuScorer(n=4)
+    for image, texts in CAPTIONS.items():
+        peer += ("" if image == 7 else RESULTS[image], list(map(ptb_tokenize, texts)))
+    for text in ("", " . "):
+        given = write(tmp_path / "empty.json", changed(i7=text))
+        code, out, _ = score(files[0], given, "--metrics=bleu", "--json")
+        answer = json.loads(out)
+        assert code == 0 and answer["images"] == 3
+        expected = peer.compute_score(option="closest", verbose=0)[0]
+        np.testing.assert_allclose(list(answer["scores"].values()), expected, rtol=1e-12)
+
+
 def changed(**captions):
     return results(RESULTS | {int(name[1:]): text for name, text in captions.items()})
 
@@ -122,8 +160,6 @@ WRONG = {
         [{"image_id": "8.jpg", "caption": "a dog"}],
         ["1 captions of images that are not in", "image '8.jpg'"],
     ),
-    "empty": (changed(i7=""), ["caption without a word, ''", "image 7"]),
-    "wordless": (changed(i7=" . "), ["caption without a word, ' . '", "image 7"]),
     "twice": (results(RESULTS) * 2, ["two captions of the image 9"]),
     "no-json": ("a dog", ["is not JSON", '"image_id": 1']),
     "cut": (json.dumps(results(RESULTS))[:-9], ["is not JSON"]),

@@ -1,6 +1,7 @@
 """What every source of captions offers, and the list of captions that most are made from."""
 
 import abc
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NotRequired, TypedDict
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.data.source import DataError, Records
+
+_log = logging.getLogger(__name__)
 
 MAX_IMAGE_ID = 2**31 - 1  # int32 in a batch
 
@@ -100,7 +103,7 @@ class CaptionList(Captions):
       images: Number, file name and captions of each image.
 
     Raises:
-      DataError: if a number occurs twice or does not fit, or a caption is empty.
+      DataError: if a number occurs twice or does not fit.
     """
 
     def __init__(self, where: str, images: Iterable[tuple[int, str, Sequence[str]]]):
@@ -121,16 +124,32 @@ class CaptionList(Captions):
                 f"{where} has {len(twice)} image ids more than once, the first is {twice[0]}; keep"
                 " one entry for each image."
             )
-        empty = [
-            self.describe(index)
-            for index, captions in enumerate(self._captions)
-            if not all(any(map(str.isalnum, caption)) for caption in captions)
+
+    def with_words(self) -> "CaptionList":
+        """Returns it without captions that have no word, and says in the log how many there are.
+
+        Raises:
+          DataError: if nothing is left.
+        """
+        told = [
+            tuple(c for c in captions if any(map(str.isalnum, c))) for captions in self._captions
         ]
-        if empty:
-            raise DataError(
-                f"{where} has captions without a word for {len(empty)} of {len(images)} images, the"
-                f" first is {empty[0]}; remove or complete them."
-            )
+        empty = [i for i, captions in enumerate(told) if len(captions) < len(self._captions[i])]
+        if not empty:
+            return self
+        images = [(self.image_id(i), name, told[i]) for i, name in enumerate(self.names) if told[i]]
+        if not images:
+            raise DataError(f"{self.where} has no caption with a word in it.")
+        _log.warning(
+            "%d captions in %s have no word, the first is of %s; they are left out, and with them "
+            "%d of the %d images.",
+            sum(map(len, self._captions)) - sum(map(len, told)),
+            self.where,
+            self.names[empty[0]],
+            len(self) - len(images),
+            len(self),
+        )
+        return CaptionList(self.where, images)
 
     def __len__(self) -> int:
         return len(self.names)

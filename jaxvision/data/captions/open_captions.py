@@ -58,6 +58,7 @@ def open_caption_source(
         captions, places = read_coco_captions(path, split), image_places(split)
     else:
         captions, places = read_flickr(path, split), (*image_places(split), *IMAGE_PLACES)
+    captions = captions.with_words()
     if features:
         return open_features(captions, os.path.join(features, split))
     place = find_place(

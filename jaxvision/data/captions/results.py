@@ -41,37 +41,44 @@ def read_references(path: str) -> CaptionList:
 
 
 def read_candidates(path: str, references: CaptionList) -> dict[int, str]:
-    """Reads one caption for each image.
+    """Reads one caption for each image; one without a word matches nothing, as in pycocoevalcap.
 
     Args:
       path: File of COCO's results; an image may also be named by its file, as the lines of the
-        command `caption` do.
+        command `caption` do: by as much of the path's end as tells it from the others.
       references: Reference captions of the images.
 
     Returns:
       {place among the references: caption}.
 
     Raises:
-      DataError: if the file has another layout, an unknown image, an image twice, or a caption
-        without a word.
+      DataError: if the file has another layout, an unknown image, an image twice, or a name that
+        fits several images.
     """
-    places: dict[int | str, int] = {references.image_id(i): i for i in range(len(references))}
-    places |= {os.path.basename(references.describe(i)): i for i in range(len(references))}
+    numbers = {references.image_id(i): i for i in range(len(references))}
+    named: dict[str, list[int]] = {}
+    for i in range(len(references)):
+        named.setdefault(_parts(references.describe(i))[-1], []).append(i)
     candidates: dict[int, str] = {}
     unknown = []
     for image, caption in _pairs(path):
-        place = places.get(image)
-        if place is None:
-            unknown.append(image)
-        elif place in candidates:
-            raise DataError(f"{path} has two captions of the image {image!r}; keep one of them.")
-        elif not any(map(str.isalnum, caption)):
-            raise DataError(
-                f"{path} has a caption without a word, {caption!r}, of the image {image!r};"
-                " complete or remove it."
-            )
+        if isinstance(image, int):
+            fitting = [numbers[image]] if image in numbers else []
         else:
-            candidates[place] = caption
+            near = named.get(_parts(image)[-1], [])
+            fitting = [i for i in near if _same_end(image, references.describe(i))]
+        if not fitting:
+            unknown.append(image)
+        elif len(fitting) > 1:
+            names = " and ".join(references.describe(i) for i in fitting[:2])
+            raise DataError(
+                f"{path} has a caption of the image {image!r}, which may be {names} of "
+                f"{references.where}; name the image by more of its path."
+            )
+        elif fitting[0] in candidates:
+            raise DataError(f"{path} has two captions of the image {image!r}; keep one of them.")
+        else:
+            candidates[fitting[0]] = caption
     if unknown:
         raise DataError(
             f"{path} has {len(unknown)} captions of images that are not in {references.where}, the"
@@ -83,6 +90,16 @@ def read_candidates(path: str, references: CaptionList) -> dict[int, str]:
     return candidates
 
 
+def _parts(path: str) -> list[str]:
+    return path.replace("\\", "/").split("/")
+
+
+def _same_end(path: str, other: str) -> bool:
+    """Returns whether one path is the end of the other, by whole names."""
+    pairs = list(zip(reversed(_parts(path)), reversed(_parts(other)), strict=False))
+    return all(a == b for a, b in pairs)
+
+
 def _pairs(path: str) -> Iterator[tuple[int | str, str]]:
     """Yields an image's number or file name, and its caption."""
     for number, entry in enumerate(_entries(path)):
@@ -90,7 +107,7 @@ def _pairs(path: str) -> Iterator[tuple[int | str, str]]:
         if "captions" in entry and isinstance(entry.get("image"), str):
             if entry.get("error"):  # of an image that could not be captioned
                 continue
-            image, caption = os.path.basename(entry["image"]), _first(entry["captions"])
+            image, caption = entry["image"], _first(entry["captions"])
         if not isinstance(image, int | str) or not isinstance(caption, str):
             raise DataError(
                 f"{path} has no image and caption in entry {number}; expected {_WANTED}."

@@ -255,11 +255,6 @@ COCO_ROWS = [
         "has the image id 2147483648; expected 0 to 2,147,483,647",
     ),
     Row(
-        "empty caption",
-        captions_file(annotations=annotation(image_id=20, caption=" .  ")),
-        "has captions without a word for 1 of 3 images, the first is b.jpg",
-    ),
-    Row(
         "image missing",
         remove("train/a.jpg", "train/c.jpg"),
         "2 of the 3 images of {tmp}/captions_train.json are not in {tmp}/train, the first is c.jpg",
@@ -304,9 +299,9 @@ FLICKR_ROWS = [
         "no number", write("Flickr8k.token.txt", "a.jpg\ta cat\n"), "line 1: expected <image>.jpg#"
     ),
     Row(
-        "empty caption",
-        write("Flickr8k.token.txt", token_lines() + "b.jpg#1\t\n"),
-        "has captions without a word for 1 of 2 images, the first is b.jpg",
+        "empty captions",
+        write("Flickr8k.token.txt", "a.jpg#0\t\nb.jpg#0\t . \n"),
+        "Flickr8k.token.txt has no caption with a word in it",
     ),
     Row("no list", nothing, "The list of the split 'test' not found", {"split": "test"}),
     Row("empty list", write("Flickr_8k.trainImages.txt", ""), "trainImages.txt is empty"),
@@ -349,3 +344,13 @@ def test_a_file_that_vanishes(data):
     (data / "train/c.jpg").unlink()
     with pytest.raises(InputError, match="c.jpg was listed but cannot be read"):
         source[0]
+
+
+def test_captions_without_a_word_are_left_out_and_counted(tmp_path, caplog):
+    (tmp_path / "train").mkdir()
+    pictures(tmp_path / "train", NAMES)
+    entries = [(10, "a cat"), (10, " . "), (20, ""), (30, "a dog")]
+    captions_file(annotations=[{"image_id": i, "caption": c} for i, c in entries])(tmp_path)
+    source = open_caption_source("coco_captions", "train", path=str(tmp_path))
+    assert [source.captions(i) for i in range(len(source))] == [("a dog",), ("a cat",)]
+    assert "2 captions in" in caplog.text and "with them 1 of the 3 images" in caplog.text
