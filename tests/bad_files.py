@@ -54,6 +54,15 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
 
 
+def tiff(tile: int) -> bytes:
+    """Returns a TIFF of 16 x 16 pixels in one deflated square tile."""
+    data = zlib.compress(bytes(256))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 8}
+    entries = [struct.pack("<HHII", tag, 4, 1, x) for tag, x in {**tags, 325: len(data)}.items()]
+    head = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(entries))
+    return head + b"".join(entries) + bytes(4)
+
+
 def pets(extra: dict[str, bytes | None] | None = None, *, but: str = "//") -> Write:
     """Writes pets/<split>/<class>/<number>.png, less the paths with `but`, and more files.
 

@@ -321,6 +321,10 @@ DATA = [
         pets(train_files(image("JPEG")[:-300], 4)), starts=True),
     Row("bomb", STOP, ["2500000000 pixels", "max_corrupt_fraction", "repair or remove"],
         pets(train_files(bad_files.bomb(), 4)), starts=True),
+    Row("tile", STOP, ["it has tiles of 46000 x 46000 pixels"],
+        pets(train_files(bad_files.tiff(46_000), 4)), starts=True),
+    Row("postscript", STOP, ["it is of none of the formats JPEG, PNG", "repair or remove"],
+        pets(train_files(image("EPS"), 4)), starts=True),
 ]  # fmt: skip
 
 WORKDIR = [

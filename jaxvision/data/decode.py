@@ -1,10 +1,12 @@
 """Image bytes to pixels: the only place of the project that decodes."""
 
 import io
+import re
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.TiffImagePlugin
 from jaxtyping import UInt8
 
 from jaxvision.data.source import CorruptImageError
@@ -13,6 +15,15 @@ from jaxvision.data.source import CorruptImageError
 cv2.setNumThreads(0)
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it starts to warn
+# Pillow looks at the content, not at the name, and would start Ghostscript for PostScript that is
+# called x.jpg: of its formats, only those of pixels. AVIF and HEIF depend on what is installed.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+PIL.Image.init()
+# Each scan of a JPEG costs the time of the whole image, and no more than six bytes of the file.
+# Encoders write ten; cjpeg can be told to write a hundred, and libtiff refuses more, too.
+_MAX_JPEG_SCANS = 100
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # of a segment, not of a restart
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _OPENCV_READS = {("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGB")}
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -33,18 +44,21 @@ def decode_image(
 
     Args:
       data: Bytes of an encoded image file.
-      max_pixels: Largest number of pixels of an image; larger ones are refused from their header
-        alone, before any memory is taken.
+      max_pixels: Largest number of pixels of an image or a tile of it; larger ones are refused
+        from their header alone, before any memory is taken.
 
     Raises:
-      CorruptImageError: if the data is cut short, is no image, is larger than `max_pixels`, or has
-        32 bits a channel.
+      CorruptImageError: if the data is cut short, is no image, is larger than `max_pixels`, is a
+        JPEG of more than 100 scans, or has 32 bits a channel.
     """
+    formats = [name for name in _FORMATS if name in PIL.Image.OPEN]
     try:
-        with PIL.Image.open(io.BytesIO(data)) as image:  # reads the header only
+        with PIL.Image.open(io.BytesIO(data), formats=formats) as image:  # reads the header only
             return _decode(image, data, max_pixels)
     except (CorruptImageError, MemoryError):
         raise
+    except PIL.UnidentifiedImageError as error:
+        raise CorruptImageError(f"it is of none of the formats {', '.join(formats)}") from error
     except Exception as error:  # each of Pillow's formats raises another class
         raise CorruptImageError(
             f"it cannot be decoded ({type(error).__name__}: {error})"
@@ -52,10 +66,18 @@ def decode_image(
 
 
 def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:
-    width, height = image.size
-    if width * height > max_pixels:
+    sizes = {"": image.size}
+    if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+        sizes["tiles of "] = tuple(image.tag_v2.get(x, 0) for x in (_TILE_WIDTH, _TILE_LENGTH))
+    for part, (width, height) in sizes.items():
+        if width * height > max_pixels:
+            raise CorruptImageError(
+                f"it has {part}{width} x {height} pixels, more than config.data.max_pixels ="
+                f" {max_pixels:,}"
+            )
+    if image.format in ("JPEG", "MPO") and (scans := _num_scans(data)) > _MAX_JPEG_SCANS:
         raise CorruptImageError(
-            f"it has {width} x {height} pixels, more than config.data.max_pixels = {max_pixels:,}"
+            f"it is a JPEG of {scans} scans, more than the {_MAX_JPEG_SCANS} that are read"
         )
     if (image.format, image.mode) in _OPENCV_READS:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
@@ -69,3 +91,15 @@ def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:
             "it has 32 bits a channel, for which no scale is known; save 8 bits"
         )
     return np.asarray(image.convert("RGB"))
+
+
+def _num_scans(jpeg: bytes) -> int:
+    """Returns the number of scans of a JPEG; of few, at most that number."""
+    if (most := jpeg.count(b"\xff\xda")) <= _MAX_JPEG_SCANS:
+        return most  # those in metadata may be others, but there is no need to know
+    place, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(jpeg, place)) and marker[1] != b"\xd9":  # end of image
+        length = int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+        place = marker.end() + length
+        scans += marker[1] == b"\xda"  # start of scan
+    return scans

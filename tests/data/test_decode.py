@@ -1,8 +1,10 @@
 import io
+import re
 
 import numpy as np
 import PIL.Image
 import pytest
+from bad_files import tiff
 
 from jaxvision.data.decode import decode_image
 from jaxvision.data.source import CorruptImageError
@@ -44,6 +46,24 @@ def test_same_pixels_as_pillow(photo, encode, rng, file_format, mode, options):
     np.testing.assert_array_equal(pixels, pillow(data))
     assert pixels.shape == (37, 53, 3) and pixels.dtype == np.uint8
     assert pixels.std() > 20
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG2000", "MPO", "PPM"])
+def test_every_format_of_pixels_is_read(photo, encode, file_format):
+    if file_format == "AVIF" and file_format not in PIL.Image.OPEN:
+        pytest.skip("this Pillow cannot read AVIF")
+    data = encode(photo(37, 53), file_format)
+    np.testing.assert_array_equal(decode_image(data), pillow(data))
+
+
+@pytest.mark.parametrize("file_format", ["EPS", "ICNS", "PCX", "TGA", "DDS"])
+def test_other_formats_are_never_opened(photo, encode, file_format, monkeypatch):
+    def start(*args, **kwargs):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", start)
+    with pytest.raises(CorruptImageError, match="it is of none of the formats JPEG, PNG, WEBP"):
+        decode_image(encode(photo(32, 32), file_format))
 
 
 def test_exif_orientation_is_ignored(photo, encode):
@@ -110,3 +130,23 @@ def test_bombs_are_refused_from_the_header(encode):
     assert len(bomb) < 50_000
     with pytest.raises(CorruptImageError):
         decode_image(bomb)
+
+
+def test_a_tile_is_no_larger_than_an_image_may_be():
+    assert decode_image(tiff(16)).shape == (16, 16, 3)
+    with pytest.raises(CorruptImageError, match="tiles of 46000 x 46000 pixels, more than"):
+        decode_image(tiff(46_000))  # 2.1 GB, of which not one byte is taken
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(photo, encode):
+    jpeg = encode(PIL.Image.fromarray(photo(40, 40)).convert("L"), progressive=True)
+    scans = [match.start() for match in re.finditer(b"\xff\xda", jpeg)]
+    last, end = jpeg[scans[-1] : -2], jpeg[-2:]
+    np.testing.assert_array_equal(
+        decode_image(jpeg[:-2] + last * (100 - len(scans)) + end).shape, (40, 40, 3)
+    )
+    with pytest.raises(CorruptImageError, match="a JPEG of 101 scans, more than the 100"):
+        decode_image(jpeg[:-2] + last * (101 - len(scans)) + end)
+    # What stands in a comment, or behind the end, is no scan.
+    comment = b"\xff\xfe" + (2 + 400).to_bytes(2) + b"\xff\xda" * 200
+    assert decode_image(jpeg[:2] + comment + jpeg[2:] + last * 200).shape == (40, 40, 3)
