@@ -26,8 +26,9 @@ class ZipReader:
       path: Path of the zip file.
 
     Raises:
-      DataError: for a broken zip, a name that leaves the archive, a link, an encrypted member, a
-        compression other than stored and deflate, or a member of more than 256 MiB.
+      DataError: for a broken zip, a member beyond the file's end, a name that leaves the archive, a
+        link, an encrypted member, a compression other than stored and deflate, or a member of more
+        than 256 MiB.
     """
 
     def __init__(self, path: str):
@@ -37,10 +38,12 @@ class ZipReader:
                 members = [m for m in archive.infolist() if not m.is_dir()]
         except Exception as error:  # a damaged file can raise anything
             raise DataError(
-                f"{path} is not a readable zip file ({error}); copy it again."
+                f"{path} is not a readable zip file ({str(error) or type(error).__name__}); copy it"
+                " again."
             ) from error
+        archive_size = os.path.getsize(path)
         for member in members:
-            _check_member(member, path)
+            _check_member(member, path, archive_size)
         self.names = [member.filename for member in members]
         self._offsets = np.array([m.header_offset for m in members], np.int64)
         self._packed_sizes = np.array([m.compress_size for m in members], np.int64)
@@ -90,7 +93,7 @@ class ZipReader:
         return f"{self.path}/{self.names[index]}"
 
 
-def _check_member(member: zipfile.ZipInfo, path: str) -> None:
+def _check_member(member: zipfile.ZipInfo, path: str, archive_size: int) -> None:
     name = member.filename
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
@@ -110,8 +113,14 @@ def _check_member(member: zipfile.ZipInfo, path: str) -> None:
             f"{name!r} in {path} has compression method {member.compress_type}, but only stored and"
             " deflate are read; pack the files again, best with `zip -0`."
         )
-    if member.file_size > MAX_MEMBER_BYTES:
+    size = max(member.file_size, member.compress_size)
+    if size > MAX_MEMBER_BYTES:
         raise DataError(
-            f"{name!r} in {path} holds {member.file_size:,} bytes, more than the"
-            f" {MAX_MEMBER_BYTES:,} that an image may have; take it out of the archive."
+            f"{name!r} in {path} holds {size:,} bytes, more than the {MAX_MEMBER_BYTES:,} that an"
+            " image may have; take it out of the archive."
+        )
+    if not 0 <= member.header_offset < archive_size:
+        raise DataError(
+            f"{name!r} should begin at byte {member.header_offset:,} of {path}, which has"
+            f" {archive_size:,}; copy it again."
         )

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import operator
 import os
 import struct
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jaxvision.data.source import DataError, Example, Source, missing_data
+from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
 
 # A record is the length of a JSON header (uint32, little endian), the header, and the image.
 # The first record of a file has {"format": ..., "class_names": [...]} and no image; each other one
@@ -49,11 +50,12 @@ class ArrayRecordSource(Source):
                 header, _ = _unpack(records[0])
             except Exception as error:  # the reader has no exception class of its own
                 raise DataError(f"{file} is not a readable ArrayRecord file: {error}.") from error
-            if header.get("format") != _FORMAT:
+            names = header.get("class_names")
+            if header.get("format") != _FORMAT or not isinstance(names, list):
                 raise DataError(
                     f"The first record of {file} is not of this project's format; {_PREPARE}."
                 )
-            class_names = tuple(header["class_names"])
+            class_names = tuple(map(str, names))
             if self._files and class_names != self.class_names:
                 raise DataError(
                     f"{file} has other classes than {self._paths[0]}; write both again."
@@ -66,25 +68,36 @@ class ArrayRecordSource(Source):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def _read(self, index: int) -> tuple[dict, bytes, str]:
+    def _find(self, index: int) -> tuple[int, int]:
+        """Returns the number of an example's file, and that of its record in the file."""
         file = int(np.searchsorted(self._ends, index, side="right"))
-        first = int(self._ends[file - 1]) if file else 0
-        header, image = _unpack(self._files[file][index - first + 1])
-        return header, image, self._paths[file]
+        return file, index - (int(self._ends[file - 1]) if file else 0) + 1
 
     def __getitem__(self, index: int) -> Example:
-        header, image, _ = self._read(index)
-        if "shape" in header:
-            return {
-                "image": np.frombuffer(image, np.uint8).reshape(header["shape"]),
-                "label": header["label"],
-            }
-        return {"image": image, "label": header["label"]}
+        """Returns one example.
+
+        Raises:
+          CorruptImageError: if its record is damaged.
+        """
+        file, record = self._find(index)
+        try:
+            header, image = _unpack(self._files[file][record])
+            pixels = image
+            if "shape" in header:
+                height, width = header["shape"][:2]
+                pixels = np.frombuffer(image, np.uint8).reshape(height, width, 3)
+            return {"image": pixels, "label": operator.index(header["label"])}
+        except Exception as error:  # the reader has no exception class of its own
+            raise CorruptImageError(f"its record is damaged ({error})") from error
 
     def describe(self, index: int) -> str:
-        """Returns the file and the name that the example had when it was written."""
-        header, _, path = self._read(index)
-        return f"{path}/{header['name']}"
+        """Returns the file and the name that the example had; its number where it is damaged."""
+        file, record = self._find(index)
+        try:
+            name = _unpack(self._files[file][record])[0]["name"]
+        except Exception:  # noqa: BLE001 - as above
+            name = f"record {record}"
+        return f"{self._paths[file]}/{name}"
 
 
 def write_array_record(source: Source, path: str) -> None:
@@ -127,4 +140,7 @@ def _pack(header: dict, image: bytes) -> bytes:
 def _unpack(record: bytes) -> tuple[dict, bytes]:
     (length,) = _LENGTH.unpack_from(record)
     start = _LENGTH.size
-    return json.loads(record[start : start + length]), record[start + length :]
+    header = json.loads(record[start : start + length])
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    return header, record[start + length :]

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from jaxvision.data.source import DataError, Example, Source, missing_data
+from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
 
 
 class TfdsSource(Source):
@@ -71,11 +71,22 @@ class TfdsSource(Source):
         return len(self._data)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._data[index]
-        return {"image": record["image"], "label": int(record["label"])}
+        """Returns one example.
+
+        Raises:
+          CorruptImageError: if its record is damaged.
+        """
+        try:
+            record = self._data[index]
+            return {"image": record["image"], "label": int(record["label"])}
+        except Exception as error:  # the reader has no exception class of its own
+            raise CorruptImageError(f"its record is damaged ({error})") from error
 
     def describe(self, index: int) -> str:
         """Returns the record's number in the split, and its file name where there is one."""
-        name = self._data[index].get("file_name", b"")
+        try:
+            name = self._data[index].get("file_name", b"")
+        except Exception:  # noqa: BLE001 - as above
+            name = b""
         name = name.decode() if isinstance(name, bytes) else str(name)
         return f"{self._name} record {index} {name}".rstrip()

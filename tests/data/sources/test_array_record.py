@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvision.data.decode import decode_image
-from jaxvision.data.source import DataError
+from jaxvision.data.pipeline import CorruptCounter, eval_dataset
+from jaxvision.data.source import CorruptImageError, DataError
 from jaxvision.data.sources.array_record import write_array_record
 from jaxvision.data.sources.open_source import open_source
 
@@ -53,6 +54,66 @@ def test_errors(folder, tmp_path):
     with pytest.raises(DataError, match="not a readable ArrayRecord"):
         open_source("array_record", "c", path=str(tmp_path))
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Six records, of which one bit of the fourth is flipped."""
+    source = open_source("shapes", "train", shapes={"num_train": 6}, image_size=(8, 12))
+    path = tmp_path / "train.array_record"
+    write_array_record(source, str(path))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"shapes train image 3") - 20] ^= 16
+    path.write_bytes(data)
+    return open_source("array_record", "train", path=str(tmp_path)), source
+
+
+def test_a_damaged_record_is_corrupt(damaged, tmp_path):
+    copy, source = damaged
+    with pytest.raises(CorruptImageError, match="its record is damaged .*hash mismatch"):
+        copy[3]
+    assert copy.describe(3) == f"{tmp_path}/train.array_record/record 4"
+    for i in (0, 1, 2, 4, 5):
+        np.testing.assert_array_equal(copy[i]["image"], source[i]["image"])
+
+
+def test_a_damaged_record_is_replaced_and_counted(damaged, caplog):
+    copy, _ = damaged
+    dataset = eval_dataset(copy, transform=lambda image, rng: image, batch_size=6)
+    (batch,) = dataset
+    assert batch["corrupt"].tolist() == [False] * 3 + [True] + [False] * 2
+    counter = CorruptCounter(copy, max_fraction=0.5)
+    counter.update(batch)
+    assert counter.corrupt == 1 and "record 4: its record is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"\xff\xff\xff\xff{}", b"\x01\0\0\0[", b"\x02\0\0\0[]", b"\x02\0\0\0{}"]
+    + [
+        len(text).to_bytes(4, "little") + text + bytes(12)
+        for text in (
+            b'{"label": 1.5}',
+            b'{"label": "cat"}',
+            b'{"label": 0, "shape": [2, 3, 3]}',
+            b'{"label": 0, "shape": [4611686018427387904, 4, 3]}',
+            b'{"label": 0, "shape": 12}',
+            b"[" * 100_000,
+        )
+    ],
+)
+def test_a_record_of_another_kind_is_corrupt(tmp_path, record):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    head = b'{"format": "jaxvision-1", "class_names": ["a"]}'
+    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1")
+    writer.write(len(head).to_bytes(4, "little") + head)
+    writer.write(record)
+    writer.close()
+    source = open_source("array_record", "a", path=str(tmp_path))
+    with pytest.raises(CorruptImageError, match="its record is damaged"):
+        source[0]
+    assert source.describe(0).endswith("/record 1")
 
 
 def test_a_file_of_another_format(tmp_path):

@@ -163,3 +163,25 @@ def test_hostile_and_broken_zips(tmp_path):
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(DataError, match="not a readable zip"):
         ZipReader(str(path))
+
+
+@pytest.mark.parametrize("number", [2**34, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("field", ["file_size", "compress_size", "header_offset"])
+def test_sizes_and_offsets_of_zip64_are_checked(tmp_path, field, number):
+    path = str(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/1.png", b"x")
+        setattr(archive.filelist[0], field, number)  # before the central directory is written
+    with pytest.raises(DataError, match=f"'c/1.png' .*{number:,}.*(take it out|copy it again)"):
+        ZipReader(path)
+
+
+def test_an_offset_before_the_file_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/1.png", b"x")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, len(data) - 6, archive.start_dir + 100)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="copy it again"):
+        ZipReader(str(path))
