@@ -1,13 +1,24 @@
 """The files of a run: written whole or not at all, read back with clear errors."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from jaxvision.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
+
+STEP = "step"  # in the data of a checkpoint
+_CHECKPOINT_PARTS = (  # without any of them there is nothing to restore
+    "_CHECKPOINT_METADATA",
+    "state/_METADATA",
+    "state/manifest.ocdbt",
+    "data/_METADATA",
+    "data/manifest.ocdbt",
+)
 
 
 def output_path(path: str | os.PathLike) -> pathlib.Path:
@@ -32,12 +43,64 @@ def write_json(path: pathlib.Path, content: dict) -> None:
 
 def write_text(path: pathlib.Path, content: str) -> None:
     """Writes a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with written_aside(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
+
+
+def save_figure(figure: Any, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a picture whole or not at all; returns its path.
+
+    Args:
+      figure: Figure of matplotlib.
+      path: Path of the picture; its folder must exist.
+    """
+    with written_aside(path) as unfinished:
+        figure.savefig(unfinished)
+    return pathlib.Path(path)
+
+
+@contextlib.contextmanager
+def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields the path to write a file to, which gets its name when it is complete."""
+    path = pathlib.Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
+        yield unfinished
+        unfinished.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+
+
+def checkpoint_steps(folder: pathlib.Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, the oldest first.
+
+    What was left of a checkpoint when its deletion was interrupted is none.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdigit() and is_checkpoint(path))
+
+
+def is_checkpoint(folder: pathlib.Path) -> bool:
+    """Returns whether all parts of a checkpoint are there; the arrays in them may be damaged."""
+    return all((folder / part).exists() for part in _CHECKPOINT_PARTS)
+
+
+def check_step(folder: pathlib.Path, data: dict[str, Any]) -> None:
+    """Checks that the name of a checkpoint's folder is the step that it was saved after.
+
+    Args:
+      folder: Folder of the checkpoint.
+      data: What it holds beside the state; one of an older version does not say the step.
+
+    Raises:
+      InputError: if it was copied or renamed.
+    """
+    saved = data.get(STEP)
+    if saved is not None and str(saved) != folder.name:
+        raise InputError(
+            f"{folder} holds the checkpoint of step {saved}, copied or renamed: remove it, or give "
+            "it that number."
+        )
 
 
 def cannot_write(workdir: pathlib.Path, error: OSError) -> InputError:

@@ -99,6 +99,13 @@ def test_no_print_and_no_large_files(path):
             assert node.func.id != "print", f"{path}:{node.lineno}: use logging"
 
 
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_pictures_and_texts_are_written_whole_or_not_at_all(path):
+    if path.name != "files.py":
+        source = path.read_text()
+        assert ".savefig(" not in source and ".write_text(" not in source, "use jaxvision/files.py"
+
+
 def test_every_room_is_on_a_floor():
     rooms = {p.relative_to(ROOT / "jaxvision").parts[0].removesuffix(".py") for p in PACKAGE}
     assert rooms - {"__init__"} <= set(FLOORS)

@@ -1,8 +1,11 @@
 """How records become examples, and examples batches, in the threads and processes of grain."""
 
+import contextlib
+import errno
 import functools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +21,7 @@ from jaxvision.data.decode import decode_image
 from jaxvision.data.source import CorruptImageError, DataError, Records
 from jaxvision.data.target import Target
 from jaxvision.data.types import Batch, Transform
+from jaxvision.errors import RunError
 
 # Examples that one thread makes in one go. Handing over single examples costs more than decoding a
 # small image; whole batches would keep too few threads busy, and too much memory.
@@ -28,6 +32,11 @@ _REPLACEMENT_TRIES = 10
 # Decoding a 32 x 32 image costs more than all else that is done with it, so small ones are kept.
 _SMALL_IMAGE_BYTES = 64 * 64 * 3
 _CACHE_BYTES = 2**30
+_FULL_SHM = (
+    "/dev/shm, the shared memory through which data workers hand over their batches, is full: "
+    "remove what is in it, enlarge it (docker run --shm-size=8g), or lower "
+    "--config.data.prefetch_examples or --config.data.num_workers (0 does without)"
+)
 
 
 class Loader:
@@ -168,7 +177,61 @@ class Reading:
         return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
 
 
-def start(batches: grain.IterDataset) -> Any:
+class Batches:
+    """Iterator over the batches of grain, which says in words why there are no more.
+
+    Args:
+      iterator: Iterator of grain, begun.
+    """
+
+    def __init__(self, iterator: Any):
+        self._iterator = iterator
+        self.close = iterator.close
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        with _explained():
+            return next(self._iterator)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turns what grain raises about its workers into a RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        raise RunError(f"{_FULL_SHM}.") from error
+    except RuntimeError as error:
+        code = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if code is None:
+            raise
+        raise RunError(_why_killed(int(code[1]))) from error
+
+
+def _why_killed(code: int) -> str:
+    """Returns what ended a worker, by its exit code."""
+    if code == -signal.SIGBUS:
+        return f"A data worker ended with exit code {code} (SIGBUS): {_FULL_SHM}."
+    names = {-number: number.name for number in signal.Signals}
+    ended = f"A data worker ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        return (
+            f"{ended} (SIGKILL): where nobody killed it, the memory of this machine was full. "
+            "Lower --config.data.num_workers or --config.data.prefetch_examples; the same command "
+            "resumes from the newest checkpoint."
+        )
+    reason = f" ({names[code]})" if code in names else ""
+    return (
+        f"{ended}{reason}: what it said stands above. --config.data.num_workers=0 reads without "
+        "workers; the same command resumes from the newest checkpoint."
+    )
+
+
+def start(batches: grain.IterDataset) -> Batches:
     """Returns the iterator, begun, whose threads and workers leave SIGINT and SIGTERM alone.
 
     Ctrl-C and a cluster send them to every process of a run. What they mean is for the main thread
@@ -176,11 +239,12 @@ def start(batches: grain.IterDataset) -> Any:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        iterator = iter(batches)
-        iterator.start_prefetch()  # threads and processes inherit the mask of who starts them
+        with _explained():
+            iterator = iter(batches)
+            iterator.start_prefetch()  # threads and processes inherit the mask of who starts them
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return iterator
+    return Batches(iterator)
 
 
 def _concatenate(chunks: Sequence[Batch]) -> Batch:

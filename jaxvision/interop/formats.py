@@ -1,6 +1,5 @@
 """Files of weights to and from {name: array}."""
 
-import os
 import pathlib
 import zipfile
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxvision.errors import InputError, shorten
-from jaxvision.files import output_path
+from jaxvision.files import output_path, written_aside
 from jaxvision.interop import hub
 from jaxvision.interop.torch_file import read_torch_file
 
@@ -97,17 +96,13 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
     check_writable(path)
     path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
+    with written_aside(path) as unfinished:
         if path.suffix == ".npz":
             arrays: Any = weights  # type checkers take the names for options of savez
             np.savez(unfinished, **arrays)
         else:
             # transformers refuses files that do not say where they come from.
             safetensors.numpy.save_file(weights, unfinished, metadata={"format": "pt"})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_writable(path: str | pathlib.Path) -> None:

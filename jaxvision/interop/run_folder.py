@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxvision.errors import InputError
+from jaxvision.files import check_step, checkpoint_steps
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
@@ -57,8 +58,7 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
             f"{path} is neither a file of weights nor the folder of a run with config.json and "
             "checkpoints/."
         )
-    found = (int(p.name) for p in checkpoints.iterdir() if p.is_dir() and p.name.isdigit())
-    steps = (int(path.name),) if one_step else tuple(sorted(found, reverse=True))
+    steps = (int(path.name),) if one_step else tuple(checkpoint_steps(checkpoints)[::-1])
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError as error:
@@ -154,7 +154,9 @@ def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool) -> tuple[Weights, s
     context = ocp.Context()
     context.pytree.loading.partial_load = True  # leave the optimizer on the disk
     with context:
-        state: Any = ocp.load_checkpointables(folder, {"state": wanted})["state"]
+        loaded: Any = ocp.load_checkpointables(folder, {"state": wanted, "data": None})
+    check_step(folder, loaded["data"])
+    state = loaded["state"]
     arrays = {path: x for name in names for path, x in flatten(state[name]).items()}
     weights = {p: np.asarray(x) for p, x in arrays.items() if p.split("/")[0] != PROJECTION}
     kind = "averaged weights" if averaged else "weights"

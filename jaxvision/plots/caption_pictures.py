@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxvision.errors import InputError
+from jaxvision.files import save_figure
 from jaxvision.plots.prediction_grid import MAX_IMAGES
 from jaxvision.plots.previews import caption_title
 
@@ -51,9 +52,7 @@ def plot_captions(
         if references is not None:
             below = {"xycoords": "axes fraction", "ha": "center", "va": "top", "color": "#777777"}
             axes.annotate(caption_title(references[number]), (0.5, -0.02), fontsize=7.5, **below)
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def plot_attention(
@@ -98,9 +97,7 @@ def plot_attention(
         axes.imshow(image)
         axes.imshow(cells, cmap="gray", alpha=0.6, extent=extent, interpolation="bilinear")
         axes.set_title(word, fontsize=10)
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def check_grid(shape: Sequence[int] | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.errors import InputError
-from jaxvision.files import read_metrics
+from jaxvision.files import read_metrics, save_figure
 
 TRAIN, EVAL, EVAL_EMA, GRID = "#4269d0", "#ff725c", "#3ca951", "#d9d9de"
 
@@ -82,9 +82,7 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
             axes.set_ylim(0, 1.06 * axes.dataLim.ymax or 1.0)
         if drawn > 1:
             axes.legend(frameon=False, fontsize=9)
-    path = workdir / "curves.png"
-    figure.savefig(path)
-    return path
+    return save_figure(figure, workdir / "curves.png")
 
 
 def _draw(axes: Any, records: list[dict[str, Any]], name: str, label: str, color: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxvision.errors import InputError
+from jaxvision.files import save_figure
 
 MAX_IMAGES = 36  # more would be too small to judge
 TRUE_STYLE = {
@@ -69,9 +70,7 @@ def plot_predictions(
         if guess != label:  # in the gap between title and image
             true_name = f"true: {short_name(class_names[int(label)])}"
             axes.annotate(true_name, (0.5, 1.02), xycoords="axes fraction", **TRUE_STYLE)
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def short_name(name: str) -> str:

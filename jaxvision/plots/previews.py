@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxvision.files import save_figure
 from jaxvision.plots.curves import GRID, TRAIN
 from jaxvision.plots.prediction_grid import short_name
 
@@ -59,9 +60,7 @@ def plot_schedule(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def plot_samples(
@@ -92,9 +91,7 @@ def plot_samples(
             axes.spines[:].set_visible(False)
             axes.set_title(title, fontsize=8)
         row[0].set_ylabel(row_names[step], fontsize=9)
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def caption_title(caption: str) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxvision.files import save_figure
 from jaxvision.plots.curves import EVAL, GRID, TRAIN
 
 
@@ -56,6 +57,4 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike) -> Pa
             axes.spines[["top", "right"]].set_visible(False)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    path = Path(path)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)

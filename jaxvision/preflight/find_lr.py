@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, output_path, write_json
+from jaxvision.files import cannot_write, output_path, save_figure, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT
@@ -211,7 +211,7 @@ def plot_range_test(result: RangeTest, path: str | pathlib.Path) -> None:
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, None]:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import logging
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxvision.errors import InputError, RunError
+from jaxvision.files import STEP, check_step, checkpoint_steps, is_checkpoint
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.train.progress import higher_is_better
 from jaxvision.train.sharding import state_shardings
@@ -60,34 +62,52 @@ class Checkpointer:
         self._host_buffers: list[np.ndarray] = []
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._checkpointer = self._open()
+        self._identity = self.folder.stat()
 
     def _open(self) -> ocp.training.Checkpointer:
-        training, policies = ocp.training, ocp.training.preservation_policies
+        if not self.read_only and jax.process_index() == 0:
+            self._tidy_up()
+        training = ocp.training
         # Directories made in the background leave threads that wait for minutes where that fails.
         context = ocp.Context()
         context.asynchronous.create_directories_asynchronously = False
         return training.Checkpointer(
             self.folder,
             # We decide when to save; the default policy drops a save while another is in flight.
+            # By default it deletes nothing: see _delete_old.
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(self.keep),
-                    policies.BestN(
-                        get_metric_fn=self._score,
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
             cleanup_tmp_directories=not self.read_only,
             context=context,
         )
 
+    def _tidy_up(self) -> None:
+        """Ends what a killed run began to delete, and sets aside what is no checkpoint."""
+        for folder in self.folder.glob("*.deleted"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.folder.glob("[0-9]*"):
+            if folder.name.isdigit() and not is_checkpoint(folder):
+                logger.error("%s is not a whole checkpoint.", folder)
+                _set_aside(folder)
+
+    def _delete_old(self) -> None:
+        """Deletes all checkpoints but the latest and the best.
+
+        Each is renamed first: a run that is killed meanwhile must not leave a half of one. orbax
+        itself would delete file by file.
+        """
+        if self.read_only or jax.process_index() > 0:
+            return
+        for step in {*self.steps[: -self.keep]} - {self.best_step}:
+            folder = self.folder / str(step)
+            try:
+                shutil.rmtree(folder.rename(folder.with_suffix(".deleted")))
+            except OSError as error:
+                logger.error("The checkpoint %s cannot be deleted: %s", folder, error.strerror)
+
     @property
     def steps(self) -> list[int]:
         """The steps that are complete on disk, oldest first."""
-        return sorted(c.step for c in self._checkpointer.checkpoints)
+        return checkpoint_steps(self.folder)
 
     @property
     def latest_step(self) -> int | None:
@@ -101,8 +121,11 @@ class Checkpointer:
     @property
     def best_step(self) -> int | None:
         """The step with the best metric, or None if none was evaluated."""
+        steps = self.steps
         scored = {
-            c.step: self._score(c.metrics) for c in self._checkpointer.checkpoints if c.metrics
+            c.step: self._score(c.metrics)
+            for c in self._checkpointer.checkpoints
+            if c.metrics and c.step in steps
         }
         return max(scored, key=scored.__getitem__, default=None)
 
@@ -119,15 +142,21 @@ class Checkpointer:
             metric.
         """
         self.wait()
+        if not self._is_there():
+            raise RunError(
+                f"{self.folder} is not the folder any more that it was: it was removed or renamed "
+                "while the run wrote into it. Put it back, and the same command resumes."
+            )
         if step in self.steps:
             return
+        data = {**data, STEP: step}
         save = self._checkpointer.save_checkpointables_async
         try:
             if jax.process_count() == 1:
                 # Only the copy to the host holds up training; orbax plans for longer than it takes.
                 content = {"state": unstack_blocks(self._host_copy(state)), "data": data}
                 response: Any = self._background.submit(
-                    lambda: _result(save(step, content, metrics=metrics))
+                    lambda: (_result(save(step, content, metrics=metrics)), self._delete_old())
                 )
             else:  # the processes plan together, and only their main threads are in step
                 content = {"state": jax.jit(unstack_blocks)(state), "data": data}
@@ -156,6 +185,8 @@ class Checkpointer:
             self._pending = None
             try:
                 response.result()
+                if jax.process_count() > 1:
+                    self._delete_old()
             except Exception as error:  # noqa: BLE001
                 self._failed(step, error)
 
@@ -165,7 +196,15 @@ class Checkpointer:
         # An orbax checkpointer raises the error of one save in the next again, and loses that too.
         with contextlib.suppress(Exception):
             self._checkpointer.close()
-        self._checkpointer = self._open()
+        if self._is_there():
+            self._checkpointer = self._open()
+
+    def _is_there(self) -> bool:
+        """Returns whether the folder is still the one that was opened."""
+        try:
+            return os.path.samestat(self.folder.stat(), self._identity)
+        except OSError:
+            return False
 
     def restore(self, state: Any, *, step: int | None = None) -> tuple[Any, dict, int]:
         """Restores the newest checkpoint that can be read, or that of `step`.
@@ -197,9 +236,12 @@ class Checkpointer:
                 )
                 damaged.append(candidate)
                 continue
+            data = restored["data"]
+            check_step(self.folder / str(candidate), data)
+            data.pop(STEP, None)
             if damaged and not self.read_only:
                 self._set_aside(damaged)
-            return _restack(restored["state"], state), restored["data"], candidate
+            return _restack(restored["state"], state), data, candidate
         raise InputError(
             f"No readable checkpoint in {self.folder} (looked for "
             f"{candidates or 'any step'}); train first, or give the --workdir of a run."
@@ -210,11 +252,7 @@ class Checkpointer:
         self._checkpointer.close()
         if jax.process_index() == 0:
             for step in steps:
-                folder = self.folder / str(step)
-                aside = folder.with_suffix(".damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-                logger.error("It is set aside as %s, and its step is computed again.", aside)
+                _set_aside(self.folder / str(step))
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._checkpointer = self._open()
 
@@ -232,6 +270,13 @@ class Checkpointer:
         self.wait()
         self._background.shutdown()
         self._checkpointer.close()
+
+
+def _set_aside(folder: pathlib.Path) -> None:
+    aside = folder.with_suffix(".damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    logger.error("The checkpoint %s is set aside as %s.", folder.name, aside)
 
 
 def _result(response: Any) -> Any:

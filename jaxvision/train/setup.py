@@ -33,18 +33,21 @@ from jaxvision.train.state import abstract_model, abstract_state
 from jaxvision.train.step import Optimizer
 
 
-def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
+def make_run(
+    options: Options, *, devices: Sequence[Any] | None = None, training: bool = True
+) -> Run:
     """Opens the data, describes the model and makes the optimizer of a run.
 
     Args:
       options: Options of the run, see `read_options`.
       devices: Devices to run on; None: all of all processes.
+      training: Whether training batches are read: only then must they divide over the devices.
 
     Raises:
       InputError: for anything in the options that cannot work, with what to type.
     """
     mesh = make_mesh(data=options.mesh.data, fsdp=options.mesh.fsdp, devices=devices)
-    _check_batch_sizes(options, mesh.size)
+    _check_batch_sizes(options, mesh.size, training=training or options.eval.batch_norm_batches > 0)
     task, data = open_task(options), options.data
     options.check_metrics(task.metrics)
     try:
@@ -104,11 +107,11 @@ def make_run(options: Options, *, devices: Sequence[Any] | None = None) -> Run:
     )
 
 
-def _check_batch_sizes(options: Options, num_devices: int) -> None:
+def _check_batch_sizes(options: Options, num_devices: int, *, training: bool) -> None:
     """Checks that batches divide over devices and micro-batches."""
     unit = num_devices * options.accumulate_steps
     for name, size, divisor in (
-        ("batch_size", options.batch_size, unit),
+        ("batch_size", options.batch_size, unit if training else 1),
         ("eval_batch_size", options.eval_batch_size, num_devices),
     ):
         if size < 1 or size % divisor:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, output_path, write_json
+from jaxvision.files import cannot_write, checkpoint_steps, output_path, write_json
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
 
@@ -90,8 +90,7 @@ def as_json(options: Options) -> dict[str, Any]:
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Returns whether a folder holds a run to resume."""
-    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
-    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+    return bool(checkpoint_steps(pathlib.Path(workdir).expanduser() / "checkpoints"))
 
 
 def open_workdir(

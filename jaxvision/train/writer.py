@@ -8,10 +8,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxvision.files import METRICS_FILE, read_metrics
+from jaxvision.files import METRICS_FILE, read_metrics, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -149,20 +150,15 @@ def _drop_lines_after(workdir: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
-    # Written beside it and renamed: a run killed here leaves the old file or the new one, whole.
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(replacement, path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class _Events:
-    """The scalars for TensorBoard, on the disk every few seconds.
+    """The scalars for TensorBoard, on the disk at once, as a run may be killed at any moment.
 
     Not tensorboardX's SummaryWriter: its thread dies where the disk is full, and then its queue
     fills up and the run waits for ever.
     """
-
-    FLUSH_SECONDS = 5  # a killed run may lack the last ones here, never in metrics.jsonl
 
     def __init__(self, workdir: Path, resume_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -173,17 +169,19 @@ class _Events:
         self._scalar = scalar
         self._file: Any = None
         try:
-            self._file = EventsWriter(str(workdir / "events"))
+            # Its own name has seconds: a second file in one of them would replace the first.
+            self._file = EventsWriter(str(workdir / "events"), f".{time.time_ns()}")
         except OSError as error:
             self._give_up(error)
-        self._flushed = time.monotonic()
         # TensorBoard hides the events from this step on that older files of the folder hold.
         start = event_pb2.SessionLog.START  # pyright: ignore
-        self._add(self._event(step=resume_step + 1, session_log={"status": start}))
+        self._add([self._event(step=resume_step + 1, session_log={"status": start})])
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._add(self._event(step=step, summary=self._scalar(name, value)))
+        self._add(
+            self._event(step=step, summary=self._scalar(name, value))
+            for name, value in values.items()
+        )
 
     def close(self) -> None:
         try:
@@ -192,15 +190,14 @@ class _Events:
         except OSError as error:
             self._give_up(error)
 
-    def _add(self, event: Any) -> None:
+    def _add(self, events: Iterable[Any]) -> None:
         if self._file is None:
             return
-        event.wall_time = time.time()
         try:
-            self._file.write_event(event)
-            if time.monotonic() > self._flushed + self.FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = time.monotonic()
+            for event in events:
+                event.wall_time = time.time()
+                self._file.write_event(event)
+            self._file.flush()
         except OSError as error:
             self._give_up(error)
 

@@ -1,5 +1,8 @@
 import concurrent.futures
+import contextlib
+import errno
 import itertools
+import multiprocessing
 import pickle
 import signal
 
@@ -13,7 +16,7 @@ from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.source import CorruptImageError, DataError, Source
 from jaxvision.data.sources.open_source import open_source
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, RunError
 
 PLAIN = Compose(())
 
@@ -364,3 +367,40 @@ def test_iterators_are_independent_and_close():
     fresh = take(train(Numbers(30)), 2)
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         assert_same(thread.submit(take, train(Numbers(30)), 2).result(), fresh)
+
+
+def test_a_killed_worker_is_one_sentence():
+    iterator = train(Numbers(50), num_workers=1, prefetch_examples=24)
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with (
+        contextlib.closing(iterator),
+        pytest.raises(RunError, match=r"exit code -9 \(SIGKILL\): .* Lower --config.data.num_work"),
+    ):
+        take(iterator, 50)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (RuntimeError("terminated unexpectedly with exit code -7. Search"), "(SIGBUS): /dev/shm"),
+        (
+            RuntimeError("terminated unexpectedly with exit code -11."),
+            "code -11 (SIGSEGV): what it",
+        ),
+        (RuntimeError("terminated unexpectedly with exit code 1."), "code 1: what it said stands"),
+        (OSError(errno.ENOSPC, "No space left on device"), "/dev/shm, the shared memory"),
+    ],
+)
+def test_what_ended_the_workers_is_said(raised, expected):
+    with pytest.raises(RunError) as error, loader._explained():
+        raise raised
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_errors_pass():
+    for raised in (RuntimeError("other"), OSError(errno.ENOSPC, "full", "a/file")):
+        with pytest.raises(type(raised)) as error, loader._explained():
+            raise raised
+        assert error.value is raised

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from train import helpers
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, RunError
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import make_mesh, put_batch
@@ -148,6 +148,53 @@ def test_a_reader_leaves_the_save_in_flight_of_the_run_alone(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:  # the run itself, started again, cleans up
         checkpointer.save(3, state, POSITION)  # in the background, done before its first save
     assert not in_flight.exists()
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_folder_that_is_gone_is_noticed_at_the_next_save(tmp_path, renamed):
+    state, *_ = helpers.make()
+    folder = tmp_path / "run" / "checkpoints"
+    with (
+        pytest.raises(RunError, match="run/checkpoints is not the folder any more") as error,
+        Checkpointer(folder) as checkpointer,
+    ):
+        checkpointer.save(1, state, POSITION)
+        checkpointer.wait()
+        if renamed:
+            (tmp_path / "run").rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(tmp_path / "run")
+        checkpointer.save(2, state, POSITION)
+    assert "the same command resumes" in str(error.value)
+    assert not folder.exists()
+
+
+def test_a_copy_under_another_number_is_refused(tmp_path):
+    state, *_ = helpers.make()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, POSITION)
+    shutil.copytree(tmp_path / "1", tmp_path / "20")
+    for read_only in (True, False):
+        with Checkpointer(tmp_path, read_only=read_only) as checkpointer:
+            with pytest.raises(InputError, match="/20 holds the checkpoint of step 1, copied"):
+                checkpointer.restore(abstract(state))
+            assert checkpointer.restore(abstract(state), step=1)[1:] == (POSITION, 1)
+
+
+def test_what_is_left_of_a_deleted_checkpoint_is_none(tmp_path):
+    state, *_ = helpers.make()
+    with Checkpointer(tmp_path, keep=3) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, state, POSITION)
+    (tmp_path / "1").rename(tmp_path / "1.deleted")  # by us, and killed before it was gone
+    (tmp_path / "3" / "state" / "manifest.ocdbt").unlink()  # by others
+    with Checkpointer(tmp_path, read_only=True) as reader:
+        assert reader.steps == [2] and reader.restore(abstract(state))[2] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"1.deleted", "2", "3"}
+    with Checkpointer(tmp_path) as checkpointer:
+        assert {path.name for path in tmp_path.iterdir()} == {"2", "3.damaged"}
+        checkpointer.save(3, state, POSITION)
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "3.damaged"}
 
 
 def test_nothing_to_restore(tmp_path):

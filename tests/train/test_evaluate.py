@@ -1,11 +1,17 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from train import helpers
 
+from configs import smoke
+from jaxvision.errors import InputError
+from jaxvision.options.options import read_options
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.sums import evaluate_sums
+from jaxvision.train.setup import make_run
 from jaxvision.train.sharding import make_mesh, put_batch
 from jaxvision.train.step import make_eval_step
 
@@ -55,3 +61,15 @@ def _by_hand(data):
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no valid example"):
         evaluate_sums(lambda *_: {}, {"eval": ({}, {})}, [])
+
+
+def test_an_evaluation_does_not_care_for_the_training_batch():
+    options = read_options(smoke.get_config())
+    for batch_size in (15, 4):
+        options = dataclasses.replace(options, batch_size=batch_size)
+        make_run(options, training=False)
+        with pytest.raises(InputError, match="--config.batch_size must be a multiple of 8"):
+            make_run(options)
+    statistics = dataclasses.replace(options.eval, batch_norm_batches=1)  # of training batches
+    with pytest.raises(InputError, match="--config.batch_size must be a multiple of 8"):
+        make_run(dataclasses.replace(options, eval=statistics), training=False)

@@ -99,17 +99,28 @@ def test_a_killed_process_loses_nothing(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from jaxvision.train.writer import MetricWriter\n"
-        "writer = MetricWriter(sys.argv[1], total_steps=9, tensorboard=False)\n"
-        "writer.write(1, {'train/loss': 1.0})\n"
+        "writer = MetricWriter(sys.argv[1], total_steps=9, resume_step=int(sys.argv[2]))\n"
+        "for step in range(int(sys.argv[2]) + 1, int(sys.argv[3]) + 1):\n"
+        "    writer.write(step, {'train/loss': float(step)})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+    for start, end in ((0, 4), (2, 7)):
+        arguments = [str(tmp_path), str(start), str(end)]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=120)
+        assert done.returncode == -signal.SIGKILL
+    expected = [(step, float(step)) for step in range(1, 8)]
+    assert [(line["step"], line["train/loss"]) for line in read_metrics(tmp_path)] == expected
+    assert events(tmp_path) == {"train/loss": expected}
 
 
-def test_a_full_disk_is_said_and_loses_no_line(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(writer_module._Events, "FLUSH_SECONDS", 0)
+def test_two_starts_in_one_second_keep_the_events_of_both(tmp_path):
+    for start in range(3):
+        with MetricWriter(tmp_path, total_steps=9, resume_step=start) as writer:
+            writer.write(start + 1, {"train/loss": 1.0})
+    assert events(tmp_path) == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)]}
+
+
+def test_a_full_disk_is_said_and_loses_no_line(tmp_path, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricWriter(tmp_path, total_steps=9) as writer:
         writer.write(1, {"train/loss": 1.0})
@@ -158,12 +169,8 @@ def test_tensorboard_reads_the_events(tmp_path):
     }
 
 
-def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path, monkeypatch):
-    import tensorboardX.event_file_writer as event_files
-
-    for start, resume_step, written in ((1e9, 0, (10, 20, 30, 40)), (2e9, 20, (30, 50))):
-        # Event files are named by the second; two in one second would be one file.
-        monkeypatch.setattr(event_files.time, "time", lambda start=start: start)
+def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path):
+    for resume_step, written in ((0, (10, 20, 30, 40)), (20, (30, 50))):
         with MetricWriter(tmp_path, total_steps=100, resume_step=resume_step) as writer:
             for step in written:
                 writer.write(step, {"train/loss": step + resume_step})

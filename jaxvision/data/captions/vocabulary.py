@@ -3,7 +3,7 @@
 import collections
 import hashlib
 import json
-import os
+import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from jaxvision.data.source import DataError
+from jaxvision.files import write_text
 
 SPECIALS = ("<NULL>", "<START>", "<END>", "<UNK>")  # the order and names of CS231n
 PAD, START, END, UNK = range(len(SPECIALS))
@@ -87,9 +88,8 @@ class Vocabulary:
 
     def save(self, path: str) -> None:
         """Writes a JSON file, which appears under its name only when it is complete."""
-        with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
-            json.dump({"format": _FORMAT, **self._content()}, file, ensure_ascii=False, indent=0)
-        os.replace(f"{path}.unfinished", path)
+        content = {"format": _FORMAT, **self._content()}
+        write_text(pathlib.Path(path), json.dumps(content, ensure_ascii=False, indent=0))
 
     def _content(self) -> dict[str, Any]:
         return {"words": list(self.words)}
