@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.prefetch_examples = 512  # decoded examples held ready, in each process
     config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops
     config.data.max_pixels = 89_478_485  # larger images count as corrupt (decompression bombs)
+    config.data.exif_orientation = False  # turn photos by their EXIF data; torchvision does not
     config.data.eval_resize = (
         -1
     )  # pixels of image_size's short side before the crop; 0: none; -1: 8/7

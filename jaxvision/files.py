@@ -123,7 +123,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.is_file():
         raise InputError(f"There is no {path}; give the --workdir of a run that has started.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -2,9 +2,11 @@
 
 import io
 import re
+from collections.abc import Callable
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.TiffImagePlugin
 from jaxtyping import UInt8
@@ -13,6 +15,8 @@ from jaxvision.data.source import CorruptImageError
 
 # Each decoding thread does one image; OpenCV's own threads on top would only get in their way.
 cv2.setNumThreads(0)
+
+Decode = Callable[[bytes], np.ndarray]  # `decode_image` with its options
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it starts to warn
 # Pillow looks at the content, not at the name, and would start Ghostscript for PostScript that is
@@ -24,19 +28,29 @@ PIL.Image.init()
 _MAX_JPEG_SCANS = 100
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # of a segment, not of a restart
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+# How the pixels of each EXIF orientation become those of an upright image.
+_TURNS = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
 _OPENCV_READS = {("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGB")}
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS
+    data: bytes, *, max_pixels: int = MAX_PIXELS, exif_orientation: bool = False
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the RGB pixels that torchvision's ImageFolder would see.
 
     JPEG and WebP are decoded by OpenCV, which gives the very pixels of Pillow in half to two
     thirds of its time; Pillow does the rest. What is done with unusual images:
 
-    - EXIF orientation is ignored, as torchvision and timm do.
+    - EXIF orientation is ignored, as torchvision and timm do, unless it is asked for.
     - Alpha is dropped, not blended: the colour under a transparent pixel shows.
     - Greyscale is repeated, palettes are looked up, CMYK is converted by Pillow's formula.
     - 16-bit greyscale keeps its high byte, as Pillow does for 16-bit colour.
@@ -46,15 +60,23 @@ def decode_image(
       data: Bytes of an encoded image file.
       max_pixels: Largest number of pixels of an image or a tile of it; larger ones are refused
         from their header alone, before any memory is taken.
+      exif_orientation: Whether an image is turned and mirrored as its EXIF data say, which is how
+        phones store photos and how viewers show them.
 
     Raises:
       CorruptImageError: if the data is cut short, is no image, is larger than `max_pixels`, is a
         JPEG of more than 100 scans, or has 32 bits a channel.
     """
+    if not data:
+        raise CorruptImageError("it is empty")
     formats = [name for name in _FORMATS if name in PIL.Image.OPEN]
     try:
         with PIL.Image.open(io.BytesIO(data), formats=formats) as image:  # reads the header only
-            return _decode(image, data, max_pixels)
+            pixels = _decode(image, data, max_pixels)
+            if exif_orientation:
+                turn = _TURNS.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+                pixels = pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            return pixels
     except (CorruptImageError, MemoryError):
         raise
     except PIL.UnidentifiedImageError as error:
@@ -84,7 +106,8 @@ def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:
         if pixels is None:  # OpenCV's way of saying that the file is cut short
             raise CorruptImageError("its data is cut short or broken")
         return pixels
-    if image.mode.startswith("I;16"):
+    # Pillow gives 16-bit PGM 32 bits, but keeps the scale.
+    if image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise CorruptImageError(

@@ -19,7 +19,7 @@ def read_json(path: str, *, wanted: str) -> dict[str, Any]:
     """
     path = os.path.expanduser(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected {wanted}.") from error

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxvision.data.decode import decode_image
+from jaxvision.data.decode import Decode
 from jaxvision.data.source import CorruptImageError, DataError, Records
 from jaxvision.data.target import Target
 from jaxvision.data.types import Batch, Transform
@@ -47,13 +47,13 @@ class Loader:
         source: Records,
         transform: Transform,
         target: Target,
-        max_pixels: int,
+        decode: Decode,
         later_transforms: Sequence[Transform] = (),
     ):
         self._source = source
         self._transforms = (transform, *later_transforms)
         self._target = target
-        self._max_pixels = max_pixels
+        self._decode = decode
         self._cache: dict[int, Any] = {}
         self._cached_bytes = 0
 
@@ -120,7 +120,7 @@ class Loader:
         image = record.get("image")
         if image is None or isinstance(image, np.ndarray):
             return record
-        image = decode_image(image, max_pixels=self._max_pixels)
+        image = self._decode(image)
         record = {**record, "image": image}
         if image.nbytes <= _SMALL_IMAGE_BYTES and self._cached_bytes < _CACHE_BYTES:
             self._cache[index] = record

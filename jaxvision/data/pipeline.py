@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jaxvision.data.decode import MAX_PIXELS, decode_image
+from jaxvision.data.decode import Decode, decode_image
 from jaxvision.data.loader import Loader, Reading, start
 from jaxvision.data.source import CorruptImageError, DataError, Records, Source
 from jaxvision.data.target import Labels, Target
@@ -34,7 +34,7 @@ def train_dataset(
     num_threads: int = 16,
     num_workers: int = 0,
     prefetch_examples: int = 512,
-    max_pixels: int = MAX_PIXELS,
+    decode: Decode = decode_image,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "TrainIterator":
@@ -73,7 +73,8 @@ def train_dataset(
       num_workers: Number of processes that decode; 0: threads of this process only. Processes are
         spawned, so that a script needs the guard `if __name__ == "__main__":`.
       prefetch_examples: Number of decoded examples held ready, in each process.
-      max_pixels: Largest number of pixels of an image; larger ones count as corrupt.
+      decode: Function from the bytes of an image to its pixels, see `decode_image`; what it refuses
+        counts as corrupt.
       process_index: Index of this process among those that share each batch.
       process_count: Number of processes that share each batch.
 
@@ -88,7 +89,7 @@ def train_dataset(
     host_batch_size = _share(batch_size, process_count)
     starts = [position for position, _ in later_transforms]
     later = [transform for _, transform in later_transforms]
-    load = Loader(source, transform, target or _labels(source), max_pixels, later)
+    load = Loader(source, transform, target or _labels(source), decode, later)
     order = _ShuffledOrder(len(source), seed, repeats, starts)
     examples = grain.MapDataset.source(order).seed(seed).random_map(load.for_training)
     reading = Reading(num_threads, num_workers, prefetch_examples)
@@ -114,7 +115,7 @@ def eval_dataset(
     num_threads: int = 16,
     num_workers: int = 0,
     prefetch_examples: int = 512,
-    max_pixels: int = MAX_PIXELS,
+    decode: Decode = decode_image,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvalDataset":
@@ -134,7 +135,8 @@ def eval_dataset(
       num_workers: Number of processes that decode; 0: threads of this process only. Processes are
         spawned, so that a script needs the guard `if __name__ == "__main__":`.
       prefetch_examples: Number of decoded examples held ready, in each process.
-      max_pixels: Largest number of pixels of an image; larger ones count as corrupt.
+      decode: Function from the bytes of an image to its pixels, see `decode_image`; what it refuses
+        counts as corrupt.
       process_index: Index of this process among those that share each batch.
       process_count: Number of processes that share each batch.
 
@@ -144,7 +146,7 @@ def eval_dataset(
     """
     host_batch_size = _share(batch_size, process_count)
     num_batches = -(-len(source) // batch_size)
-    load = Loader(source, transform, target or _labels(source), max_pixels)
+    load = Loader(source, transform, target or _labels(source), decode)
     positions = grain.MapDataset.range(num_batches * batch_size)[process_index::process_count]
     reading = Reading(num_threads, num_workers, prefetch_examples)
     return EvalDataset(
@@ -306,17 +308,16 @@ class CorruptCounter:
       source: Source that the batches come from.
       max_fraction: Largest share of corrupt examples among those read; fewer than 1,000 count as
         1,000, so that one bad image at the start of a run is not taken for a trend.
-      max_pixels: Largest number of pixels of an image, as given to the data set; for the reason in
-        the message.
+      decode: Function that the data set was given, for the reason in the log.
     """
 
     MIN_EXAMPLES = 1_000
     NAMES_SHOWN = 10
 
-    def __init__(self, source: Records, max_fraction: float, *, max_pixels: int = MAX_PIXELS):
+    def __init__(self, source: Records, max_fraction: float, *, decode: Decode = decode_image):
         self._source = source
         self._max_fraction = max_fraction
-        self._max_pixels = max_pixels
+        self._decode = decode
         self._names: dict[int, str] = {}  # index: name and reason, of the first distinct ones
         self.examples = 0
         self.corrupt = 0
@@ -344,7 +345,7 @@ class CorruptCounter:
         try:
             record = self._source[index]
             if "image" in record:
-                decode_image(bytes(record["image"]), max_pixels=self._max_pixels)
+                self._decode(bytes(record["image"]))
         except CorruptImageError as error:
             return str(error)
         return "nothing is wrong with it at the second look"

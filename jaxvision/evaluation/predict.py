@@ -157,7 +157,7 @@ def decoded_ahead(
 
     def decode(image: ImageFile) -> np.ndarray | str:
         try:
-            return transform(decode_image(image.read()), None)
+            return transform(decode_image(image.read(), exif_orientation=True), None)
         except (DataError, OSError) as error:
             return f"{image.name} cannot be used: {error}".rstrip(".") + "."
 

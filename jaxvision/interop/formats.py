@@ -1,5 +1,6 @@
 """Files of weights to and from {name: array}."""
 
+import os
 import pathlib
 import zipfile
 from typing import Any
@@ -103,6 +104,9 @@ def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> N
         else:
             # transformers refuses files that do not say where they come from.
             safetensors.numpy.save_file(weights, unfinished, metadata={"format": "pt"})
+            umask = os.umask(0)  # the only way to read it
+            os.umask(umask)
+            unfinished.chmod(0o666 & ~umask)  # safetensors lets nobody else read them
 
 
 def check_writable(path: str | pathlib.Path) -> None:

@@ -42,6 +42,7 @@ class DataOptions:
     prefetch_examples: int = 512
     max_corrupt_fraction: float = 0.01
     max_pixels: int = 89_478_485
+    exif_orientation: bool = False
     eval_resize: int = -1  # pixels, once it is checked
     interpolation: str = "bilinear"
     shapes: ShapesOptions = dataclasses.field(default_factory=ShapesOptions)

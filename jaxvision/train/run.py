@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.batch import ON_DEVICE, check_batch
+from jaxvision.data.decode import Decode, decode_image
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.types import Transform
 from jaxvision.models.spec import ModelSpec
@@ -231,7 +232,7 @@ class Run:
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
-            max_pixels=data.max_pixels,
+            decode=self.decode,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -254,15 +255,23 @@ class Run:
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
-            max_pixels=data.max_pixels,
+            decode=self.decode,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
+    @property
+    def decode(self) -> Decode:
+        """Function from the bytes of an image to its pixels."""
+        data = self.options.data
+        return functools.partial(
+            decode_image, max_pixels=data.max_pixels, exif_orientation=data.exif_orientation
+        )
+
     def corrupt_counter(self, source: Any) -> CorruptCounter:
         """Returns the counter of the images of a source that cannot be decoded."""
-        data = self.options.data
-        return CorruptCounter(source, data.max_corrupt_fraction, max_pixels=data.max_pixels)
+        fraction = self.options.data.max_corrupt_fraction
+        return CorruptCounter(source, fraction, decode=self.decode)
 
     def put(self, batch: dict) -> dict:
         """Checks a host batch and sends the part that the step needs to the devices."""

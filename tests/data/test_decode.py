@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 from bad_files import tiff
 
@@ -75,6 +76,17 @@ def test_exif_orientation_is_ignored(photo, encode):
     assert turned.shape == (20, 30, 3)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_turns_as_pillow_does(photo, encode, orientation, file_format):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(20, 30), file_format, exif=exif)
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(PIL.ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(decode_image(data, exif_orientation=True), expected)
+
+
 def test_colours_are_in_the_order_red_green_blue(encode):
     for file_format in ("JPEG", "PNG", "WEBP"):
         red = np.zeros((16, 16, 3), np.uint8)
@@ -93,6 +105,8 @@ def test_sixteen_bits_keep_the_high_byte(encode):
     values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     pixels = decode_image(encode(PIL.Image.fromarray(values), "PNG"))
     np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
+    pgm = b"P5 8 8 65535\n" + values.astype(">u2").tobytes()
+    np.testing.assert_array_equal(decode_image(pgm), pixels)
     with pytest.raises(CorruptImageError, match="32 bits"):
         decode_image(encode(PIL.Image.fromarray(values.astype(np.float32)), "TIFF"))
 
@@ -150,3 +164,8 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(photo, encode):
     # What stands in a comment, or behind the end, is no scan.
     comment = b"\xff\xfe" + (2 + 400).to_bytes(2) + b"\xff\xda" * 200
     assert decode_image(jpeg[:2] + comment + jpeg[2:] + last * 200).shape == (40, 40, 3)
+
+
+def test_an_empty_file_is_called_empty():
+    with pytest.raises(CorruptImageError, match="it is empty"):
+        decode_image(b"")

@@ -1,6 +1,7 @@
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import itertools
 import multiprocessing
 import pickle
@@ -13,6 +14,7 @@ from making import train_transform
 from jaxvision.data import loader
 from jaxvision.data.augment.compose import Compose
 from jaxvision.data.augment.transforms import eval_transform
+from jaxvision.data.decode import decode_image
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.source import CorruptImageError, DataError, Source
 from jaxvision.data.sources.open_source import open_source
@@ -328,7 +330,12 @@ def test_too_many_pixels_count_as_corrupt(folder):
     source = open_source("folder", "train", path=str(folder))
     with pytest.raises(DataError, match="corrupt"):
         next(
-            train(source, transform=eval_transform(8, eval_resize=9), batch_size=2, max_pixels=100)
+            train(
+                source,
+                transform=eval_transform(8, eval_resize=9),
+                batch_size=2,
+                decode=functools.partial(decode_image, max_pixels=100),
+            )
         )
 
 
@@ -337,15 +344,15 @@ def test_small_images_are_decoded_once(folder, photo, encode, monkeypatch):
         file.write_bytes(encode(photo(13, 17, 100 + seed)))
     source = open_source("folder", "train", path=str(folder))
     own = {source[i]["image"] for i in range(len(source))}
-    original, decoded = loader.decode_image, []
+    decoded = []
 
-    def counting(data, **options):
+    def counting(data):
         if data in own:  # not what an earlier test still has in flight
             decoded.append(data)
-        return original(data, **options)
+        return decode_image(data)
 
-    monkeypatch.setattr(loader, "decode_image", counting)
     options = {"transform": train_transform(8), "batch_size": 5, "num_threads": 1}
+    options["decode"] = counting
     cached = take(train(source, **options), 8)
     assert len(decoded) == 5
     monkeypatch.setattr(loader, "_CACHE_BYTES", 0)

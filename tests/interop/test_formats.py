@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import os
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +38,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_weights(path, WEIGHTS | {"x": np.ones(2, np.longdouble)})
     assert_equal(read_weights(path), WEIGHTS)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz"])
+def test_written_files_have_the_rights_that_the_user_gives(name, tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_weights(tmp_path / name, WEIGHTS)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("name", ["weights.h5", "weights", "weights.pth"])

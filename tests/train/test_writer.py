@@ -144,6 +144,12 @@ def test_disabled_does_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_line_separator_in_a_value_ends_no_line(tmp_path):
+    lines = ['{"step": 1, "note": "a\u2028b"}', '{"step": 2}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_closing_twice_is_fine(tmp_path):
     writer = MetricWriter(tmp_path, total_steps=10, tensorboard=False)
     writer.close()

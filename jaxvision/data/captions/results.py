@@ -124,7 +124,7 @@ def _first(captions: Any) -> Any:
 def _entries(path: str) -> list[dict[str, Any]]:
     """Returns the objects of a JSON list, or of JSON lines."""
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             text = file.read()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected {_WANTED}.") from error
@@ -132,7 +132,7 @@ def _entries(path: str) -> list[dict[str, Any]]:
         raise DataError(f"{path} is not text ({error}); expected {_WANTED}.") from error
     try:
         if text.lstrip().startswith("{"):
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -61,7 +61,7 @@ def real_correct(
 
 def _read(path: str, num_classes: int) -> list[frozenset[int]]:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             content = json.load(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected {_WANTED}.") from error
