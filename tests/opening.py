@@ -9,31 +9,33 @@ from jaxvision.preflight import preflight as flight
 from jaxvision.train import loop, report, setup
 
 
-def make_run(config, *, devices=1):
+def make_run(config, workdir=None, *, devices=1, trains=True):
     """Returns the run of a config, or of options, on the first devices."""
     options = config if isinstance(config, Options) else read_options(config)
-    return setup.make_run(options, devices=jax.devices()[:devices])
+    return setup.make_run(options, devices=jax.devices()[:devices], workdir=workdir, trains=trains)
 
 
 def train(config, workdir, *, devices=1):
-    return loop.train(make_run(config, devices=devices), workdir)
+    return loop.train(make_run(config, workdir, devices=devices), workdir)
 
 
 def evaluate_run(config, workdir, *, devices=1):
-    return loop.evaluate_run(make_run(config, devices=devices), workdir)
+    return loop.evaluate_run(make_run(config, workdir, devices=devices, trains=False), workdir)
 
 
 def evaluate_fully(config, workdir, *, devices=1):
-    return evaluate.evaluate_fully(make_run(config, devices=devices), workdir)
+    return evaluate.evaluate_fully(
+        make_run(config, workdir, devices=devices, trains=False), workdir
+    )
 
 
 def write_report(config, state, workdir, *, devices=1):
-    return report.write_report(make_run(config, devices=devices), state, workdir)
+    return report.write_report(make_run(config, workdir, devices=devices), state, workdir)
 
 
 def preflight(config, workdir, *, devices=1, **options):
-    return flight.preflight(make_run(config, devices=devices), workdir, **options)
+    return flight.preflight(make_run(config, workdir, devices=devices), workdir, **options)
 
 
 def find_lr(config, workdir, *, devices=1):
-    return finder.find_lr(make_run(config, devices=devices), workdir)
+    return finder.find_lr(make_run(config, workdir, devices=devices), workdir)

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.commands.arguments import data_arguments
     from jaxvision.errors import InputError
     from jaxvision.evaluation.averages import recalibrate_weights
-    from jaxvision.evaluation.labelled import DataOptions, Runner, accuracy, open_splits
+    from jaxvision.evaluation.labelled import DataOptions, Runner, accuracy, open_eval_split
     from jaxvision.evaluation.soup import greedy_soup, mean_weights, open_ingredients
     from jaxvision.interop.formats import check_writable
     from jaxvision.interop.load import assign_weights, save_weights, weight_names
@@ -67,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         spec = get_spec(trained.spec.name, task="classification")
         options = DataOptions(**data_arguments(arguments))
         size = getattr(model.config, "image_size", spec.image_size)
-        _, source = open_splits(options, paths[0], image_size=size)
+        source = open_eval_split(
+            options, paths[0], image_size=size, class_names=trained.class_names
+        )
         runner = Runner(trained, batch_size=arguments.batch)
 
         def score(weights: Weights) -> float:

@@ -91,19 +91,44 @@ class Subset(Source):
         return self._source.describe(self._indices[index])
 
 
+class Relabelled(Source):
+    """Another source whose labels are places in another list of classes.
+
+    Args:
+      source: Source of the records.
+      class_names: Class names by label, among them all of the source.
+    """
+
+    def __init__(self, source: Source, class_names: Sequence[str]):
+        self._source, self.class_names = source, tuple(class_names)
+        place = {name: label for label, name in enumerate(self.class_names)}
+        self._labels = [place[name] for name in source.class_names]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example, known = self._source[index], len(self._labels)
+        if not 0 <= example["label"] < known:
+            raise wrong_label(self.describe(index), example["label"], known)
+        return {"image": example["image"], "label": self._labels[example["label"]]}
+
+    def describe(self, index: int) -> str:
+        """Returns the source's own name of the record."""
+        return self._source.describe(index)
+
+
+def wrong_label(record: str, label: int, num_classes: int) -> DataError:
+    """Returns the error of a record whose label is out of range."""
+    return DataError(
+        f"{record} has the label {label}, but there are {num_classes} classes, so labels are 0 to"
+        f" {num_classes - 1}; correct the data."
+    )
+
+
 def missing_data(wanted: str, *, where: str, prepare: str) -> DataError:
     """Returns the error of every source whose data is not there."""
     return DataError(
         f"{wanted} not found in {where or 'config.data.path, which is empty'}; {prepare}. "
         f"{RUNS_WITHOUT_DATA}"
     )
-
-
-def check_class_names(found: list[str], expected: tuple[str, ...] | None, *, where: str) -> None:
-    """Raises DataError where a split has a class that the training split does not have."""
-    unknown = sorted(set(found) - set(expected)) if expected is not None else []
-    if expected is not None and unknown:
-        raise DataError(
-            f"{where} has the class {unknown[0]!r} ({len(unknown)} unknown in all), which is not"
-            f" among the {len(expected)} classes of the training split; rename or remove it."
-        )

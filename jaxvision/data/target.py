@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.source import DataError, Source
+from jaxvision.data.source import Source, wrong_label
 
 
 class Target(abc.ABC):
@@ -40,10 +40,7 @@ class Labels(Target):
         """Returns `label`, int32."""
         label, num_classes = record["label"], len(self._source.class_names)
         if not 0 <= label < num_classes:
-            raise DataError(
-                f"{self._source.describe(index)} has the label {label}, but there are"
-                f" {num_classes} classes, so labels are 0 to {num_classes - 1}; correct the data."
-            )
+            raise wrong_label(self._source.describe(index), label, num_classes)
         return {"label": np.int32(label)}
 
     def blank(self) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     check_stored_models(stored, where=str(path))
     check_stored_task(stored["task"], where=str(path))
     # One device or all of this machine: the mesh of the training need not be here.
-    run = make_run(read_options(stored | {"mesh": stored["mesh"] | {"data": -1, "fsdp": 1}}))
+    options = read_options(stored | {"mesh": stored["mesh"] | {"data": -1, "fsdp": 1}})
+    run = make_run(options, workdir=path)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     assign_weights(model, weights)
     trees = (nnx.to_pure_dict(x) for x in nnx.split(model, nnx.Param, nnx.BatchStat)[1:])

@@ -15,7 +15,7 @@ from jaxvision.data.augment.views import with_views
 from jaxvision.data.sources.real_labels import read_real_labels, real_correct
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
-from jaxvision.evaluation.ensemble import mean_logits, open_member
+from jaxvision.evaluation.ensemble import Member, mean_logits, open_member
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
 from jaxvision.evaluation.scores import classification_scores, guesses_of
 from jaxvision.files import cannot_write, output_path, write_json
@@ -60,9 +60,7 @@ def evaluate_classifier(
     sets = run.weights_of(state)
     found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess_fn, run.eval_transform)
     outputs = dict(zip(sets, found, strict=True))
-    others = [
-        _outputs(run, m.graphdef, [m.weights], m.preprocess_fn, m.transform)[0] for m in members
-    ]
+    others = [_member_outputs(run, member) for member in members]
     best = found[-1]  # of the averaged weights where there are any
     logits = {name: each.values for name, each in outputs.items()}
     if members:
@@ -114,6 +112,16 @@ def _outputs(
     joined = collect_outputs(side_by_side, batches(), run.mesh)
     parts = np.split(joined.values, len(weights), axis=-1)
     return [dataclasses.replace(joined, values=values) for values in parts]
+
+
+def _member_outputs(run: Run, member: Member) -> Outputs:
+    """Returns the logits of a member for the classes of the run, in their order."""
+    outputs = _outputs(
+        run, member.graphdef, [member.weights], member.preprocess_fn, member.transform
+    )[0]
+    if member.order is None:
+        return outputs
+    return dataclasses.replace(outputs, values=outputs.values[:, np.array(member.order)])
 
 
 def _real_scores(

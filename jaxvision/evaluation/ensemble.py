@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from jaxvision.data.classes import class_difference, class_order
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.interop.fill import fill_weights
@@ -30,6 +31,7 @@ class Member:
       weights: Weights of the model, (params, batch_stats).
       preprocess_fn: Function from uint8 images to normalised images, on the device.
       transform: Resize and crop of an image in an evaluation, to uint8.
+      order: Member's output for each class of the run; None: the same order.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Member:
     weights: tuple[Any, Any]
     preprocess_fn: Callable
     transform: Transform
+    order: tuple[int, ...] | None = None
 
 
 def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
@@ -50,17 +53,21 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
     Raises:
       InputError: if it cannot be read, or knows other classes.
     """
+    order = None
     if pathlib.Path(path).expanduser().is_dir():
         trained = open_trained(path)
         model, spec, transform = trained.model, trained.spec, trained.transform
         if spec.task != "classification":
             raise InputError(f"{path} of config.eval.ensemble is a run for {spec.task}.")
         if trained.class_names and trained.class_names != class_names:
-            raise InputError(
-                f"{path} of config.eval.ensemble has other classes than this run: "
-                f"{', '.join(trained.class_names[:3])}, ... and not "
-                f"{', '.join(class_names[:3])}, ...; give runs on the same data."
-            )
+            order = class_order(trained.class_names, class_names)
+            if order is None:
+                raise InputError(
+                    f"{path} of config.eval.ensemble has other classes than this run: it "
+                    f"{class_difference(trained.class_names, class_names)}; give runs on the same "
+                    "data."
+                )
+            order = (*order, *range(len(order), run.num_outputs))
     else:
         model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
         fill_weights(model, path)
@@ -79,6 +86,7 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
         jax.device_put(weights, NamedSharding(run.mesh, PartitionSpec())),
         make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std),
         transform,
+        order,
     )
 
 

@@ -1,8 +1,9 @@
 """Labelled images for a trained model outside of a run, and what the model gives for them."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -54,6 +55,35 @@ def open_splits(options: DataOptions, weights: str, *, image_size: Any) -> tuple
     Raises:
       InputError: if nobody says which data, or they are missing.
     """
+    open_split, known = _opener(options, weights, image_size)
+    train = open_split(split=known["train_split"])
+    return train, open_split(split=known["eval_split"], class_names=train.class_names)
+
+
+def open_eval_split(
+    options: DataOptions, weights: str, *, image_size: Any, class_names: tuple[str, ...]
+) -> Source:
+    """Returns the evaluation split, with the labels of a model.
+
+    Args:
+      options: Data that was asked for.
+      weights: Folder of a run, whose config fills in what was not; or a file.
+      image_size: Size of the images in pixels, of data that are drawn.
+      class_names: Class names of the model, by label; empty: those of the training split.
+
+    Raises:
+      InputError: if nobody says which data, they are missing, or they have other classes.
+    """
+    if not class_names:
+        return open_splits(options, weights, image_size=image_size)[1]
+    open_split, known = _opener(options, weights, image_size)
+    return open_split(split=known["eval_split"], class_names=class_names)
+
+
+def _opener(
+    options: DataOptions, weights: str, image_size: Any
+) -> tuple[Callable[..., Source], dict[str, Any]]:
+    """Returns the function that opens a split of the data, and where they are."""
     known: dict[str, Any] = {"path": "", "train_split": "train", "eval_split": "test"}
     if options.name is not None:
         known["name"] = options.name
@@ -63,10 +93,7 @@ def open_splits(options: DataOptions, weights: str, *, image_size: Any) -> tuple
         raise InputError(f"{weights} does not say on which data: give --data=NAME --path=FOLDER.")
     known = known | {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
     shared = {"path": known["path"], "image_size": image_size, "shapes": known.get("shapes")}
-    train = open_source(known["name"], known["train_split"], **shared)
-    return train, open_source(
-        known["name"], known["eval_split"], class_names=train.class_names, **shared
-    )
+    return functools.partial(open_source, known["name"], **shared), known
 
 
 class Runner:

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.data.classes import read_class_names
 from jaxvision.data.decode import decode_image
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
-from jaxvision.interop.run_folder import read_class_names
 from jaxvision.interop.trained import Trained
 from jaxvision.train.input import make_preprocess
 

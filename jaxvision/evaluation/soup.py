@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxvision.data.classes import class_difference
 from jaxvision.errors import InputError
 from jaxvision.interop.fill import fill_weights
 from jaxvision.interop.load import extract_weights
@@ -55,8 +56,10 @@ def open_ingredients(
         else:
             check_same(ingredients[0], Ingredient(path, weights))
             if trained.class_names and first.class_names not in ((), trained.class_names):
+                difference = class_difference(trained.class_names, first.class_names)
                 raise InputError(
-                    f"{path} has other classes than {paths[0]}: average models of one data set."
+                    f"{path} has other classes than {paths[0]}: it "
+                    f"{difference or 'has them in another order'}; average models of one data set."
                 )
         ingredients.append(Ingredient(path, weights))
     assert first is not None

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvision.data.classes import read_class_names
 from jaxvision.errors import InputError
 from jaxvision.files import check_step, checkpoint_steps
 from jaxvision.interop.rules import Weights, flatten
@@ -91,20 +92,6 @@ def check_stored_models(stored: Mapping[str, Any], *, where: str, named: bool = 
                 f"{where} is a run of {part}{name}, whose code is not imported because a folder "
                 f"says so: {how}import it in Python by jaxvision.get_spec({name!r})."
             )
-
-
-def read_class_names(path: pathlib.Path) -> tuple[str, ...]:
-    """Returns the lines of a file of class names; nothing if there is none.
-
-    Raises:
-      InputError: if it is no text.
-    """
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as text with one class name a line ({error})."
-        ) from error
 
 
 def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, str]:

@@ -57,6 +57,18 @@ class Captioning(Task):
     @classmethod
     def open(cls, options: Options) -> "Captioning":
         """Opens captioned images; see `Task.open`."""
+        return cls._open(options, None)
+
+    @classmethod
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Captioning":
+        """Opens captioned images; an evaluation takes the run's vocabulary."""
+        path = workdir / VOCABULARY_FILE
+        if trains or not path.exists():
+            return cls._open(options, None)
+        return cls._open(options, load_vocabulary(str(path)))
+
+    @classmethod
+    def _open(cls, options: Options, vocabulary: Vocabulary | None) -> "Captioning":
         _check_options(options)
         data, caption = options.data, options.caption
         open_split = functools.partial(
@@ -69,11 +81,16 @@ class Captioning(Task):
             image_size=data.image_size,
             shapes=dataclasses.asdict(data.shapes),
         )
-        train_source, eval_source = open_split(data.train_split), open_split(data.eval_split)
-        vocabulary = _open_vocabulary(caption, train_source)
-        check_captions(train_source, vocabulary, caption.max_length, strict=caption.strict_length)
+        train_source: Any = ()
+        if vocabulary is None:
+            train_source = open_split(data.train_split)
+            vocabulary = _open_vocabulary(caption, train_source)
+            check_captions(
+                train_source, vocabulary, caption.max_length, strict=caption.strict_length
+            )
+        eval_source = open_split(data.eval_split)
         model_options: dict[str, Any] = {"max_length": caption.max_length}
-        features = train_source[0].get("features")
+        features = eval_source[0].get("features")
         if features is not None:
             model_options |= {"encoder": None, "feature_width": features.shape[-1]}
         return cls(
@@ -155,11 +172,15 @@ class Captioning(Task):
         if path:
             self._check_same_vocabulary(pathlib.Path(path).expanduser())
 
+    def check_kept(self, workdir: pathlib.Path) -> None:
+        """Checks that the run's vocabulary is this one."""
+        self._check_same_vocabulary(workdir)
+
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
         """Writes the vocabulary, or checks that the run's is this one."""
         vocabulary, _ = self.words()
         if resumes:
-            self._check_same_vocabulary(workdir)
+            self.check_kept(workdir)
         if jax.process_index() == 0:
             vocabulary.save(str(workdir / VOCABULARY_FILE))
 

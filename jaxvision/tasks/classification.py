@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from jaxvision.data.classes import class_difference, read_class_names
 from jaxvision.data.sources.open_source import open_source
 from jaxvision.errors import InputError
 from jaxvision.files import write_text
@@ -55,6 +56,18 @@ class Classification(Task):
     @classmethod
     def open(cls, options: Options) -> "Classification":
         """Opens labelled images; see `Task.open`."""
+        return cls._open(options, None)
+
+    @classmethod
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Classification":
+        """Opens labelled images whose labels follow the run's list of classes."""
+        names = read_class_names(workdir / CLASSES_FILE) or None
+        return cls._open(options, names, trains=trains or names is None)
+
+    @classmethod
+    def _open(
+        cls, options: Options, class_names: tuple[str, ...] | None, *, trains: bool = True
+    ) -> "Classification":
         data = options.data
         open_split = functools.partial(
             open_source,
@@ -63,8 +76,10 @@ class Classification(Task):
             shapes=dataclasses.asdict(data.shapes),
             image_size=data.image_size,
         )
-        train_source = open_split(data.train_split)
-        class_names = train_source.class_names
+        train_source: Any = ()
+        if trains or class_names is None:
+            train_source = open_split(data.train_split, class_names=class_names)
+            class_names = tuple(train_source.class_names)
         eval_source = open_split(
             data.eval_split, class_names=class_names, class_folders=options.eval.class_folders
         )
@@ -113,12 +128,22 @@ class Classification(Task):
             for name, value in values.items()
         }
 
+    def check_kept(self, workdir: pathlib.Path) -> None:
+        """Checks that labels mean what they mean to the run."""
+        kept = read_class_names(workdir / CLASSES_FILE)
+        if kept and self.class_names and kept != self.class_names:
+            difference = class_difference(self.class_names, kept)
+            raise InputError(
+                f"The run in {workdir} has other classes: the data"
+                f" {difference or 'has them in another order'}; give the data of that run."
+            )
+
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
-        """Writes the names of the classes, one a line."""
-        del resumes
+        """Writes the names of the classes, one a line; those of a run stay as they are."""
+        if resumes:
+            self.check_kept(workdir)
         if jax.process_index() == 0:
-            names = (" ".join(name.splitlines()) for name in self.class_names)
-            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in names))
+            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in self.class_names))
 
     def shown(self, batch: dict) -> jax.Array:
         """Returns the share of each class, float32 [batch, classes]."""

@@ -41,12 +41,14 @@ class Teacher:
       scale: Factor of each channel, from the student's pixels to the teacher's.
       shift: Number added to each channel after the factor.
       image_size: Size (height, width) of the images that the teacher sees, in pixels.
+      order: Teacher's output for each of the student's classes; None: the same order.
     """
 
     graphdef: nnx.GraphDef
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     image_size: tuple[int, int]
+    order: tuple[int, ...] | None = None
 
     def __call__(self, weights: Any, images: jax.Array) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Returns the logits [B, K] and the maps of all stages by their stride.
@@ -61,7 +63,8 @@ class Teacher:
         )
         model: Any = nnx.merge(self.graphdef, *weights, copy=True)
         features, maps = model.trunk(images)
-        return model.classify(features), maps
+        logits = model.classify(features)
+        return logits if self.order is None else logits[:, np.array(self.order)], maps
 
     def shapes(self, weights: Any, size: tuple[int, int]) -> tuple[Any, dict[int, Any]]:
         """Returns the shapes of the logits and of the maps of one image of the student's.

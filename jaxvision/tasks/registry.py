@@ -1,6 +1,8 @@
 """The list of all tasks, and the door to them."""
 
 import inspect
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from jaxvision.errors import InputError, check_choice
@@ -12,34 +14,46 @@ from jaxvision.tasks.self_critical import SelfCritical
 from jaxvision.tasks.task import Task
 from jaxvision.tasks.teacher import with_teacher
 
+OpenData = Callable[[type[Any]], Any]  # a class of tasks -> the task with its data
 
-def _open_classification(options: Options) -> Task:
-    task = Classification.open(options)
+
+def _open_classification(options: Options, open_data: OpenData, trains: bool) -> Task:
+    task = open_data(Classification)
     return with_teacher(task, options) if options.distill.teacher_weights else task
 
 
-def _open_captioning(options: Options) -> Task:
-    task, samples = Captioning.open(options), options.caption.self_critical_samples
-    return SelfCritical.of(task, samples) if samples else task
+def _open_captioning(options: Options, open_data: OpenData, trains: bool) -> Task:
+    task, samples = open_data(Captioning), options.caption.self_critical_samples
+    return SelfCritical.of(task, samples) if samples and trains else task
 
 
 # A new task of the package is one import and one entry here.
 _TASKS = {"classification": _open_classification, "captioning": _open_captioning}
 
 
-def open_task(options: Options) -> Task:
+def open_task(
+    options: Options, workdir: pathlib.Path | None = None, *, trains: bool = True
+) -> Task:
     """Returns the task of a run, with its data.
 
     Args:
       options: Options of the run; `options.task` is a name, or `package.module:Class` or
         `path/to/file.py:Class` of a task outside the package.
+      workdir: Folder of the run that is resumed or evaluated; None: a new one.
+      trains: Whether the training records are needed, see `Task.reopen`.
 
     Raises:
       InputError: if there is no such task, or its data is missing or does not fit.
     """
+
+    def open_data(task: type[Any]) -> Any:
+        if workdir is None:
+            return task.open(options)
+        return task.reopen(options, workdir, trains=trains)
+
     if not is_address(options.task):
         check_choice("--config.task", options.task, tuple(_TASKS))
-        return _TASKS[options.task](options)
+        return _TASKS[options.task](options, open_data, trains)
     if options.distill.teacher_weights:
         raise InputError(
             "--config.distill.teacher_weights is for --config.task=classification, got "
@@ -48,7 +62,7 @@ def open_task(options: Options) -> Task:
     found = import_outside(
         options.task, _is_task, kind="a subclass of Task", example="mytask:MyTask"
     )
-    task = found.open(options)
+    task = open_data(found)
     if not isinstance(task, Task):
         raise InputError(
             f"--config.task={options.task}: its open() must return a jaxvision.tasks.task.Task, "

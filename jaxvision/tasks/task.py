@@ -30,7 +30,7 @@ class TaskData:
     """The records of a run, and what follows from them for the model.
 
     Attributes:
-      train_source: Random access to the training records.
+      train_source: Random access to the training records; empty where they are not needed.
       eval_source: Random access to the evaluation records.
       num_outputs: Number of outputs of the model's head.
       model_options: Further fields of the model's config that follow from the data.
@@ -103,6 +103,21 @@ class Task(abc.ABC):
           InputError: if the data is missing, or an option does not fit this task.
         """
 
+    @classmethod
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Task":
+        """Opens the data of a run that a folder holds; here, as that of a new one.
+
+        Args:
+          options: Options of the run.
+          workdir: Folder of the run, with what `keep` wrote.
+          trains: Whether the training records are needed; an evaluation can do without.
+
+        Raises:
+          InputError: if the data is missing, or means something else than the run has learned.
+        """
+        del workdir, trains
+        return cls.open(options)
+
     @property
     def constants(self) -> Any:
         """What `loss` is given at each step beside state and batch, on the host; None: nothing."""
@@ -162,6 +177,17 @@ class Task(abc.ABC):
           path: Value of config.model.init_from.
         """
         del path
+
+    def check_kept(self, workdir: pathlib.Path) -> None:
+        """Checks that what a run has kept, by `keep`, is what this task would keep.
+
+        Args:
+          workdir: Folder of the run.
+
+        Raises:
+          InputError: if it is another run's.
+        """
+        del workdir
 
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
         """Writes down what the run's weights cannot be used without, or checks that it is the same.

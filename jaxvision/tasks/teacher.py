@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from flax import nnx
 
+from jaxvision.data.classes import class_difference, class_order
 from jaxvision.errors import InputError
 from jaxvision.interop.trained import open_trained
 from jaxvision.models.registry import get_spec
@@ -55,12 +56,13 @@ def with_teacher(task: Classification, options: Options) -> Distillation:
         )
     its_names, names = trained.class_names, task.class_names
     if its_names and names and its_names != names:
-        pairs = zip(its_names, names, strict=True)
-        label, (its_name, name) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
-        raise InputError(
-            f"The teacher {distill.teacher_weights} calls class {label} {its_name!r}, the data "
-            f"{name!r}: its classes must be those of the data, in their order."
-        )
+        order = class_order(its_names, names)
+        if order is None:
+            raise InputError(
+                f"The teacher {distill.teacher_weights} {class_difference(its_names, names)} among "
+                "its classes, which must be those of the data."
+            )
+        teacher = dataclasses.replace(teacher, order=(*order, *range(len(order), num_classes)))
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     return Distillation(
         **fields,

@@ -191,6 +191,7 @@ def restore_run(run: Run, workdir: str | pathlib.Path) -> tuple[TrainState, int]
         raise InputError(f"No run in {workdir}; train first, or give the --workdir of a run.")
     with Checkpointer(folder, read_only=True) as checkpointer:
         try:
+            run.task.check_kept(folder.parent)
             state, _, step = checkpointer.restore(run.abstract_state)
         except InputError as error:
             differences = compare_run(folder.parent, run.options)

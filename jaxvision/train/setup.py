@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,24 +32,48 @@ from jaxvision.train.run import Run
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import abstract_model, abstract_state
 from jaxvision.train.step import Optimizer
+from jaxvision.train.workdir import has_checkpoint, num_train_examples
 
 
 def make_run(
+<<<<<<< HEAD
     options: Options, *, devices: Sequence[Any] | None = None, training: bool = True
+=======
+    options: Options,
+    *,
+    devices: Sequence[Any] | None = None,
+    workdir: str | pathlib.Path | None = None,
+    trains: bool = True,
+>>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
 ) -> Run:
     """Opens the data, describes the model and makes the optimizer of a run.
 
     Args:
       options: Options of the run, see `read_options`.
       devices: Devices to run on; None: all of all processes.
+<<<<<<< HEAD
       training: Whether training batches are read: only then must they divide over the devices.
+=======
+      workdir: Folder of the run. If there is one already, its classes are what labels mean.
+      trains: Whether the run will train; one that is only evaluated needs no training split.
+>>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
 
     Raises:
       InputError: for anything in the options that cannot work, with what to type.
     """
     mesh = make_mesh(data=options.mesh.data, fsdp=options.mesh.fsdp, devices=devices)
+<<<<<<< HEAD
     _check_batch_sizes(options, mesh.size, training=training or options.eval.batch_norm_batches > 0)
     task, data = open_task(options), options.data
+=======
+    _check_batch_sizes(options, mesh.size)
+    data, kept = options.data, None
+    if workdir is not None and has_checkpoint(workdir):
+        kept = pathlib.Path(workdir).expanduser().absolute()
+    num_examples = num_train_examples(kept)
+    trains = trains or not num_examples or options.eval.batch_norm_batches > 0
+    task = open_task(options, kept, trains=trains)
+>>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
     options.check_metrics(task.metrics)
     try:
         spec, build = _describe_model(options, task)
@@ -58,7 +83,7 @@ def make_run(
     except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error
 
-    length = options.length(len(task.data.train_source))
+    length = options.length(len(task.data.train_source) or num_examples)
     stages = image_size_stages(data, length)
     check_model_takes(build, stages, eval_size=data.image_size)
     schedule = run_schedule(options, length)

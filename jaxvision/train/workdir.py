@@ -15,6 +15,8 @@ from jaxvision.files import cannot_write, checkpoint_steps, output_path, write_j
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
 
+DATA_FILE = "data.json"
+
 logger = logging.getLogger(__name__)
 
 # What may differ when a run is resumed: where it continues, not what it is.
@@ -83,6 +85,26 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
     return "; ".join(differences[:5])
 
 
+def describe_data(task: Task) -> dict[str, Any]:
+    """Returns what data.json holds: what a run has learned from and is evaluated on."""
+    splits = {"train": task.data.train_source, "eval": task.data.eval_source}
+    return {name: {"examples": len(source)} for name, source in splits.items()}
+
+
+def read_kept_data(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what data.json of a run holds; nothing if an older version has not written it.
+
+    Raises:
+      InputError: if it is damaged.
+    """
+    path = workdir / DATA_FILE
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        return {split: dict(kept[split]) for split in kept}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore or remove it.") from error
+
+
 def as_json(options: Options) -> dict[str, Any]:
     """Returns what config.json holds: the options as JSON has them, tuples as lists."""
     return json.loads(json.dumps(dataclasses.asdict(options)))
@@ -126,9 +148,16 @@ def open_workdir(
         if jax.process_index() == 0:
             write_json(workdir / "config.json", as_json(options))
             write_json(workdir / "versions.json", versions())
+            if task is not None:
+                write_json(workdir / DATA_FILE, describe_data(task))
     except OSError as error:
         raise cannot_write(workdir, error) from error
     return workdir
+
+
+def num_train_examples(workdir: pathlib.Path | None) -> int:
+    """Returns how many training examples a run began with; 0 if nobody knows."""
+    return read_kept_data(workdir).get("train", {}).get("examples", 0) if workdir else 0
 
 
 def versions() -> dict[str, str]:

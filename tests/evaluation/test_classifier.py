@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import finished_run
 import jax.numpy as jnp
@@ -36,6 +37,10 @@ def config(run, **options):
 def logits_of(run, state, images):
     model = nnx.merge(run.graphdef, state.ema_params, state.ema_batch_stats)
     return np.asarray(model(run.preprocess_fn(jnp.asarray(images))))
+
+
+def images_of(run):
+    return np.array([run.eval_transform(run.eval_source[i]["image"], None) for i in range(16)])
 
 
 def labels_of(run):
@@ -124,13 +129,32 @@ def test_equal_members_change_nothing():
     assert np.isfinite(certain).all()
 
 
+def test_a_member_that_has_the_classes_in_another_order_is_asked_by_name(finished, tmp_path):
+    folder, run, _ = finished
+    shutil.copytree(folder, tmp_path / "same")
+    names, order = run.task.class_names, [3, 1, 4, 0, 5, 7, 2, 6]
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other/classes.txt").write_text("\n".join(names[i] for i in order))
+    member = open_member(str(tmp_path / "other"), run, names)
+    assert member.order == tuple(map(order.index, range(8)))
+    losses = []
+    for each in ("same", "other"):
+        members = config(run, ensemble=(str(tmp_path / each),))
+        losses.append(evaluate_fully(members, folder)["weights"]["ensemble"]["loss"])
+    ema = logits_of(run, finished[2], images_of(run))
+    shares = probabilities(ema)
+    mean = np.log((shares + shares[:, list(member.order)]) / 2)
+    expected = [classification_scores(x, labels_of(run), names)["loss"] for x in (ema, mean)]
+    assert losses == pytest.approx(expected, rel=1e-5) and losses[0] != losses[1]
+
+
 def test_members_must_know_the_classes(finished, tmp_path):
     _, run, state = finished
     finished_run.write(tmp_path / "run", options=finished_run.VIT, model__num_classes=9)
     with pytest.raises(InputError, match="run of config.eval.ensemble has 9 classes, this run 8"):
         open_member(str(tmp_path / "run"), run, run.task.class_names)
     (tmp_path / "run/classes.txt").write_text("a\nb\n")
-    with pytest.raises(InputError, match="other classes than this run: a, b, ... and not "):
+    with pytest.raises(InputError, match="other classes than this run: it has 'a', 'b' and"):
         open_member(str(tmp_path / "run"), run, run.task.class_names)
     model = nnx.merge(run.graphdef, state.params, state.batch_stats)
     save_weights(model, tmp_path / "w.npz", format="jaxvision")

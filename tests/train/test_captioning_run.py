@@ -114,6 +114,14 @@ def test_evaluation_does_not_depend_on_the_batch(finished):
         assert value == pytest.approx(last[name], rel=1e-4, abs=1e-6), name
 
 
+def test_an_evaluation_takes_the_words_of_the_run(finished):
+    folder, _ = finished
+    others = config(ema_decay=0.9, caption__min_count=1_000)  # of training captions: hardly a word
+    assert evaluate_run(others, folder)["eval/loss"] == pytest.approx(
+        metrics(folder)[-1]["eval/loss"]
+    )
+
+
 def test_resume_is_bit_for_bit(finished, tmp_path):
     _, state = finished
     train(config(ema_decay=0.9, total_steps=2), tmp_path / "run")

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 from opening import evaluate_run, make_run, train
 from train import helpers
@@ -103,7 +104,7 @@ def test_wrong_options_are_refused(teacher, options, message):
         make_run(student(teacher, **options))
 
 
-def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
+def test_a_teacher_is_asked_for_its_classes_by_name(teacher, tmp_path):
     (folder := tmp_path / "renamed").symlink_to(teacher)
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -112,5 +113,11 @@ def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
             (copy / path.name).symlink_to(path)
     names = (teacher / "classes.txt").read_text().splitlines()
     (copy / "classes.txt").write_text("\n".join(names[::-1]) + "\n")
-    with pytest.raises(InputError, match=f"calls class 0 '{names[-1]}', the data '{names[0]}'"):
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    tasks = [make_run(student(path)).task for path in (teacher, copy)]
+    logits = [jax.jit(task.teacher)(task.weights, images)[0] for task in tasks]
+    np.testing.assert_array_equal(logits[1], logits[0][:, ::-1])
+    (copy / "classes.txt").write_text("\n".join(["fox", *names[1:]]) + "\n")
+    message = f"has 'fox' and lacks '{names[0]}' among its classes, which must be those of the"
+    with pytest.raises(InputError, match=message):
         make_run(student(copy))

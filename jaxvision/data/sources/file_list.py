@@ -2,9 +2,11 @@
 
 import csv
 import os
+import re
 
 import numpy as np
 
+from jaxvision.data.classes import one_line, read_class_names, some_names
 from jaxvision.data.source import (
     RUNS_WITHOUT_DATA,
     DataError,
@@ -13,6 +15,8 @@ from jaxvision.data.source import (
     missing_data,
 )
 
+CLASSES = "classes.txt"
+_INTEGER = re.compile("-?[0-9]{1,18}")  # longer ones are names
 _PREPARE = (
     "expected <path>/<split>, <path>/<split>.csv or <path>/<split>.tsv with the columns path and"
     " label"
@@ -24,13 +28,16 @@ class ListSource(Source):
 
     The table has the columns `path` and `label` under a header, or exactly these two with no
     header; `.tsv` is split at tabs, anything else at commas. Paths are relative to the table's
-    folder. If every label is an integer, it is the class index itself (and its own name); otherwise
-    labels are names, and a label is the place in the sorted list of names.
+    folder. A label is the name of a class, a whole number such as 7 or 07 too. Classes are sorted
+    by their names, or by their values where all are whole numbers, which must have no gap then. A
+    file `classes.txt` beside the table lists the classes instead, one name a line in the order of
+    the outputs; labels are these names, or their places from 0 on.
 
     Args:
       path: Folder of the table.
       split: File name of the table, with or without its suffix.
-      class_names: Classes of the training split, when this is another split.
+      class_names: Class names by label, of the training split or of a run; None: those of the
+        table.
 
     Raises:
       DataError: if there is no table, or a row is wrong; the message names the line.
@@ -53,22 +60,18 @@ class ListSource(Source):
                     f"{self.path}, line {line}: there is no file {image}; paths are relative to the"
                     f" folder of the table. {RUNS_WITHOUT_DATA}"
                 )
-        labels = [label for _, _, label in rows]
-        if all(_is_integer(label) for label in labels):
-            indices = [int(label) for label in labels]
-            self.class_names = class_names or tuple(map(str, range(max(indices, default=-1) + 1)))
-        else:
-            self.class_names = class_names or tuple(sorted(set(labels)))
-            index_of = {name: index for index, name in enumerate(self.class_names)}
-            indices = [index_of.get(label, -1) for label in labels]
-        self.class_names = tuple(self.class_names)
-        for line, label, index in zip(self._lines, labels, indices, strict=True):
-            if not 0 <= index < len(self.class_names):
+        labels = {one_line(label): line for line, _, label in reversed(rows)}  # its first line
+        listed = read_class_names(os.path.join(folder, CLASSES))
+        name_of = _names(labels, listed, self.path)
+        self.class_names = tuple(class_names or listed or _in_order(labels, self.path))
+        place = {name: label for label, name in enumerate(self.class_names)}
+        for label, line in reversed(labels.items()):
+            if name_of[label] not in place:
                 raise DataError(
                     f"{self.path}, line {line}: the label {label!r} is not among the"
-                    f" {len(self.class_names)} classes {self.class_names[:3]}...; correct the row."
+                    f" {len(place)} classes of the run, {some_names(place)}; correct the row."
                 )
-        self._labels = np.array(indices, np.int32)
+        self._labels = np.array([place[name_of[one_line(row[2])]] for row in rows], np.int32)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -105,14 +108,50 @@ def _read_rows(path: str) -> list[tuple[int, str, str]]:
                 image_column, label_column = names.index("path"), names.index("label")
                 width = len(names)
             elif cells:
-                if len(cells) != width or not cells[image_column] or not cells[label_column]:
+                label = cells[label_column].strip() if len(cells) == width else ""
+                if not label or not cells[image_column]:
                     raise DataError(
                         f"{path}, line {reader.line_num}: expected {width} cells with a path and a"
                         f" label, but the row is {cells!r}."
                     )
-                rows.append((reader.line_num, cells[image_column], cells[label_column].strip()))
+                rows.append((reader.line_num, cells[image_column], label))
     return rows
 
 
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+def _names(labels: dict[str, int], listed: tuple[str, ...], path: str) -> dict[str, str]:
+    """Returns the class name that each label of a table stands for.
+
+    Args:
+      labels: Labels, each with a line that has it.
+      listed: Class names of the file beside the table, which labels may be places in.
+      path: Path of the table.
+    """
+    if len(set(listed)) < len(listed):
+        raise DataError(f"{CLASSES} beside {path} has a name twice; give each class its own.")
+    if not listed or labels.keys() <= set(listed):
+        return {label: label for label in labels}
+    places = [str(place) for place in range(len(listed))]
+    for label, line in reversed(labels.items()):
+        if label not in places:
+            raise DataError(
+                f"{path}, line {line}: the label {label!r} is neither a name in {CLASSES} beside"
+                f" the table nor the place of one, 0 to {len(listed) - 1}; correct the row."
+            )
+    return dict(zip(places, listed, strict=True))
+
+
+def _in_order(labels: dict[str, int], path: str) -> list[str]:
+    """Returns the classes of labels: names sorted as text, whole numbers by their value."""
+    if not all(map(_INTEGER.fullmatch, labels)):
+        return sorted(labels)
+    order = sorted(labels, key=int)
+    first = min(1, int(order[0])) if order else 0
+    for value, label in enumerate(order, start=max(0, first)):
+        if int(label) != value:  # a mistake, which would be a class of its own
+            raise DataError(
+                f"{path}, line {labels[label]}: the label is {label!r} where {value} was expected,"
+                " as labels that are whole numbers must be 0, 1, 2 ... or 1, 2, 3 ... without a"
+                f" gap; correct the row, or write the names of the classes into {CLASSES} beside"
+                " the table, one a line."
+            )
+    return order

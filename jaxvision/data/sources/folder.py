@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 
+from jaxvision.data.classes import check_class_names, one_line
 from jaxvision.data.source import (
     DataError,
     Example,
     Source,
-    check_class_names,
     is_hidden,
     is_image,
     missing_data,
@@ -34,7 +34,7 @@ class FolderSource(Source):
     Args:
       path: Folder or zip that holds the split.
       split: Name of the split, see above; "" means `path` itself.
-      class_names: Classes of the training split, when this is another split.
+      class_names: Class names by label, of the training split or of a run; None: those found here.
       class_folders: Kind of class folders of another split: "names", or "indices": folders are
         called by the label, as those of ImageNet-V2, 0 to 999, where the sorted place of "10" is 2.
 
@@ -61,7 +61,7 @@ class FolderSource(Source):
                         raise DataError(
                             f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
                         )
-                    members.append((class_name, name, number, index))
+                    members.append((one_line(class_name), name, number, index))
         if not members:
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxvision.data.source import DataError, Source
+from jaxvision.data.classes import check_class_names, one_line
+from jaxvision.data.source import DataError, Relabelled, Source
 from jaxvision.data.sources.array_record import ArrayRecordSource
 from jaxvision.data.sources.cifar import CifarSource
 from jaxvision.data.sources.file_list import ListSource
@@ -30,15 +31,15 @@ def open_source(
         or `tfds:<name>`.
       split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here.
       path: Folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
-      class_names: Classes of the training split, given when an evaluation split is opened, so that
-        a label means the same in both.
+      class_names: Class names by label, of the training split or of a run, so that a label means
+        the same there; the split may lack some of them. None: those of the split.
       class_folders: Kind of class folders of `folder`, see FolderSource.
       image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
         at a given size.
       shapes: Mapping with further options of `shapes`: num_train, num_eval, difficulty.
 
     Raises:
-      DataError: where the name is unknown, or the data is missing or malformed.
+      DataError: where the name is unknown, the data is missing or malformed, or has other classes.
     """
     if name == "shapes":
         source = ShapesSource(split, image_size=image_size, **(shapes or {}))
@@ -56,10 +57,9 @@ def open_source(
         raise DataError(f"config.data.name must be one of {', '.join(NAMES)}, but is {name!r}.")
     if len(source) == 0:
         raise DataError(f"The split {split!r} of {name} is empty; give a split that holds images.")
+    source.class_names = tuple(map(one_line, source.class_names))
     if class_names is not None and source.class_names != tuple(class_names):
-        raise DataError(
-            f"The split {split!r} of {name} has {len(source.class_names)} classes"
-            f" {source.class_names[:3]}..., but the training split has {len(class_names)}"
-            f" {tuple(class_names)[:3]}...: both splits must come from the same data set."
-        )
+        where = f"The split {split!r} of {name}"
+        check_class_names(source.class_names, class_names, where=where)
+        return Relabelled(source, class_names)
     return source

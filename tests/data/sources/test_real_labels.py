@@ -81,7 +81,7 @@ def test_folders_of_imagenet_v2_are_labels_not_names(tmp_path):
     assert folder[:3] == ["0", "1", "10"]
     assert [source[i]["label"] for i in range(12)] == list(map(int, folder))
     assert source.class_names == names
-    with pytest.raises(DataError, match="the class '0'"):
+    with pytest.raises(DataError, match="the classes '0'"):
         open_source("folder", "v2", **options)
     options["class_names"] = names[:10]
     with pytest.raises(DataError, match="class folder '10', .* 0 to 9"):
