@@ -40,7 +40,9 @@ def quiet_libraries() -> None:
     report = sys.unraisablehook
 
     def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):  # reads after one has failed
+        text = str(unraisable.exc_value)
+        # Reads after one has failed; iterators of grain that could not begin.
+        if "Event loop is closed" not in text and "'_prefetch_thread'" not in text:
             report(unraisable)
 
     sys.unraisablehook = report_others

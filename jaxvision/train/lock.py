@@ -51,8 +51,10 @@ def lock_workdir(workdir: str | pathlib.Path, *, holds: bool = True) -> Iterator
                     (workdir / LOCK_FILE).unlink()
                 os.close(file)
     finally:
-        for folder in (workdir / "checkpoints", *missing) if missing else ():
-            with contextlib.suppress(OSError):  # it holds something
+        with contextlib.suppress(OSError):  # of a folder that holds something
+            if missing and [path.name for path in workdir.iterdir()] == ["checkpoints"]:
+                (workdir / "checkpoints").rmdir()
+            for folder in missing:
                 folder.rmdir()
 
 
