@@ -58,9 +58,9 @@ def make_run(
     if workdir is not None and has_checkpoint(workdir):
         kept = pathlib.Path(workdir).expanduser().absolute()
     num_examples = num_train_examples(kept)
-    trains = trains or not num_examples or options.eval.batch_norm_batches > 0
+    trains = trains or options.eval.batch_norm_batches > 0
     _check_batch_sizes(options, mesh.size, training=trains)
-    task = open_task(options, kept, trains=trains)
+    task = open_task(options, kept, trains=trains or not num_examples)
     options.check_metrics(task.metrics)
     try:
         spec, build = _describe_model(options, task)
