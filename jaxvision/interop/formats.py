@@ -1,9 +1,10 @@
 """Files of weights to and from {name: array}."""
 
+import math
 import os
 import pathlib
 import zipfile
-from typing import Any
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -119,10 +120,13 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-        unpacked = sum(info.file_size for info in infos)
-        # Weights hardly compress: such a file wants to fill the memory.
-        if unpacked > max(2**30, 20 * path.stat().st_size):
-            raise ValueError(f"it unpacks to {unpacked} bytes")
+            unpacked = sum(info.file_size for info in infos)
+            # Weights hardly compress: such a file wants to fill the memory.
+            if unpacked > max(2**30, 20 * path.stat().st_size):
+                raise ValueError(f"it unpacks to {unpacked} bytes")
+            for info in infos:
+                with archive.open(info) as file:
+                    _check_array_size(file, info.file_size)
         with np.load(path, allow_pickle=False) as arrays:
             weights = dict(arrays)
         if not all(isinstance(array, np.ndarray) for array in weights.values()):
@@ -130,6 +134,19 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         return weights
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path} is no .npz file of plain arrays: {shorten(error)}.") from error
+
+
+def _check_array_size(file: IO[bytes], size: int) -> None:
+    """Raises ValueError where an array is larger than its file: numpy takes the memory first."""
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"it has an array {shape} in {size} bytes")
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -116,7 +116,8 @@ def _open_archive(path: str, folder: str) -> Callable[[str], bytes]:
         with open(path, "rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_packed else open(path, "rb") as file:
-            tar = tarfile.open(fileobj=io.BytesIO(_read_bounded(file, path)))
+            content = io.BytesIO(_read_bounded(file, path))
+        tar = tarfile.open(fileobj=content, mode="r:")  # it would unpack once more
         members = {member.name: member for member in itertools.islice(tar, _MAX_MEMBERS)}
     except DataError:
         raise

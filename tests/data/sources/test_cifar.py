@@ -185,6 +185,9 @@ def test_archives_of_something_else(tmp_path, monkeypatch):
         open_source("cifar10", "train", path=str(path))
     assert tracemalloc.get_traced_memory()[1] < 10**7
     tracemalloc.stop()
+    path.write_bytes(gzip.compress(path.read_bytes()))  # packed twice, which tarfile undoes
+    with pytest.raises(DataError, match="not a readable archive"):
+        open_source("cifar10", "train", path=str(path))
     monkeypatch.setattr(cifar, "_MAX_BYTES", 10**6)
     refused((tarfile.TarInfo("x"), b""), (tarfile.TarInfo(name), b""), message="refused or broken")
     path.write_bytes(gzip.compress(bytes(10**6 + 1)))
