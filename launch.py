@@ -147,11 +147,7 @@ def main(argv: list[str]) -> int:
 
     try:
         initialize(_DISTRIBUTED.value)
-<<<<<<< HEAD
-        run = make_run(options, training=_MODE.value != "eval")
-=======
-        run = make_run(options, workdir=workdir, trains=_MODE.value != "eval")
->>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
+        run = make_run(options, workdir=workdir, training=_MODE.value != "eval")
         if _MODE.value == "eval":
             evaluate_fully(run, workdir)
         elif _MODE.value == "preflight":

@@ -36,44 +36,32 @@ from jaxvision.train.workdir import has_checkpoint, num_train_examples
 
 
 def make_run(
-<<<<<<< HEAD
-    options: Options, *, devices: Sequence[Any] | None = None, training: bool = True
-=======
     options: Options,
     *,
     devices: Sequence[Any] | None = None,
     workdir: str | pathlib.Path | None = None,
-    trains: bool = True,
->>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
+    training: bool = True,
 ) -> Run:
     """Opens the data, describes the model and makes the optimizer of a run.
 
     Args:
       options: Options of the run, see `read_options`.
       devices: Devices to run on; None: all of all processes.
-<<<<<<< HEAD
-      training: Whether training batches are read: only then must they divide over the devices.
-=======
       workdir: Folder of the run. If there is one already, its classes are what labels mean.
-      trains: Whether the run will train; one that is only evaluated needs no training split.
->>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
+      training: Whether training batches are read: only then must they divide over the devices, and
+        only then is a training split needed.
 
     Raises:
       InputError: for anything in the options that cannot work, with what to type.
     """
     mesh = make_mesh(data=options.mesh.data, fsdp=options.mesh.fsdp, devices=devices)
-<<<<<<< HEAD
-    _check_batch_sizes(options, mesh.size, training=training or options.eval.batch_norm_batches > 0)
-    task, data = open_task(options), options.data
-=======
-    _check_batch_sizes(options, mesh.size)
     data, kept = options.data, None
     if workdir is not None and has_checkpoint(workdir):
         kept = pathlib.Path(workdir).expanduser().absolute()
     num_examples = num_train_examples(kept)
-    trains = trains or not num_examples or options.eval.batch_norm_batches > 0
-    task = open_task(options, kept, trains=trains)
->>>>>>> 981f50b (Data: classes of a split are compared with the run's; labels follow its list by name)
+    training = training or options.eval.batch_norm_batches > 0
+    _check_batch_sizes(options, mesh.size, training=training)
+    task = open_task(options, kept, training=training or not num_examples)
     options.check_metrics(task.metrics)
     try:
         spec, build = _describe_model(options, task)
