@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
 
     try:
         initialize(_DISTRIBUTED.value)
-        run = make_run(options, workdir=workdir, trains=_MODE.value != "eval")
+        run = make_run(options, workdir=workdir, training=_MODE.value != "eval")
         if _MODE.value == "eval":
             evaluate_fully(run, workdir)
         elif _MODE.value == "preflight":

@@ -9,10 +9,12 @@ from jaxvision.preflight import preflight as flight
 from jaxvision.train import loop, report, setup
 
 
-def make_run(config, workdir=None, *, devices=1, trains=True):
+def make_run(config, workdir=None, *, devices=1, training=True):
     """Returns the run of a config, or of options, on the first devices."""
     options = config if isinstance(config, Options) else read_options(config)
-    return setup.make_run(options, devices=jax.devices()[:devices], workdir=workdir, trains=trains)
+    return setup.make_run(
+        options, devices=jax.devices()[:devices], workdir=workdir, training=training
+    )
 
 
 def train(config, workdir, *, devices=1):
@@ -20,12 +22,12 @@ def train(config, workdir, *, devices=1):
 
 
 def evaluate_run(config, workdir, *, devices=1):
-    return loop.evaluate_run(make_run(config, workdir, devices=devices, trains=False), workdir)
+    return loop.evaluate_run(make_run(config, workdir, devices=devices, training=False), workdir)
 
 
 def evaluate_fully(config, workdir, *, devices=1):
     return evaluate.evaluate_fully(
-        make_run(config, workdir, devices=devices, trains=False), workdir
+        make_run(config, workdir, devices=devices, training=False), workdir
     )
 
 

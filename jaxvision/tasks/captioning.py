@@ -60,10 +60,10 @@ class Captioning(Task):
         return cls._open(options, None)
 
     @classmethod
-    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Captioning":
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, training: bool) -> "Captioning":
         """Opens captioned images; an evaluation takes the run's vocabulary."""
         path = workdir / VOCABULARY_FILE
-        if trains or not path.exists():
+        if training or not path.exists():
             return cls._open(options, None)
         return cls._open(options, load_vocabulary(str(path)))
 

@@ -59,14 +59,14 @@ class Classification(Task):
         return cls._open(options, None)
 
     @classmethod
-    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Classification":
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, training: bool) -> "Classification":
         """Opens labelled images whose labels follow the run's list of classes."""
         names = read_class_names(workdir / CLASSES_FILE) or None
-        return cls._open(options, names, trains=trains or names is None)
+        return cls._open(options, names, training=training or names is None)
 
     @classmethod
     def _open(
-        cls, options: Options, class_names: tuple[str, ...] | None, *, trains: bool = True
+        cls, options: Options, class_names: tuple[str, ...] | None, *, training: bool = True
     ) -> "Classification":
         data = options.data
         open_split = functools.partial(
@@ -77,7 +77,7 @@ class Classification(Task):
             image_size=data.image_size,
         )
         train_source: Any = ()
-        if trains or class_names is None:
+        if training or class_names is None:
             train_source = open_split(data.train_split, class_names=class_names)
             class_names = tuple(train_source.class_names)
         eval_source = open_split(

@@ -17,14 +17,14 @@ from jaxvision.tasks.teacher import with_teacher
 OpenData = Callable[[type[Any]], Any]  # a class of tasks -> the task with its data
 
 
-def _open_classification(options: Options, open_data: OpenData, trains: bool) -> Task:
+def _open_classification(options: Options, open_data: OpenData, training: bool) -> Task:
     task = open_data(Classification)
     return with_teacher(task, options) if options.distill.teacher_weights else task
 
 
-def _open_captioning(options: Options, open_data: OpenData, trains: bool) -> Task:
+def _open_captioning(options: Options, open_data: OpenData, training: bool) -> Task:
     task, samples = open_data(Captioning), options.caption.self_critical_samples
-    return SelfCritical.of(task, samples) if samples and trains else task
+    return SelfCritical.of(task, samples) if samples and training else task
 
 
 # A new task of the package is one import and one entry here.
@@ -32,7 +32,7 @@ _TASKS = {"classification": _open_classification, "captioning": _open_captioning
 
 
 def open_task(
-    options: Options, workdir: pathlib.Path | None = None, *, trains: bool = True
+    options: Options, workdir: pathlib.Path | None = None, *, training: bool = True
 ) -> Task:
     """Returns the task of a run, with its data.
 
@@ -40,7 +40,7 @@ def open_task(
       options: Options of the run; `options.task` is a name, or `package.module:Class` or
         `path/to/file.py:Class` of a task outside the package.
       workdir: Folder of the run that is resumed or evaluated; None: a new one.
-      trains: Whether the training records are needed, see `Task.reopen`.
+      training: Whether the training records are needed, see `Task.reopen`.
 
     Raises:
       InputError: if there is no such task, or its data is missing or does not fit.
@@ -49,11 +49,11 @@ def open_task(
     def open_data(task: type[Any]) -> Any:
         if workdir is None:
             return task.open(options)
-        return task.reopen(options, workdir, trains=trains)
+        return task.reopen(options, workdir, training=training)
 
     if not is_address(options.task):
         check_choice("--config.task", options.task, tuple(_TASKS))
-        return _TASKS[options.task](options, open_data, trains)
+        return _TASKS[options.task](options, open_data, training)
     if options.distill.teacher_weights:
         raise InputError(
             "--config.distill.teacher_weights is for --config.task=classification, got "

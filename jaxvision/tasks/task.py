@@ -104,18 +104,18 @@ class Task(abc.ABC):
         """
 
     @classmethod
-    def reopen(cls, options: Options, workdir: pathlib.Path, *, trains: bool) -> "Task":
+    def reopen(cls, options: Options, workdir: pathlib.Path, *, training: bool) -> "Task":
         """Opens the data of a run that a folder holds; here, as that of a new one.
 
         Args:
           options: Options of the run.
           workdir: Folder of the run, with what `keep` wrote.
-          trains: Whether the training records are needed; an evaluation can do without.
+          training: Whether the training records are needed; an evaluation can do without.
 
         Raises:
           InputError: if the data is missing, or means something else than the run has learned.
         """
-        del workdir, trains
+        del workdir, training
         return cls.open(options)
 
     @property

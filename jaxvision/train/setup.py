@@ -40,7 +40,7 @@ def make_run(
     *,
     devices: Sequence[Any] | None = None,
     workdir: str | pathlib.Path | None = None,
-    trains: bool = True,
+    training: bool = True,
 ) -> Run:
     """Opens the data, describes the model and makes the optimizer of a run.
 
@@ -48,7 +48,8 @@ def make_run(
       options: Options of the run, see `read_options`.
       devices: Devices to run on; None: all of all processes.
       workdir: Folder of the run. If there is one already, its classes are what labels mean.
-      trains: Whether the run will train; one that is only evaluated needs no training split.
+      training: Whether training batches are read: only then must they divide over the devices, and
+        only then is a training split needed.
 
     Raises:
       InputError: for anything in the options that cannot work, with what to type.
@@ -58,9 +59,9 @@ def make_run(
     if workdir is not None and has_checkpoint(workdir):
         kept = pathlib.Path(workdir).expanduser().absolute()
     num_examples = num_train_examples(kept)
-    trains = trains or options.eval.batch_norm_batches > 0
-    _check_batch_sizes(options, mesh.size, training=trains)
-    task = open_task(options, kept, trains=trains or not num_examples)
+    training = training or options.eval.batch_norm_batches > 0
+    _check_batch_sizes(options, mesh.size, training=training)
+    task = open_task(options, kept, training=training or not num_examples)
     options.check_metrics(task.metrics)
     try:
         spec, build = _describe_model(options, task)

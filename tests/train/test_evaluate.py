@@ -67,9 +67,9 @@ def test_an_evaluation_does_not_care_for_the_training_batch():
     options = read_options(smoke.get_config())
     for batch_size in (15, 4):
         options = dataclasses.replace(options, batch_size=batch_size)
-        make_run(options, trains=False)
+        make_run(options, training=False)
         with pytest.raises(InputError, match="--config.batch_size must be a multiple of 8"):
             make_run(options)
     statistics = dataclasses.replace(options.eval, batch_norm_batches=1)  # of training batches
     with pytest.raises(InputError, match="--config.batch_size must be a multiple of 8"):
-        make_run(dataclasses.replace(options, eval=statistics), trains=False)
+        make_run(dataclasses.replace(options, eval=statistics), training=False)
