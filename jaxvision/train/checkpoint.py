@@ -67,7 +67,7 @@ class Checkpointer:
     def _open(self) -> ocp.training.Checkpointer:
         if not self.read_only and jax.process_index() == 0:
             self._tidy_up()
-        training = ocp.training
+        training: Any = ocp.training  # whose own annotations do not fit together
         # Directories made in the background leave threads that wait for minutes where that fails.
         context = ocp.Context()
         context.asynchronous.create_directories_asynchronously = False
