@@ -32,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     # captions: shapes coco_captions flickr cs231n_coco
     config.data.name = "shapes"
     config.data.path = ""  # the folder, zip or file that holds the data
-    config.data.train_split = "train"  # sub-folder, zip, glob of zips, csv or tfds split
+    # Sub-folder, zip, glob of zips, csv or tfds split; a share of it: train[:80%], train[80%:].
+    config.data.train_split = "train"
     config.data.eval_split = "test"  # the same, of the images to evaluate on
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>

@@ -67,6 +67,10 @@ class Source(Records):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Example: ...
 
+    def label(self, index: int) -> int:
+        """Returns the label of a record; sources that know it do not read the image."""
+        return int(self[index]["label"])
+
 
 class Subset(Source):
     """Some records of another source.
@@ -112,6 +116,10 @@ class Relabelled(Source):
         if not 0 <= example["label"] < known:
             raise wrong_label(self.describe(index), example["label"], known)
         return {"image": example["image"], "label": self._labels[example["label"]]}
+
+    def label(self, index: int) -> int:
+        """Returns the label of a record in the list of classes."""
+        return self._labels[self._source.label(index)]
 
     def describe(self, index: int) -> str:
         """Returns the source's own name of the record."""

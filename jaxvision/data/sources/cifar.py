@@ -79,6 +79,10 @@ class CifarSource(Source):
     def __getitem__(self, index: int) -> Example:
         return {"image": self._images[index], "label": int(self._labels[index])}
 
+    def label(self, index: int) -> int:
+        """Returns the label of an image."""
+        return int(self._labels[index])
+
     def describe(self, index: int) -> str:
         """Returns the record's number in the split."""
         return f"{self._name} image {index}"

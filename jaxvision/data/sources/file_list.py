@@ -84,6 +84,10 @@ class ListSource(Source):
             raise DataError(f"{self.describe(index)} cannot be read ({error}).") from error
         return {"image": image, "label": int(self._labels[index])}
 
+    def label(self, index: int) -> int:
+        """Returns the label of an image, without reading it."""
+        return int(self._labels[index])
+
     def describe(self, index: int) -> str:
         """Returns the image's path and the line that names it."""
         return f"{self._paths[index]} ({os.path.basename(self.path)}, line {self._lines[index]})"

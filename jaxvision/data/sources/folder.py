@@ -86,6 +86,10 @@ class FolderSource(Source):
         image = reader.read(int(self._member_indices[index]))
         return {"image": image, "label": int(self._labels[index])}
 
+    def label(self, index: int) -> int:
+        """Returns the label of an image, without reading it."""
+        return int(self._labels[index])
+
     def describe(self, index: int) -> str:
         """Returns the path of the file, behind that of its zip if it is in one."""
         reader = self._readers[self._reader_numbers[index]][0]

@@ -9,6 +9,7 @@ from jaxvision.data.sources.cifar import CifarSource
 from jaxvision.data.sources.file_list import ListSource
 from jaxvision.data.sources.folder import FolderSource
 from jaxvision.data.sources.shapes import ShapesSource
+from jaxvision.data.sources.share import parse_share, share_of
 from jaxvision.data.sources.tfds import TfdsSource
 
 NAMES = ("shapes", "folder", "list", "cifar10", "cifar100", "array_record", "tfds:<name>")
@@ -29,7 +30,8 @@ def open_source(
     Args:
       name: Name of the data set: `shapes`, `folder`, `list`, `cifar10`, `cifar100`, `array_record`
         or `tfds:<name>`.
-      split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here.
+      split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here. A
+        share of one is `train[:80%]`, see `share_of`; `[:80%]` is one of `path` itself.
       path: Folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
       class_names: Class names by label, of the training split or of a run, so that a label means
         the same there; the split may lack some of them. None: those of the split.
@@ -41,6 +43,9 @@ def open_source(
     Raises:
       DataError: where the name is unknown, the data is missing or malformed, or has other classes.
     """
+    share = None
+    if name != "shapes" and not name.startswith("tfds:"):  # which has its own shares
+        split, share = parse_share(split)
     if name == "shapes":
         source = ShapesSource(split, image_size=image_size, **(shapes or {}))
     elif name == "folder":
@@ -55,6 +60,8 @@ def open_source(
         source = TfdsSource(name.removeprefix("tfds:"), split, path=path)
     else:
         raise DataError(f"config.data.name must be one of {', '.join(NAMES)}, but is {name!r}.")
+    if share is not None:
+        source = share_of(source, *share)
     if len(source) == 0:
         raise DataError(f"The split {split!r} of {name} is empty; give a split that holds images.")
     source.class_names = tuple(map(one_line, source.class_names))

@@ -1,0 +1,57 @@
+"""Shares of a split, such as `train[:80%]`: every class gives the same share."""
+
+import re
+
+import numpy as np
+
+from jaxvision.data.source import DataError, Source, Subset
+
+_SHARE = re.compile(r"(?P<split>.*)\[(?P<from>[^:\]]*):(?P<to>[^:\]]*)\]")
+
+
+def parse_share(split: str) -> tuple[str, tuple[float, float] | None]:
+    """Returns the name of a split and the percent of its examples, from and to; None: all.
+
+    Args:
+      split: Name of a split, or of a share of it: `train[:80%]`, `train[80%:]`, `[10%:20%]`.
+
+    Raises:
+      DataError: if a share is not given in percent, or is empty.
+    """
+    match = _SHARE.fullmatch(split)
+    if match is None:
+        return split, None
+    try:
+        low, high = (
+            float(bound.removesuffix("%")) if bound.endswith("%") else {"": default}[bound]
+            for bound, default in ((match["from"], 0.0), (match["to"], 100.0))
+        )
+    except (ValueError, KeyError):
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 100:
+        raise DataError(
+            f"The share of the split {split!r} must be of 0% to 100%, such as 'train[:80%]' and "
+            "'train[80%:]'."
+        )
+    return match["split"], (low, high)
+
+
+def share_of(source: Source, low: int | float, high: int | float) -> Source:
+    """Returns the examples of a source between two percentages of each class.
+
+    They are drawn at random, the same on every machine, and keep the order of the source: what two
+    shares have in common is where they overlap, and shares from 0 to 100 are the whole.
+
+    Args:
+      source: Source of all examples.
+      low: Percent of each class before the share.
+      high: Percent of each class up to the end of the share.
+    """
+    labels = np.array([source.label(index) for index in range(len(source))])
+    order = np.random.default_rng(0).permutation(len(labels))
+    chosen = []
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        first, last = (round(len(mine) * percent / 100) for percent in (low, high))
+        chosen += mine[first:last].tolist()
+    return Subset(source, sorted(chosen))

@@ -1,0 +1,73 @@
+"""Shares of a split: every class gives the same share, and nothing is in two of them."""
+
+import re
+
+import numpy as np
+import pytest
+
+from jaxvision.data.source import DataError, Example, Source
+from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.share import parse_share, share_of
+
+
+class Labels(Source):
+    """Records that are their labels; images that must not be read."""
+
+    def __init__(self, labels):
+        self._labels, self.class_names = labels, ("a", "b", "c")
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Example:
+        raise AssertionError("an image was read")
+
+    def label(self, index: int) -> int:
+        return self._labels[index]
+
+    def describe(self, index: int) -> str:
+        return str(index)
+
+
+def members(source):
+    return [int(source.describe(i)) for i in range(len(source))]
+
+
+def test_shares_are_disjoint_whole_and_of_every_class():
+    source = Labels([0] * 50 + [1] * 20 + [2] * 7)
+    bounds = [0, 12.5, 80, 100]
+    shares = [share_of(source, *pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = list(map(members, shares))
+    assert sorted(sum(parts, [])) == list(range(77)) and all(p == sorted(p) for p in parts)
+    counts = [np.bincount(np.array(source._labels)[part]).tolist() for part in parts]
+    assert counts == [[6, 2, 1], [34, 14, 5], [10, 4, 1]]
+    assert parts[1] != list(range(min(parts[1]), max(parts[1]) + 1))  # drawn, not cut off
+    assert members(share_of(source, 0, 12.5)) == parts[0]  # the same on every machine
+
+
+def test_names_of_shares():
+    assert parse_share("train") == ("train", None)
+    assert parse_share("train_[0-9].zip") == ("train_[0-9].zip", None)
+    assert parse_share("train[:80%]") == ("train", (0, 80))
+    assert parse_share("[80%:]") == ("", (80, 100))
+    assert parse_share("a[1][12.5%:20%]") == ("a[1]", (12.5, 20))
+    for wrong in (
+        "train[:80]",
+        "train[80%:20%]",
+        "train[5%:5%]",
+        "train[:101%]",
+        "[x%:]",
+        "[-1%:]",
+    ):
+        with pytest.raises(DataError, match=re.escape(repr(wrong))):
+            parse_share(wrong)
+
+
+def test_an_unsplit_folder(folder):
+    whole = open_source("folder", "train", path=str(folder))
+    path = str(folder / "train")
+    first = open_source("folder", "[:50%]", path=path)
+    second = open_source("folder", "[50%:]", path=path, class_names=first.class_names)
+    names = [[s.describe(i) for i in range(len(s))] for s in (first, second, whole)]
+    assert sorted(names[0] + names[1]) == sorted(names[2]) and names[0] and names[1]
+    assert first.class_names == second.class_names == whole.class_names
