@@ -36,6 +36,22 @@ def output_path(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(path).expanduser().absolute()
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a JSON file of a run.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is no JSON, nested without end, or no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} instead of an object")
+    return content
+
+
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -123,13 +139,13 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.is_file():
         raise InputError(f"There is no {path}; give the --workdir of a run that has started.")
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             record["step"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if number == len(lines):
                 break
             raise InputError(

@@ -4,7 +4,7 @@ import math
 import os
 import pathlib
 import zipfile
-from typing import IO, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,8 +125,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             if unpacked > max(2**30, 20 * path.stat().st_size):
                 raise ValueError(f"it unpacks to {unpacked} bytes")
             for info in infos:
-                with archive.open(info) as file:
-                    _check_array_size(file, info.file_size)
+                _check_array_size(archive, info)
         with np.load(path, allow_pickle=False) as arrays:
             weights = dict(arrays)
         if not all(isinstance(array, np.ndarray) for array in weights.values()):
@@ -136,17 +135,16 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no .npz file of plain arrays: {shorten(error)}.") from error
 
 
-def _check_array_size(file: IO[bytes], size: int) -> None:
+def _check_array_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """Raises ValueError where an array is larger than its file: numpy takes the memory first."""
-    version = np.lib.format.read_magic(file)
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read_header(file)
-    if math.prod(shape) * dtype.itemsize > size:
-        raise ValueError(f"it has an array {shape} in {size} bytes")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    if math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError(f"it has an array {shape} in {info.file_size} bytes")
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

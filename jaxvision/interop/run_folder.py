@@ -1,7 +1,6 @@
 """What a run of `launch.py` leaves: its weights, its config, the names of its classes."""
 
 import dataclasses
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxvision.data.classes import read_class_names
 from jaxvision.errors import InputError
-from jaxvision.files import check_step, checkpoint_steps
+from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
@@ -61,7 +60,7 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
         )
     steps = (int(path.name),) if one_step else tuple(checkpoint_steps(checkpoints)[::-1])
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
     except ValueError as error:
         raise InputError(f"{folder}/config.json is damaged ({error}): restore it.") from error
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.files import write_json
+from jaxvision.files import read_json, write_json
 from jaxvision.interop.rules import flatten
 from jaxvision.layers.linear import linear
 from jaxvision.metrics.distillation import (
@@ -169,7 +168,7 @@ class Distillation(Classification):
 
     def _check_same_teacher(self, path: pathlib.Path, found: str) -> None:
         try:
-            kept = json.loads(path.read_text())
+            kept = read_json(path)
             same, began_with = kept["sha256"] == found, kept["weights"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}): restore it.") from error

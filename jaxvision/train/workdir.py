@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, checkpoint_steps, output_path, write_json
+from jaxvision.files import cannot_write, checkpoint_steps, output_path, read_json, write_json
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
 
@@ -74,7 +74,7 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
     """
     path = workdir / "config.json"
     try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
+        stored = read_json(path) if path.exists() else {}
     except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it, or give another --workdir."
@@ -99,7 +99,7 @@ def read_kept_data(workdir: pathlib.Path) -> dict[str, Any]:
     """
     path = workdir / DATA_FILE
     try:
-        kept = json.loads(path.read_text()) if path.exists() else {}
+        kept = read_json(path) if path.exists() else {}
         return {split: dict(kept[split]) for split in kept}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore or remove it.") from error

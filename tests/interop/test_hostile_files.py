@@ -250,7 +250,7 @@ def test_hostile_npz(files, tmp_path):
 def test_memory_for_arrays_that_are_not_there(tmp_path):
     write_npz(tmp_path / "w.npz", {"x.npy": npy(np.ones(4), shape=b"(99999999,)")})
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"an array \(99999999,\) in 160 bytes"):
+    with pytest.raises(InputError, match=r"an array \(99999999,\) in [0-9]+ bytes"):
         read_weights(tmp_path / "w.npz")
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.data.source import DataError, Records
+from jaxvision.errors import shorten
 
 _log = logging.getLogger(__name__)
 
@@ -109,14 +110,14 @@ class CaptionList(Captions):
     def __init__(self, where: str, images: Iterable[tuple[int, str, Sequence[str]]]):
         self.where = where
         images = list(images)
+        unusable = [number for number, _, _ in images if not 0 <= number <= MAX_IMAGE_ID]
+        if unusable:
+            raise DataError(
+                f"{where} has the image id {shorten(unusable[0])}; expected 0 to {MAX_IMAGE_ID:,}."
+            )
         self.image_ids = np.array([number for number, _, _ in images], np.int64)
         self.names = [name for _, name, _ in images]
         self._captions = [tuple(captions) for _, _, captions in images]
-        unusable = self.image_ids[(self.image_ids < 0) | (self.image_ids > MAX_IMAGE_ID)]
-        if unusable.size:
-            raise DataError(
-                f"{where} has the image id {unusable[0]}; expected 0 to {MAX_IMAGE_ID:,}."
-            )
         unique, counts = np.unique(self.image_ids, return_counts=True)
         if len(unique) < len(images):
             twice = unique[counts > 1]

@@ -14,6 +14,7 @@ from jaxvision.data.source import (
     Source,
     missing_data,
 )
+from jaxvision.errors import shorten
 
 CLASSES = "classes.txt"
 _INTEGER = re.compile("-?[0-9]{1,18}")  # longer ones are names
@@ -116,7 +117,7 @@ def _read_rows(path: str) -> list[tuple[int, str, str]]:
                 if not label or not cells[image_column]:
                     raise DataError(
                         f"{path}, line {reader.line_num}: expected {width} cells with a path and a"
-                        f" label, but the row is {cells!r}."
+                        f" label, but the row is {shorten(cells)}."
                     )
                 rows.append((reader.line_num, cells[image_column], label))
     return rows
