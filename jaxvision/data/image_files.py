@@ -16,10 +16,12 @@ class ImageFile:
     Attributes:
       name: Path of the image, behind that of its zip if it is in one.
       read: Function that returns the bytes; raises DataError or OSError.
+      size: Function that returns their number; raises OSError.
     """
 
     name: str
     read: Callable[[], bytes]
+    size: Callable[[], int]
 
 
 def find_images(path: str) -> list[ImageFile]:
@@ -41,21 +43,28 @@ def find_images(path: str) -> list[ImageFile]:
             for name in names
             if is_image(os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/"))
         ]
-        images = [ImageFile(name, functools.partial(_read, name)) for name in sorted(found)]
+        images = [_on_disk(name) for name in sorted(found)]
     elif path.lower().endswith(".zip") and os.path.isfile(path):
         reader = ZipReader(path)
         members = sorted((name, i) for i, name in enumerate(reader.names) if is_image(name))
-        images = [
-            ImageFile(reader.describe(i), functools.partial(reader.read, i)) for _, i in members
-        ]
+        images = [_in_zip(reader, i) for _, i in members]
     elif os.path.isfile(path):
-        images = [ImageFile(path, functools.partial(_read, path))]
+        images = [_on_disk(path)]
     else:
         raise DataError(f"There is no image, folder or zip {path}; check the path.")
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{path} holds no image; images end in {suffixes}.")
     return images
+
+
+def _on_disk(path: str) -> ImageFile:
+    return ImageFile(path, functools.partial(_read, path), functools.partial(os.path.getsize, path))
+
+
+def _in_zip(reader: ZipReader, index: int) -> ImageFile:
+    read, size = functools.partial(reader.read, index), functools.partial(reader.size, index)
+    return ImageFile(reader.describe(index), read, size)
 
 
 def _read(path: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -57,6 +57,13 @@ class Records(abc.ABC):
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Returns what a log message calls this record: a file name where there is one."""
+
+    def parts(self) -> Mapping[str, str]:
+        """Returns a digest of each part of the data, such as a class: of names and sizes.
+
+        A run that resumes compares them. Records that nothing cheap is known of have no parts.
+        """
+        return {}
 
 
 class Source(Records):
@@ -124,6 +131,10 @@ class Relabelled(Source):
     def describe(self, index: int) -> str:
         """Returns the source's own name of the record."""
         return self._source.describe(index)
+
+    def parts(self) -> Mapping[str, str]:
+        """Returns the digests of the source."""
+        return self._source.parts()
 
 
 def wrong_label(record: str, label: int, num_classes: int) -> DataError:

@@ -88,6 +88,14 @@ class ZipReader:
             )
         return data
 
+    def size(self, index: int) -> int:
+        """Returns the bytes of one member, unpacked."""
+        return int(self._sizes[index])
+
+    def sizes(self) -> list[int]:
+        """Returns the bytes of each member, unpacked."""
+        return self._sizes.tolist()
+
     def describe(self, index: int) -> str:
         """Returns the zip file and the member's name."""
         return f"{self.path}/{self.names[index]}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from jaxvision.data.fingerprint import fingerprint, fingerprint_difference
+from jaxvision.data.source import Records
 from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, checkpoint_steps, output_path, read_json, write_json
 from jaxvision.options.options import Options
@@ -88,7 +90,29 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
 def describe_data(task: Task) -> dict[str, Any]:
     """Returns what data.json holds: what a run has learned from and is evaluated on."""
     splits = {"train": task.data.train_source, "eval": task.data.eval_source}
-    return {name: {"examples": len(source)} for name, source in splits.items()}
+    return {
+        name: fingerprint(source) if isinstance(source, Records) else {"examples": len(source)}
+        for name, source in splits.items()
+    }
+
+
+def _check_data(workdir: pathlib.Path, found: dict[str, Any], *, changed: bool) -> None:
+    """Checks that a run goes on with the data that it began with, or says that it does not."""
+    kept = read_kept_data(workdir)
+    names = {"train": "training", "eval": "evaluation"}
+    differences = [
+        f"the {name} split {difference}"
+        for split, name in names.items()
+        if (difference := fingerprint_difference(found[split], kept.get(split, {})))
+    ]
+    if differences and not changed:
+        raise InputError(
+            f"The data of the run in {workdir} have changed since it was stopped: "
+            f"{'; '.join(differences)}. Restore them, give another --workdir, or go on with these "
+            "by --config.resume_changed=True."
+        )
+    if differences:
+        logger.warning("The run goes on with data that have changed: %s.", "; ".join(differences))
 
 
 def read_kept_data(workdir: pathlib.Path) -> dict[str, Any]:
@@ -143,13 +167,16 @@ def open_workdir(
                 )
             if differences:
                 logger.warning("The run goes on although it was another: %s.", differences)
+        data = describe_data(task) if task is not None else {}
         if task is not None:
+            if resumes:
+                _check_data(workdir, data, changed=options.resume_changed)
             task.keep(workdir, resumes=resumes)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", as_json(options))
             write_json(workdir / "versions.json", versions())
             if task is not None:
-                write_json(workdir / DATA_FILE, describe_data(task))
+                write_json(workdir / DATA_FILE, data)
     except OSError as error:
         raise cannot_write(workdir, error) from error
     return workdir

@@ -14,6 +14,7 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.labelled import DataOptions, open_eval_split
 from jaxvision.interop.run_folder import open_run
 from jaxvision.options.options import Options
+from jaxvision.train.workdir import open_workdir
 
 NAMES = ("1", "2", "10")  # whose sorted order is 1, 10, 2
 
@@ -96,6 +97,63 @@ def test_a_run_goes_on_with_its_own_order(pets, tmp_path):
     assert labels == [1] * 4 + [2] * 4 + [0] * 4  # of the folders 1, 10, 2
     with pytest.raises(InputError, match="other classes: the data has them in another order"):
         make_run(options).task.keep(tmp_path / "run", resumes=True)
+
+
+def copy_of(pets, tmp_path):
+    """Returns (folder of images, folder of the run, its options) of a copy that may be changed."""
+    images, workdir, options = pets
+    shutil.copytree(images, tmp_path / "images")
+    shutil.copytree(workdir, tmp_path / "run")
+    return tmp_path / "images", tmp_path / "run", with_data(options, path=str(tmp_path / "images"))
+
+
+def swap(one, other):
+    for path in one.iterdir():
+        a, b = path.read_bytes(), (other / path.name).read_bytes()
+        path.write_bytes(b), (other / path.name).write_bytes(a)
+
+
+CHANGES = {
+    "removed": (lambda f: (f / "train/2/3.png").unlink(), "training split has 11 examples instead"),
+    "renamed": (lambda f: (f / "train/2/3.png").rename(f / "train/2/x.png"), "other files in '2'"),
+    "replaced": (
+        lambda f: shutil.copy(f / "train/1/0.png", f / "test/10/0.png"),
+        "evaluation split has other images under the same names",
+    ),
+    "swapped": (
+        lambda f: swap(f / "train/1", f / "train/10"),
+        "training split has other images under the same names",
+    ),
+    "class-gone": (lambda f: shutil.rmtree(f / "train/10"), "8 examples .*and lacks '10'"),
+    "evaluation": (lambda f: shutil.rmtree(f / "test/10"), "evaluation split has 8 examples"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_changed_data_are_noticed(pets, tmp_path, change, message):
+    images, workdir, options = copy_of(pets, tmp_path)
+
+    def resume(options):
+        return open_workdir(workdir, options, make_run(options, workdir).task)
+
+    resume(options)  # the same data at another place
+    change(images)
+    before = (workdir / "data.json").read_text()
+    with pytest.raises(InputError, match=f"have changed.*{message}.*resume_changed=True"):
+        resume(options)
+    assert (workdir / "data.json").read_text() == before
+    resume(dataclasses.replace(options, resume_changed=True))
+    assert (workdir / "classes.txt").read_text() == "1\n10\n2\n"
+    resume(options)  # from here on, these are the data
+
+
+def test_a_run_of_an_older_version_resumes(pets, tmp_path):
+    _, workdir, options = copy_of(pets, tmp_path)
+    before = (workdir / "data.json").read_text()
+    (workdir / "data.json").unlink()
+    evaluate_fully(options, workdir)
+    open_workdir(workdir, options, make_run(options, workdir).task)
+    assert (workdir / "data.json").read_text() == before
 
 
 def test_a_soup_is_tasted_by_the_classes_of_the_models(pets, tmp_path):

@@ -2,12 +2,13 @@
 
 import abc
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from jaxvision.data.captions.vocabulary import Vocabulary
+from jaxvision.data.fingerprint import digest
 from jaxvision.data.source import DataError, Records
 from jaxvision.errors import shorten
 
@@ -48,6 +49,10 @@ class Captions(abc.ABC):
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Returns what a message calls this image: a file name where there is one."""
+
+    def parts(self) -> Mapping[str, str]:
+        """Returns a digest of each part of the data; see `Records.parts`."""
+        return {}
 
     def all_captions(self) -> Iterator[str]:
         """Yields the captions of all images, to make a vocabulary of or to find the longest."""
@@ -166,6 +171,11 @@ class CaptionList(Captions):
     def describe(self, index: int) -> str:
         """Returns the image's file name."""
         return self.names[index]
+
+    def parts(self) -> dict[str, str]:
+        """Returns a digest of all captions, with the numbers and names of their images."""
+        images = zip(self.image_ids.tolist(), self.names, self._captions, strict=True)
+        return {"captions": digest(f"{image}" for image in images)}
 
     def subset(self, indices: Sequence[int]) -> "CaptionList":
         """Returns some of the images, in the given order."""

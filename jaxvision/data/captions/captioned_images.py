@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from jaxvision.data.captions.caption_source import CaptionExample, CaptionList, CaptionSource
+from jaxvision.data.fingerprint import digest
 from jaxvision.data.image_files import ImageFile, find_images
 from jaxvision.data.source import DataError, missing_data
 
@@ -67,6 +68,11 @@ class CaptionedImages(CaptionSource):
     def describe(self, index: int) -> str:
         """Returns the path of the file, behind that of its zip if it is in one."""
         return self._files[index].name
+
+    def parts(self) -> dict[str, str]:
+        """Returns the digest of the captions, and one of the sizes of the images."""
+        images = digest(str(file.size()) for file in self._files)
+        return {**self._captions.parts(), "images": images}
 
 
 def _match(names: list[str], place: str) -> list[ImageFile | None]:

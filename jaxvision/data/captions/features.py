@@ -6,7 +6,7 @@ that it may be larger than that.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float32
@@ -88,6 +88,10 @@ class CaptionedFeatures(CaptionSource):
     def describe(self, index: int) -> str:
         """Returns what the captions call the image."""
         return self._captions.describe(index)
+
+    def parts(self) -> Mapping[str, str]:
+        """Returns the digests of the captions."""
+        return self._captions.parts()
 
 
 def open_features(captions: Captions, folder: str) -> CaptionedFeatures:

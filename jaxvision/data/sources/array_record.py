@@ -10,6 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxvision.data.fingerprint import file_sizes
 from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
 
 # A record is the length of a JSON header (uint32, little endian), the header, and the image.
@@ -98,6 +99,11 @@ class ArrayRecordSource(Source):
         except Exception:  # noqa: BLE001 - as above
             name = f"record {record}"
         return f"{self._paths[file]}/{name}"
+
+    def parts(self) -> dict[str, str]:
+        """Returns the size of each file."""
+        sizes = file_sizes(self._paths)
+        return {os.path.basename(p): str(n) for p, n in zip(self._paths, sizes, strict=True)}
 
 
 def write_array_record(source: Source, path: str) -> None:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from jaxvision.data.classes import one_line, read_class_names, some_names
+from jaxvision.data.fingerprint import digest_files, file_sizes
 from jaxvision.data.source import (
     RUNS_WITHOUT_DATA,
     DataError,
@@ -92,6 +93,18 @@ class ListSource(Source):
     def describe(self, index: int) -> str:
         """Returns the image's path and the line that names it."""
         return f"{self._paths[index]} ({os.path.basename(self.path)}, line {self._lines[index]})"
+
+    def parts(self) -> dict[str, str]:
+        """Returns a digest of the names and sizes of each class's files."""
+        sizes, root = file_sizes(self._paths), os.path.join(os.path.dirname(self.path), "")
+        files: list[list[tuple[str, int]]] = [[] for _ in self.class_names]
+        for label, path, size in zip(self._labels.tolist(), self._paths, sizes, strict=True):
+            files[label].append((path.removeprefix(root), size))
+        return {
+            name: digest_files(*zip(*some, strict=True))
+            for name, some in zip(self.class_names, files, strict=True)
+            if some
+        }
 
 
 def _find_table(path: str, split: str) -> str:

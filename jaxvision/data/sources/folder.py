@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from jaxvision.data.classes import check_class_names, one_line
+from jaxvision.data.fingerprint import digest_files, file_sizes
 from jaxvision.data.source import (
     DataError,
     Example,
@@ -95,6 +96,25 @@ class FolderSource(Source):
         reader = self._readers[self._reader_numbers[index]][0]
         return reader.describe(int(self._member_indices[index]))
 
+    def parts(self) -> dict[str, str]:
+        """Returns a digest of the names and sizes of each class's files."""
+        sizes = [reader.sizes() for reader, _ in self._readers]
+        members: list[list[tuple[str, int]]] = [[] for _ in self.class_names]
+        for label, number, index in zip(
+            self._labels.tolist(),
+            self._reader_numbers.tolist(),
+            self._member_indices.tolist(),
+            strict=True,
+        ):
+            reader, prefix = self._readers[number]
+            name = reader.names[index].removeprefix(prefix)
+            members[label].append((name, sizes[number][index]))
+        return {
+            name: digest_files(*zip(*files, strict=True))
+            for name, files in zip(self.class_names, members, strict=True)
+            if files
+        }
+
 
 def _indices(names: list[str], num_classes: int, *, where: str) -> dict[str, int]:
     """Returns the labels that folders are called by."""
@@ -132,6 +152,9 @@ class _DirectoryReader:
             raise DataError(
                 f"{self.describe(index)} was listed but cannot be read ({error}); check the disk."
             ) from error
+
+    def sizes(self) -> list[int]:
+        return file_sizes([f"{self.path}/{name}" for name in self.names])
 
     def describe(self, index: int) -> str:
         return f"{self.path}/{self.names[index]}"
