@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxvision.layers.counting_rngs import counting_rngs
+
 # Of the backward pass: False, True or "offload", see `run_blocks`.
 Remat = bool | Literal["offload"]
 _CARRY = "carry of a block"
@@ -34,8 +36,8 @@ def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: bool, rng
     """
     keys = jax.random.split(rngs.params(), depth)
     if not scan:
-        return nnx.List([make(nnx.Rngs(params=key)) for key in keys])
-    return nnx.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+        return nnx.List([make(counting_rngs({"params": key})) for key in keys])
+    return nnx.vmap(lambda key: make(counting_rngs({"params": key})))(keys)
 
 
 def run_blocks(

@@ -24,6 +24,7 @@ from jaxvision.models import (
     swin_v2,
     vit,
 )
+from jaxvision.models.initial_values import build_model
 from jaxvision.models.spec import ModelSpec
 from jaxvision.outside import import_outside, imported_outside, is_address
 
@@ -171,7 +172,7 @@ def create_model(
         config = dataclasses.replace(spec.config, dtype=dtype, **overrides)
     except ValueError as error:
         raise InputError(f"{spec.name}: {error}") from error
-    return spec.build(config, rngs=rngs)
+    return build_model(spec.build, config, rngs=rngs)
 
 
 # A new family of image models is one import above and one entry here.
