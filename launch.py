@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from configs import common
 from jaxvision.command_line import (
+    LogHandler,
     explain_config_error,
     fail,
     leave_closed_pipe,
@@ -30,6 +31,7 @@ from jaxvision.files import output_path
 from jaxvision.options.help import entries, option_comments, options_help
 from jaxvision.options.length import drop_other_units
 from jaxvision.options.options import read_options
+from jaxvision.terminal import nothing_shown_after, waiting
 
 _MODES = {
     "train": "Trains, or resumes the run in the folder.",
@@ -119,7 +121,12 @@ def _parse(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Runs the chosen mode; returns the exit code."""
     _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[LogHandler()],
+    )
     quiet_libraries()
     try:
         workdir = output_path(str(_WORKDIR.value))
@@ -130,33 +137,38 @@ def main(argv: list[str]) -> int:
     if options.deterministic:
         use_deterministic_kernels()
 
-    import jax
+    with waiting("Starting JAX"):
+        import jax
+
+        from jaxvision.evaluation.evaluate import evaluate_fully
+        from jaxvision.preflight.find_lr import find_lr
+        from jaxvision.preflight.preflight import preflight
+        from jaxvision.train.distributed import initialize, leave_others
+        from jaxvision.train.loop import train
+        from jaxvision.train.report import write_report
+        from jaxvision.train.setup import make_run
+        from jaxvision.train.stop import Stopped
 
     if options.compilation_cache:
         cache = os.path.expanduser(options.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
 
-    from jaxvision.evaluation.evaluate import evaluate_fully
-    from jaxvision.preflight.find_lr import find_lr
-    from jaxvision.preflight.preflight import preflight
-    from jaxvision.train.distributed import initialize, leave_others
-    from jaxvision.train.loop import train
-    from jaxvision.train.report import write_report
-    from jaxvision.train.setup import make_run
-    from jaxvision.train.stop import Stopped
-
     try:
-        initialize(_DISTRIBUTED.value)
-        run = make_run(options, workdir=workdir, training=_MODE.value != "eval")
-        if _MODE.value == "eval":
-            evaluate_fully(run, workdir)
-        elif _MODE.value == "preflight":
-            preflight(run, workdir, memory_gib=_MEMORY.value)
-        elif _MODE.value == "find_lr":
-            find_lr(run, workdir)
-        else:
-            state = train(run, workdir)
-            write_report(run, state, workdir)
+        with nothing_shown_after():
+            with waiting("Starting the devices"):
+                initialize(_DISTRIBUTED.value)
+                jax.devices()
+            with waiting("Opening the data and describing the model"):
+                run = make_run(options, workdir=workdir, training=_MODE.value != "eval")
+            if _MODE.value == "eval":
+                evaluate_fully(run, workdir)
+            elif _MODE.value == "preflight":
+                preflight(run, workdir, memory_gib=_MEMORY.value)
+            elif _MODE.value == "find_lr":
+                find_lr(run, workdir)
+            else:
+                state = train(run, workdir)
+                write_report(run, state, workdir)
     except InputError as error:
         fail(str(error))
         return 2

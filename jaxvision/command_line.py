@@ -9,11 +9,15 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
 
 from absl import flags
+
+PROGRESS_LOCK = threading.RLock()  # of the line of `show_progress`
+_progress = ""  # that line
 
 
 def use_deterministic_kernels() -> None:
@@ -153,9 +157,32 @@ def leave_closed_pipe() -> None:
 
 def show_progress(text: str = "") -> None:
     """Replaces the line that says what is going on, where somebody is watching; "" removes it."""
+    global _progress
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
+        with PROGRESS_LOCK:
+            _progress = text[: _columns() - 1]  # a longer one would wrap
+            sys.stderr.write(f"\r\033[K{_progress}")
+            sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):  # no terminal of the system's
+        return 80
+
+
+class LogHandler(logging.StreamHandler):
+    """Writes the log to stderr, above the line of `show_progress`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record."""
+        with PROGRESS_LOCK:
+            line = _progress
+            show_progress()
+            super().emit(record)
+            if line:
+                show_progress(line)
 
 
 def fail(message: str, remedy: str = "") -> None:
@@ -165,6 +192,7 @@ def fail(message: str, remedy: str = "") -> None:
       message: Message that says what is wrong; of several lines, those that say it.
       remedy: Sentence on the remedy that is added.
     """
+    show_progress()
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     missing = [line for line in lines if "No such file or directory" in line]
     if any(line.startswith("Traceback") for line in lines):  # an error inside the config file

@@ -22,6 +22,7 @@ from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
 from jaxvision.tasks.classification import Classification
+from jaxvision.terminal import counted
 from jaxvision.train.loop import restore_run
 from jaxvision.train.run import Run
 
@@ -101,7 +102,8 @@ def _outputs(
     corrupt = run.corrupt_counter(run.eval_source)
 
     def batches() -> Iterator[dict]:
-        for batch in run.eval_batches(transform=with_views(transform, views)):
+        dataset = run.eval_batches(transform=with_views(transform, views))
+        for batch in counted(dataset, len(dataset), "Evaluating"):
             check_batch(batch, num_classes=run.num_outputs)
             corrupt.update(batch)
             yield batch

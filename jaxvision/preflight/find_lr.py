@@ -17,8 +17,9 @@ import optax
 from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, output_path, save_figure, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
+from jaxvision.terminal import counted
 from jaxvision.train.init_from import start_from
-from jaxvision.train.monitor import STEPS_IN_FLIGHT
+from jaxvision.train.monitor import STEPS_IN_FLIGHT, compiling
 from jaxvision.train.optim.optimizer import make_optimizer
 from jaxvision.train.run import Run
 from jaxvision.train.state import create_state
@@ -158,7 +159,7 @@ def find_lr(run: Run, workdir: str | pathlib.Path) -> RangeTest:
     )
     with contextlib.closing(_steps(run, options.num_steps)) as steps:
         result = range_test(
-            steps,
+            counted(steps, options.num_steps, "Trying learning rates"),
             num_steps=options.num_steps,
             smoothing=options.smoothing,
             stop_factor=options.stop_factor,
@@ -228,6 +229,7 @@ def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, Non
     constants = run.constants()
     corrupt = run.corrupt_counter(run.train_source)
     in_flight: collections.deque = collections.deque()
+    first = True
 
     def fetch() -> tuple[float, float]:
         rate, loss = jax.device_get(in_flight.popleft())
@@ -236,7 +238,9 @@ def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, Non
     with contextlib.closing(run.train_batches()) as batches:
         for batch in itertools.islice(batches, num_steps):
             corrupt.update(batch)
-            state, metrics = train_step(state, run.put(batch), constants)
+            with compiling("the training step") if first else contextlib.nullcontext():
+                state, metrics = train_step(state, run.put(batch), constants)
+            first = False
             in_flight.append((metrics["learning_rate"], metrics["loss"]))
             if len(in_flight) > STEPS_IN_FLIGHT:
                 yield fetch()

@@ -28,6 +28,7 @@ from jaxvision.profiling.memory import (
     size_text,
 )
 from jaxvision.tasks.task import spread
+from jaxvision.terminal import waiting
 from jaxvision.train.input import update_key
 from jaxvision.train.run import Run
 from jaxvision.train.state import count_params, seed_keys
@@ -62,22 +63,26 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
     _draw(run, workdir)
 
     start = time.perf_counter()
-    with without_compilation_cache():
+    with without_compilation_cache(), waiting("Compiling the training step"):
         train = memory.train(options.batch_size)
     logger.info(
         "One cold compilation of the training step took %.1f s (tracing %.1f s).",
         memory.compile_seconds[0],
         time.perf_counter() - start - memory.compile_seconds[0],
     )
-    evaluation = memory.eval(options.eval_batch_size)
+    with waiting("Compiling the evaluation"):
+        evaluation = memory.eval(options.eval_batch_size)
     name = f"training, {options.batch_size} images"
     *smaller, largest = memory.image_sizes
-    columns = {f"{name} of {size}": memory.train(options.batch_size, size) for size in smaller}
+    with waiting("Compiling the steps of other image sizes"):
+        columns = {f"{name} of {size}": memory.train(options.batch_size, size) for size in smaller}
     columns[f"{name} of {largest}" if smaller else name] = train
     columns[f"evaluation, {options.eval_batch_size} images"] = evaluation
     logger.info("Memory of one device, as XLA plans it:\n%s", memory_table(columns))
     limit = device_memory() if memory_gib is None else memory_gib * 2**30
-    logger.info("%s", _verdict(run, memory, train, evaluation, limit))
+    with waiting("Compiling for other batch sizes"):
+        verdict = _verdict(run, memory, train, evaluation, limit)
+    logger.info("%s", verdict)
 
 
 @contextlib.contextmanager
@@ -121,7 +126,8 @@ def _log_run(run: Run, memory: StepMemory) -> None:
 
 def _draw(run: Run, workdir: str | pathlib.Path) -> None:
     """Writes the pictures; every process takes part, the first one writes."""
-    samples = first_samples(run) if run.task.data.has_images else None
+    with waiting("Reading and augmenting the first images"):
+        samples = first_samples(run) if run.task.data.has_images else None
     if jax.process_index() > 0:
         return
     workdir = output_path(workdir)

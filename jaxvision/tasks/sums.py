@@ -1,10 +1,13 @@
 """Exact evaluation: masked sums over a finite dataset, divided once."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+BATCHES_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
 
 
 def evaluate_sums(
@@ -29,9 +32,13 @@ def evaluate_sums(
       ValueError: if there is no valid example.
     """
     totals: dict | None = None
+    in_flight: collections.deque = collections.deque()
     for batch in batches:
         sums = {prefix: eval_step(*tree, batch) for prefix, tree in weights.items()}
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+        in_flight.append(totals)
+        if len(in_flight) > BATCHES_IN_FLIGHT:  # so that a bar over the batches tells the truth
+            jax.block_until_ready(in_flight.popleft())
     return divide_sums(totals)
 
 

@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import STEP, check_step, checkpoint_steps, is_checkpoint
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
+from jaxvision.terminal import waiting
 from jaxvision.train.progress import higher_is_better
 from jaxvision.train.sharding import state_shardings
 from jaxvision.train.stop import Stopped
@@ -150,6 +151,10 @@ class Checkpointer:
         if step in self.steps:
             return
         data = {**data, STEP: step}
+        with waiting(f"Saving step {step}"):
+            self._save(step, state, data, metrics)
+
+    def _save(self, step: int, state: Any, data: dict, metrics: dict | None) -> None:
         save = self._checkpointer.save_checkpointables_async
         try:
             if jax.process_count() == 1:
@@ -184,7 +189,8 @@ class Checkpointer:
             step, response = self._pending
             self._pending = None
             try:
-                response.result()
+                with waiting(f"Saving step {step}"):
+                    response.result()
                 if jax.process_count() > 1:
                     self._delete_old()
             except Exception as error:  # noqa: BLE001
@@ -227,9 +233,10 @@ class Checkpointer:
         damaged = []
         for candidate in candidates:
             try:
-                restored = self._checkpointer.load_checkpointables(
-                    candidate, {"state": _unstacked_abstract(state), "data": None}
-                )
+                with waiting(f"Reading the checkpoint of step {candidate}"):
+                    restored = self._checkpointer.load_checkpointables(
+                        candidate, {"state": _unstacked_abstract(state), "data": None}
+                    )
             except Exception as error:  # noqa: BLE001 - orbax raises many kinds for a damaged file
                 logger.error(
                     "The checkpoint of step %d cannot be read: %s", candidate, _first_line(error)

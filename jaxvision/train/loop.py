@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ import numpy as np
 from jaxvision.errors import InputError, RunError
 from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
 from jaxvision.tasks.task import Metrics
+from jaxvision.terminal import waiting
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.lock import lock_workdir
-from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog
+from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog, compiling
 from jaxvision.train.optim.rate_factor import set_rate_factor
 from jaxvision.train.optim.weight_average import Swa
 from jaxvision.train.progress import Progress, progress_of
@@ -78,13 +79,15 @@ def _train(run: Run, workdir: pathlib.Path) -> TrainState:
             run.total_steps,
             options.batch_size,
         )
-        writer = MetricWriter(
-            workdir,
-            tensorboard=options.log.tensorboard,
-            total_steps=run.total_steps,
-            resume_step=start,
-            enabled=jax.process_index() == 0,
-        )
+        with waiting("Opening the files of the metrics"):
+            writer = MetricWriter(
+                workdir,
+                tensorboard=options.log.tensorboard,
+                total_steps=run.total_steps,
+                resume_step=start,
+                steps_per_epoch=run.length.num_examples / run.length.batch_size,
+                enabled=jax.process_index() == 0,
+            )
         with writer:
             state, end = _run_steps(run, state, start, data, progress, checkpointer, writer, stop)
     if checkpointer.latest_step != end:
@@ -116,17 +119,21 @@ def _run_steps(
     evaluate = run.evaluator()
     recalibrate = _recalibrate_average(run)
     batches = _device_batches(run, data)
-    guard = NonFiniteGuard(options.max_skipped_steps)
+    guard = NonFiniteGuard(options.max_skipped_steps, writer.show)
     log = TrainLog(writer, options.batch_size)
     sizes = dict(run.image_sizes)
     for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
         last = done == run.total_steps
+        compiles = done == start + 1
         if done - 1 in sizes and len(sizes) > 1:
+            compiles = True
             log.end_before_compiling()
             size = sizes[done - 1]
             logger.info("Training images of %s pixels from step %d on: it compiles.", size, done)
-        batch, position, records = next(batches)
-        state, metrics = train_step(state, batch, constants)
+        with waiting("Reading the first images") if done == start + 1 else nullcontext():
+            batch, position, records = next(batches)
+        with compiling("the training step") if compiles else nullcontext():
+            state, metrics = train_step(state, batch, constants)
         guard.watch(done, metrics, records)
         log.add(done, metrics)
         if done <= start + 2 or last or _due(done, options.log, options.eval, options.checkpoint):
@@ -135,6 +142,7 @@ def _run_steps(
         results = None
         if _due(done, options.eval) or last:
             log.flush()
+            writer.show(done, metrics)  # fetched by now
             state = recalibrate(state, done)  # as it is evaluated, so it is saved
             results = evaluate(run.weights_of(state))
             writer.write(done, results)
@@ -221,9 +229,10 @@ def resume_or_create(
     weights of `load_initial`, if there are any.
     """
     if checkpointer.latest_step is None:
-        state = create_state(
-            run.build, run.optimizer.tx, seed=run.options.seed, abstract=run.abstract_state
-        )
+        with waiting("Initialising the model"):
+            state = create_state(
+                run.build, run.optimizer.tx, seed=run.options.seed, abstract=run.abstract_state
+            )
         return state if initial is None else start_from(state, initial), 0
     state, position, step = checkpointer.restore(run.abstract_state)
     data.set_state(position, changed=run.options.resume_changed)
@@ -250,7 +259,8 @@ def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:
     def recalibrate(state: TrainState, done: int) -> TrainState:
         if done < swa.start:  # it is the newest weights, and has theirs
             return state
-        stats = measured(state.ema_params, state.ema_batch_stats)
+        with waiting("Measuring the statistics of the averaged BatchNorms"):
+            stats = measured(state.ema_params, state.ema_batch_stats)
         return dataclasses.replace(state, ema_batch_stats=stats)
 
     return recalibrate

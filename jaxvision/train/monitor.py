@@ -1,15 +1,30 @@
 """Watches the steps' metrics without making the devices wait for the host."""
 
 import collections
+import contextlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxvision.errors import RunError
+from jaxvision.terminal import waiting
 from jaxvision.train.writer import MetricWriter
 
 STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
+
+
+def compiling(what: str) -> contextlib.AbstractContextManager[None]:
+    """Says that a program is being compiled, with a clock.
+
+    Args:
+      what: Description of the program, such as "the training step".
+    """
+    config: Any = jax.config  # its options are not declared
+    kept = ", then cached" if config.jax_compilation_cache_dir else ""
+    return waiting(f"Compiling {what} (once{kept}), about 30 s")
 
 
 class TrainingDiverged(RunError):
@@ -17,16 +32,21 @@ class TrainingDiverged(RunError):
 
 
 class NonFiniteGuard:
-    """Stops a run whose steps are not finite, and keeps the host close behind the devices."""
+    """Stops a run whose steps are not finite, and keeps the host close behind the devices.
 
-    def __init__(self, limit: int):
-        self.limit = limit
+    Args:
+      limit: Number of steps in a row that may not be finite.
+      show: Function that is given each step that the devices have finished, with its metrics.
+    """
+
+    def __init__(self, limit: int, show: Callable[[int, dict], None] = lambda step, metrics: None):
+        self.limit, self.show = limit, show
         self.in_flight: collections.deque = collections.deque()
         self.records: collections.deque = collections.deque(maxlen=limit + STEPS_IN_FLIGHT + 1)
 
     def watch(self, step: int, metrics: dict, records: np.ndarray) -> None:
         """Notes a step that was dispatched, and checks the one before those in flight."""
-        self.in_flight.append((step, metrics["skipped_in_a_row"]))
+        self.in_flight.append((step, metrics))
         self.records.append((step, records))
         if len(self.in_flight) > STEPS_IN_FLIGHT:
             self._check(*self.in_flight.popleft())
@@ -36,8 +56,9 @@ class NonFiniteGuard:
         while self.in_flight:
             self._check(*self.in_flight.popleft())
 
-    def _check(self, step: int, skipped_in_a_row: jax.Array) -> None:
-        in_a_row = int(jax.device_get(skipped_in_a_row))
+    def _check(self, step: int, metrics: dict) -> None:
+        in_a_row = int(jax.device_get(metrics["skipped_in_a_row"]))
+        self.show(step, metrics)
         if in_a_row < self.limit:
             return
         first = step - in_a_row + 1
@@ -84,6 +105,7 @@ class TrainLog:
         self.schedule()
         self.flush()
         self.compiling = True
+        self.writer.leave_out_time()
 
     def flush(self) -> None:
         """Writes the window that was scheduled, if there is one."""

@@ -7,6 +7,7 @@ import jax
 
 from jaxvision.files import output_path
 from jaxvision.plots.curves import plot_curves
+from jaxvision.terminal import waiting
 from jaxvision.train.run import Run
 from jaxvision.train.state import TrainState
 
@@ -23,7 +24,8 @@ def write_report(run: Run, state: TrainState, workdir: str | pathlib.Path) -> No
     """
     workdir = output_path(workdir)
     *_, weights = run.weights_of(state).values()  # the averaged ones where there are any
-    picture = run.task.draw(run, weights, workdir)
+    with waiting("Drawing the pictures"):
+        picture = run.task.draw(run, weights, workdir)
     if jax.process_index() == 0:
         beside = f" and {picture} beside it" if picture else ""
         logger.info("See %s%s.", plot_curves(workdir), beside)

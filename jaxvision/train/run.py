@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,12 +13,13 @@ from flax import nnx
 
 from jaxvision.batch import ON_DEVICE, check_batch
 from jaxvision.data.decode import Decode, decode_image
-from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
+from jaxvision.data.pipeline import CorruptCounter, EvalDataset, eval_dataset, train_dataset
 from jaxvision.data.types import Transform
 from jaxvision.models.spec import ModelSpec
 from jaxvision.options.length import RunLength
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Metrics, Task, Weights
+from jaxvision.terminal import counted, waiting
 from jaxvision.train.augmentation import device_augment
 from jaxvision.train.gradients import make_gradient_fn
 from jaxvision.train.image_sizes import Stages
@@ -143,12 +144,14 @@ class Run:
         """
         model = self.options.model
         self.task.check_start(model.init_from)
-        return load_initial(
-            self.build,
-            model.init_from,
-            encoder_path=model.encoder_from,
-            seed=self.options.seed,
-        )
+        given = model.init_from or model.encoder_from
+        with waiting("Reading the weights to start from") if given else contextlib.nullcontext():
+            return load_initial(
+                self.build,
+                model.init_from,
+                encoder_path=model.encoder_from,
+                seed=self.options.seed,
+            )
 
     @functools.cached_property
     def batch_shapes(self) -> dict[str, np.ndarray]:
@@ -237,9 +240,7 @@ class Run:
             process_count=jax.process_count(),
         )
 
-    def eval_batches(
-        self, source: Any = None, transform: Transform | None = None
-    ) -> Iterable[dict]:
+    def eval_batches(self, source: Any = None, transform: Transform | None = None) -> EvalDataset:
         """Returns the finite host batches of this process's part of the evaluation split.
 
         Args:
@@ -282,7 +283,8 @@ class Run:
         """Yields the evaluation batches on the devices, each sent one batch ahead of its use."""
         corrupt = self.corrupt_counter(self.eval_source)
         ahead = None
-        for batch in self.eval_batches():
+        batches = self.eval_batches()
+        for batch in counted(batches, len(batches), "Evaluating"):
             corrupt.update(batch)
             following = self.put(batch)
             if ahead is not None:

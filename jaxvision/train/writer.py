@@ -1,7 +1,6 @@
 """Metrics of a run: metrics.jsonl, TensorBoard events, and progress for the person who waits."""
 
 import contextlib
-import datetime
 import json
 import logging
 import math
@@ -12,9 +11,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxvision.files import METRICS_FILE, read_metrics, write_text
+from jaxvision.terminal import TimeLeft, bar, clock, showing
 
 logger = logging.getLogger(__name__)
+
+_FETCH_SECONDS = 0.2  # between two looks at the metrics of a step, for the bar
+_SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "token_accuracy": "token accuracy",
+    "learning_rate": "rate",
+}
 
 
 class MetricWriter:
@@ -31,6 +41,7 @@ class MetricWriter:
         *,
         total_steps: int,
         resume_step: int = 0,
+        steps_per_epoch: float = 0.0,
         tensorboard: bool = True,
         enabled: bool = True,
     ):
@@ -43,6 +54,7 @@ class MetricWriter:
           workdir: Folder of the run; created if it is missing.
           total_steps: Number of updates of the whole run.
           resume_step: Number of updates already done; 0 for a new run.
+          steps_per_epoch: Number of updates in an epoch, for the bar; 0: unknown.
           tensorboard: Whether event files are written too.
           enabled: Whether anything is written: False makes every call do nothing; only process 0 of
             a run writes.
@@ -53,15 +65,20 @@ class MetricWriter:
         self._enabled = enabled
         if not enabled:
             return
-        self._total_steps = total_steps
-        self._clock: tuple[int, float] | None = None  # step and time of the first progress line
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._left = TimeLeft(total_steps)
+        self._evaluated = False
+        # Of the bar: the last finished step, what it showed and when, and the images a second.
+        self._step, self._facts, self._fetched, self._speed = resume_step, "", 0.0, 0.0
+        self._start = time.monotonic()
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(workdir, resume_step)
         self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
         self._unwritten = b""
         self._events = _Events(workdir, resume_step) if tensorboard else None
-        self._bar = _open_bar(total_steps, resume_step) if sys.stderr.isatty() else None
+        self._shown = contextlib.ExitStack()
+        self._shown.enter_context(showing(self._bar))
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """Writes the scalars of one step; a name has a prefix, such as `train/loss`.
@@ -80,10 +97,36 @@ class MetricWriter:
         if self._events is not None:
             self._events.write(int(step), values)
         if any(name.startswith("train/") for name in values):
-            self._show_progress(step, values)
+            self._log_progress(step, values)
         else:
             texts = [f"{name} {value:.4g}" for name, value in values.items()]
-            self._show(f"step {step}/{self._total_steps}: {', '.join(texts)}")
+            logger.info("step %d/%d: %s", step, self._total_steps, ", ".join(texts))
+            if not self._evaluated:  # it compiled
+                self.leave_out_time()
+            self._evaluated = True
+
+    def show(self, step: int, metrics: dict[str, Any]) -> None:
+        """Shows a step that the devices have finished, where somebody is watching.
+
+        Args:
+          step: Number of updates done.
+          metrics: Metrics of the step without prefix, on the devices.
+        """
+        if not self._enabled or not sys.stderr.isatty():
+            return
+        self._left.mark(step)
+        self._step, now = max(step, self._step), time.monotonic()
+        if now > self._fetched + _FETCH_SECONDS or step == self._total_steps:
+            self._fetched = now
+            names = [name for name in _SHOWN if name in metrics]
+            values = jax.device_get([metrics[name] for name in names])
+            facts = (f"{_SHOWN[n]} {float(x):.3g}" for n, x in zip(names, values, strict=True))
+            self._facts = "  ".join(facts)
+
+    def leave_out_time(self) -> None:
+        """Leaves what has been going on since the last step out of the time left: it compiled."""
+        if self._enabled:
+            self._left.leave_out()
 
     def close(self) -> None:
         """Closes the files and the bar; nothing may be written afterwards."""
@@ -97,8 +140,7 @@ class MetricWriter:
             )
         if self._events is not None:
             self._events.close()
-        if self._bar is not None:
-            self._bar.close()
+        self._shown.close()
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -118,31 +160,31 @@ class MetricWriter:
                 error.strerror,
             )
 
-    def _show_progress(self, step: int, values: dict[str, float]) -> None:
-        facts = {}
-        if "train/loss" in values:
-            facts["loss"] = f"{values['train/loss']:.4g}"
-        if "train/images_per_second" in values:
-            facts["images/s"] = f"{values['train/images_per_second']:,.1f}"
-        if self._bar is not None:
-            self._bar.set_postfix(facts, refresh=False)
-            self._bar.update(step - self._bar.n)
+    def _log_progress(self, step: int, values: dict[str, float]) -> None:
+        self._left.mark(step)
+        if sys.stderr.isatty():  # the bar says it
+            self._speed = values.get("train/images_per_second", 0.0)
             return
-        texts = [f"{name} {value}" for name, value in facts.items()]
-        now = time.monotonic()
-        if self._clock is None:  # the first stretch compiles, so it tells nothing of the others
-            self._clock = step, now
-        else:
-            clock_step, clock_time = self._clock
-            seconds = (now - clock_time) / max(step - clock_step, 1) * (self._total_steps - step)
-            texts.append(f"{datetime.timedelta(seconds=round(seconds))} left")
-        self._show(f"step {step}/{self._total_steps}: {', '.join(texts)}")
+        texts = []
+        if "train/loss" in values:
+            texts.append(f"loss {values['train/loss']:.4g}")
+        if "train/images_per_second" in values:
+            texts.append(f"images/s {values['train/images_per_second']:,.1f}")
+        texts.append(self._left.text(step))
+        line = ", ".join(filter(None, texts))
+        logger.info("step %d/%d: %s", step, self._total_steps, line)
 
-    def _show(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)  # above the bar instead of through it
-        else:
-            logger.info(line)
+    def _bar(self) -> str:
+        """Returns the line of the terminal."""
+        texts = [bar(self._step, self._total_steps), self._left.text(self._step)]
+        if self._steps_per_epoch:
+            epochs = self._total_steps / self._steps_per_epoch
+            texts.append(f"epoch {self._step / self._steps_per_epoch:.2f}/{epochs:.3g}")
+        texts.append(self._facts)
+        if self._speed:
+            texts.append(f"{self._speed:,.0f} images/s")
+        texts.append(clock(time.monotonic() - self._start))
+        return "  ".join(filter(None, texts))
 
 
 def _drop_lines_after(workdir: Path, step: int) -> None:
@@ -206,9 +248,3 @@ class _Events:
         file, self._file = self._file, None
         with contextlib.suppress(OSError, AttributeError):  # it fails again, but then it is closed
             file.close()
-
-
-def _open_bar(total_steps: int, resume_step: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)

@@ -10,8 +10,11 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from watching import watched
 
+from jaxvision import terminal as terminal_module
 from jaxvision.errors import InputError
+from jaxvision.terminal import TimeLeft
 from jaxvision.train import writer as writer_module
 from jaxvision.train.writer import MetricWriter, read_metrics
 
@@ -202,29 +205,76 @@ def test_log_lines_tell_the_progress(tmp_path, caplog, monkeypatch):
     ]
 
 
-def test_a_terminal_gets_a_bar(tmp_path, caplog, monkeypatch):
-    class Terminal:
-        text = ""
+STEP = {"loss": jnp.float32(2.5), "accuracy": jnp.float32(0.5), "learning_rate": jnp.float32(0.01)}
 
-        def write(self, text):
-            self.text += text
 
-        def flush(self):
-            pass
-
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+def test_a_terminal_gets_a_bar_that_moves_at_every_step(tmp_path, caplog, monkeypatch):
+    terminal = watched(monkeypatch)
+    monkeypatch.setattr(writer_module, "_FETCH_SECONDS", -1.0)
+    options = {"resume_step": 50, "steps_per_epoch": 40.0, "tensorboard": False}
     with (
         caplog.at_level(logging.INFO, logger="jaxvision"),
-        MetricWriter(tmp_path, total_steps=100, resume_step=50, tensorboard=False) as writer,
+        MetricWriter(tmp_path, total_steps=100, **options) as writer,
     ):
-        writer.write(75, TRAIN)
-        writer.write(75, {"eval/accuracy": 0.625})
-        writer.write(100, TRAIN)
-    assert not caplog.records
-    assert "50/100" in terminal.text and "100/100" in terminal.text
-    assert "loss=2.5" in terminal.text and "images/s=1,234.5" in terminal.text
-    assert "step 75/100: eval/accuracy 0.625\n" in terminal.text
+        assert terminal.lines()[0].startswith("|#####     | 50/100  epoch 1.25/2.5  0:00:0")
+        lines = []
+        for step in range(51, 61):
+            writer.show(step, STEP)
+            lines.append(writer._bar())
+        assert all(
+            f"| {step}/100  " in line for step, line in zip(range(51, 61), lines, strict=True)
+        )
+        assert "epoch 1.50/2.5  loss 2.5  accuracy 0.5  rate 0.01  " in lines[-1]
+        writer.write(60, TRAIN)
+        assert "1,234 images/s" in writer._bar() and not caplog.records
+        writer.write(60, {"eval/accuracy": 0.625})  # a line that stays
+        assert [x.message for x in caplog.records] == ["step 60/100: eval/accuracy 0.625"]
+    assert terminal.text.endswith("\r\033[K")
+
+
+def test_a_metric_is_fetched_now_and_then_and_never_without_a_terminal(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(writer_module.jax, "device_get", fetched.append)
+    with MetricWriter(tmp_path, total_steps=100, tensorboard=False) as writer:
+        for step in range(1, 50):
+            writer.show(step, STEP)
+    assert not fetched
+
+
+def test_the_time_left_never_counts_a_compilation(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal_module.time, "monotonic", lambda: now[0])
+    left = TimeLeft(1000)
+    for step, time, text in (
+        (1, 60.0, ""),  # compiled
+        (2, 61.0, "0:16:38 left"),
+        (3, 62.0, "0:16:37 left"),
+        (2, 62.5, "0:16:38 left"),  # the devices lag behind what is written
+    ):
+        now[0] = time
+        left.mark(step)
+        assert left.text(step) == text
+    left.leave_out()  # the first evaluation compiles
+    now[0] = 600.0
+    left.mark(4)
+    assert left.text(4) == "0:16:36 left"
+    now[0] = 602.0
+    left.mark(5)
+    assert left.text(5) == "0:22:07 left"  # 4 s of 3 steps
+
+
+def test_only_the_first_evaluation_is_left_out_of_the_time(tmp_path, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal_module.time, "monotonic", lambda: now[0])
+    with (
+        caplog.at_level(logging.INFO, logger="jaxvision"),
+        MetricWriter(tmp_path, total_steps=1000, tensorboard=False) as writer,
+    ):
+        for time, step in ((100, 100), (200, 200), (1000, 0), (1001, 201), (1101, 301), (1201, 0)):
+            now[0] = time
+            writer.write(step or 301, TRAIN if step else {"eval/loss": 1.0})
+        now[0] = 1202
+        writer.write(302, TRAIN)
+    texts = [record.message.rpartition(", ")[2] for record in caplog.records]
+    assert texts[1] == texts[3].replace("13:19", "13:20") == "0:13:20 left"  # 1 s a step
+    assert texts[4] == "0:11:39 left" and texts[6] == "0:17:25 left"  # 301 s for 201 steps
