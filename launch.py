@@ -8,7 +8,11 @@ import errno
 import inspect
 import logging
 import os
+<<<<<<< Updated upstream
 import re
+=======
+import pathlib
+>>>>>>> Stashed changes
 import shutil
 import sys
 
@@ -18,6 +22,7 @@ from ml_collections import config_flags
 from configs import common
 from jaxvision.command_line import (
     LogHandler,
+    end_interrupted,
     explain_config_error,
     fail,
     leave_closed_pipe,
@@ -27,10 +32,14 @@ from jaxvision.command_line import (
     use_deterministic_kernels,
 )
 from jaxvision.errors import InputError, RunError
-from jaxvision.files import output_path
+from jaxvision.files import newest_checkpoint, output_path, what_is_saved
 from jaxvision.options.help import entries, option_comments, options_help
+<<<<<<< Updated upstream
 from jaxvision.options.length import drop_other_units
 from jaxvision.options.options import read_options
+=======
+from jaxvision.options.options import Options, read_options
+>>>>>>> Stashed changes
 from jaxvision.terminal import nothing_shown_after, waiting
 
 _MODES = {
@@ -119,7 +128,7 @@ def _parse(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the chosen mode; returns the exit code."""
+    """Reads the command line and runs the chosen mode; returns the exit code."""
     _parse(argv)
     logging.basicConfig(
         level=logging.INFO,
@@ -134,6 +143,15 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         fail(str(error))
         return 2
+    try:
+        return _run(options, workdir)
+    except KeyboardInterrupt:  # the second one, or one before there was anything to save
+        trains = _MODE.value == "train"
+        end_interrupted(what_is_saved(newest_checkpoint(workdir)) if trains else "")
+
+
+def _run(options: Options, workdir: pathlib.Path) -> int:
+    """Runs the chosen mode; returns the exit code."""
     if options.deterministic:
         use_deterministic_kernels()
 
@@ -175,9 +193,6 @@ def main(argv: list[str]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
-    except KeyboardInterrupt:  # the second one, or one before there was anything to save
-        print("Interrupted; the same command resumes from the newest checkpoint.", file=sys.stderr)
-        return 130
     except RunError as error:
         fail(str(error))
         return 1

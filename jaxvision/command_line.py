@@ -6,6 +6,7 @@ Imports nothing heavy: a mistyped option is answered at once.
 import contextlib
 import difflib
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import flags
 
@@ -147,6 +149,20 @@ def say(text: str) -> None:
     """Prints a result, on stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def end_interrupted(saved: str = "") -> NoReturn:
+    """Ends the process at once after SIGINT: at its normal exit, a half-done compilation crashes.
+
+    Args:
+      saved: Sentence on what is saved.
+    """
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    show_progress()
+    sys.stderr.write(f"Interrupted; {saved}\n" if saved else "Interrupted.\n")
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def leave_closed_pipe() -> None:

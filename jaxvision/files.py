@@ -127,6 +127,24 @@ def cannot_write(workdir: pathlib.Path, error: OSError) -> InputError:
     )
 
 
+def newest_checkpoint(workdir: str | os.PathLike) -> int | None:
+    """Returns the step of the newest checkpoint in the folder of a run; None: there is none."""
+    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return max((int(p.name) for p in entries if p.name.isdigit()), default=None)
+
+
+def what_is_saved(step: int | None) -> str:
+    """Returns what is left of a run that ended early.
+
+    Args:
+      step: Step of the newest checkpoint; None: there is none.
+    """
+    if step is None:
+        return "there is no checkpoint, and the same command begins anew."
+    return f"the same command resumes from the checkpoint of step {step}."
+
+
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics.jsonl, in the order they were written.
 

@@ -59,6 +59,9 @@ def nothing_shown_after() -> Iterator[None]:
         with PROGRESS_LOCK:
             _shown.clear()
             show_progress()
+            threads = [*_threads]
+        for thread in threads:  # it must not meet the end of the interpreter
+            thread.join()
 
 
 def _draw() -> None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxvision.errors import InputError, RunError
+from jaxvision.files import newest_checkpoint
 from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
 from jaxvision.tasks.task import Metrics
 from jaxvision.terminal import waiting
@@ -63,7 +64,11 @@ def _train(run: Run, workdir: pathlib.Path) -> TrainState:
         keep=options.checkpoint.keep,
         best_metric=options.checkpoint.best_metric,
     )
-    with StopSignal() as stop, checkpointer, closing(run.train_batches()) as data:
+    with (
+        StopSignal(lambda: newest_checkpoint(workdir)) as stop,
+        checkpointer,
+        closing(run.train_batches()) as data,
+    ):
         progress = progress_of(options)
         state, start = resume_or_create(run, checkpointer, data, progress, initial)
         if start >= run.total_steps or progress.ended:
@@ -160,7 +165,7 @@ def _run_steps(
             break
         if signum:
             checkpointer.wait()
-            raise Stopped(signum, done)
+            raise Stopped(signum, done, checkpointer.latest_step)
     guard.finish()
     log.flush()
     if progress.ended:
