@@ -31,6 +31,8 @@ from jaxvision.command_line import (
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import newest_checkpoint, output_path, what_is_saved
 from jaxvision.options.help import entries, option_comments, options_help
+from jaxvision.options.length import drop_other_units
+from jaxvision.options.options import Options, read_options
 from jaxvision.terminal import nothing_shown_after, waiting
 
 _MODES = {
