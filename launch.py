@@ -8,11 +8,8 @@ import errno
 import inspect
 import logging
 import os
-<<<<<<< Updated upstream
-import re
-=======
 import pathlib
->>>>>>> Stashed changes
+import re
 import shutil
 import sys
 
@@ -34,12 +31,8 @@ from jaxvision.command_line import (
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import newest_checkpoint, output_path, what_is_saved
 from jaxvision.options.help import entries, option_comments, options_help
-<<<<<<< Updated upstream
 from jaxvision.options.length import drop_other_units
-from jaxvision.options.options import read_options
-=======
 from jaxvision.options.options import Options, read_options
->>>>>>> Stashed changes
 from jaxvision.terminal import nothing_shown_after, waiting
 
 _MODES = {

@@ -13,11 +13,7 @@ import jax
 from jaxvision.data.fingerprint import fingerprint, fingerprint_difference
 from jaxvision.data.source import Records
 from jaxvision.errors import InputError
-<<<<<<< Updated upstream
-from jaxvision.files import cannot_write, checkpoint_steps, output_path, read_json, write_json
-=======
-from jaxvision.files import cannot_write, newest_checkpoint, output_path, write_json
->>>>>>> Stashed changes
+from jaxvision.files import cannot_write, newest_checkpoint, output_path, read_json, write_json
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Task
 
@@ -140,11 +136,7 @@ def as_json(options: Options) -> dict[str, Any]:
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Returns whether a folder holds a run to resume."""
-<<<<<<< Updated upstream
-    return bool(checkpoint_steps(pathlib.Path(workdir).expanduser() / "checkpoints"))
-=======
     return newest_checkpoint(workdir) is not None
->>>>>>> Stashed changes
 
 
 def open_workdir(
