@@ -12,7 +12,9 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
+from jaxvision.errors import InputError
 from jaxvision.models.mobilenet import BlockRow
+from jaxvision.models.spec import check_images
 
 VIT = {
     "image_size": 16,
@@ -184,6 +186,32 @@ def trained_forward(graphdef, params, stats, key):
 def assert_close(left, right, atol):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), left, right)
+
+
+FAMILIES = {jv.get_spec(name).family: name for name in jv.list_models()}
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_an_empty_batch(name):
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(name)))
+    none = jax.ShapeDtypeStruct((0, 32, 16, 3), jnp.float32)
+    logits = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, none)
+    assert logits.shape == (0, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_wrong_calls_say_what_to_type(name):
+    model = nnx.eval_shape(lambda: build(name))
+    with pytest.raises(InputError, match="train=True"):
+        model.train()
+    with pytest.raises(InputError, match="evaluates"):
+        model.eval()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_pixels_that_are_not_normalised_are_refused(dtype):
+    with pytest.raises(InputError, match=rf"got {dtype}: pass jv\.preprocess\("):
+        check_images(jnp.zeros((1, 8, 8, 3), dtype), 3)
 
 
 @pytest.mark.parametrize("name", jv.list_models())

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.interop.adapt import Fit, Source, fit_heads
 from jaxvision.interop.formats import check_writable, read_checkpoint, write_weights
 from jaxvision.interop.rules import (
@@ -160,7 +161,7 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
       source: Library whose names the weights have, see `load_weights`.
 
     Raises:
-      InputError: if an array is neither used nor excused.
+      InputError: if an array is neither used nor excused, or not finite.
     """
     name = source or _detect(model, weights)
     chosen, config = _source(model, name)
@@ -175,13 +176,14 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
     left_out, own_heads = fit_heads(weights, rules, shapes, chosen)
     adapted |= own_heads
     missing = [f"{head}/*" for head in own_heads]
+    loaded = [entry.find(weights) for entry in entries]
+    _check_finite(weights, [name for name in loaded if name is not None])
     new = convert(weights, rules, target=target, allow_missing=missing)
 
     if jax.tree.structure(current) != jax.tree.structure(target):
         new = stack_blocks(new)
     for tree in jax.tree.map(jnp.asarray, new):  # nothing was written before this line
         nnx.update(model, tree)
-    loaded = [entry.find(weights) for entry in entries]
     return LoadReport(
         name,
         tuple(n for n in dict.fromkeys(loaded) if n is not None),
@@ -189,6 +191,16 @@ def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = 
         left_out,
         notes=_notes(name, chosen, config),
     )
+
+
+def _check_finite(weights: Weights, names: list[str]) -> None:
+    for name in names:
+        bad = np.size(weights[name]) - np.count_nonzero(np.isfinite(weights[name]))
+        if bad:
+            raise InputError(
+                f"{shorten(name)} has {bad} values that are NaN or infinite, of "
+                f"{np.size(weights[name])}: the file is damaged, or of a training that diverged."
+            )
 
 
 def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:

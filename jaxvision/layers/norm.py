@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.errors import InputError
 from jaxvision.layers.linear_call import linear_call
 
 
@@ -76,12 +77,24 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, inputs: Float[Array, "batch *space width"], *, train: bool = False
     ) -> Float[Array, "batch *space width"]:
-        """Returns the normalised inputs; moves the running statistics if `train`."""
+        """Returns the normalised inputs; moves the running statistics if `train`.
+
+        Raises:
+          InputError: if `train` and there is one value of each channel: less its mean it is 0,
+            whatever the image.
+        """
         if train and not self.frozen:
+            count = inputs.size // inputs.shape[-1]
+            if count < 2:
+                raise InputError(
+                    "Expected more than 1 value per channel when training, got a BatchNorm's input "
+                    f"of shape {inputs.shape}: take more images at once (a larger batch, fewer "
+                    "micro-batches), or larger ones."
+                )
             outputs, mean, var = _normalise_batch(
                 inputs, self.scale[...], self.bias[...], self.eps, self.dtype
             )
-            self._move_statistics(mean, var, count=inputs.size // inputs.shape[-1])
+            self._move_statistics(mean, var, count=count)
             return outputs
         # Subtract first: folding the mean into the bias would cancel badly where |mean| >>
         # deviation.
@@ -89,7 +102,7 @@ class BatchNorm(nnx.Module):
         return _scale_and_shift(inputs, self.mean[...], factor, self.bias[...], self.dtype)
 
     def _move_statistics(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
-        unbiased = var * (count / max(count - 1, 1))
+        unbiased = var * (count / (count - 1))
         keep = 1.0 - self.momentum
         mean, unbiased = jax.lax.stop_gradient((mean, unbiased))
         self.mean[...] = keep * self.mean[...] + self.momentum * mean

@@ -57,7 +57,7 @@ class SpatialReduction(nnx.Module):
           ValueError: if the map is smaller than a patch.
         """
         reduced = self.norm(self.proj(whole_patches(inputs, self.ratio)))
-        return reduced.reshape(len(inputs), -1, inputs.shape[-1])
+        return jax.lax.collapse(reduced, 1, 3)
 
 
 class PooledReduction(nnx.Module):
@@ -87,4 +87,4 @@ class PooledReduction(nnx.Module):
     ) -> Float[Array, "batch tokens channels"]:
         """Returns 49 tokens."""
         reduced = gelu(self.norm(self.proj(adaptive_avg_pool(inputs, 7))))
-        return reduced.reshape(len(inputs), -1, inputs.shape[-1])
+        return jax.lax.collapse(reduced, 1, 3)

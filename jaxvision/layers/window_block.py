@@ -102,7 +102,7 @@ class WindowBlock(nnx.Module):
         tokens = tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
 
         branch = self.norm2(tokens) if self.norm_first else tokens
-        rows = branch.reshape(len(branch), -1, branch.shape[-1])
+        rows = jax.lax.collapse(branch, 1, 3)
         branch = self.mlp(rows, train=train, rngs=rngs).reshape(tokens.shape)
         branch = branch if self.norm_first else self.norm2(branch)
         return tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)

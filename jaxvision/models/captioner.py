@@ -239,7 +239,7 @@ class Captioner(Model):
             features = jax.lax.stop_gradient(self._look(self.encoder, inputs))
         else:
             features = self._look(self.encoder, inputs, train=train, rngs=rngs)
-        features = features.reshape(features.shape[0], -1, features.shape[-1])
+        features = jax.lax.collapse(features, 1, -1)
         features = features.astype(self.config.dtype)
         return features if self.visual_proj is None else self.visual_proj(features)
 

@@ -159,7 +159,7 @@ class PVTv2Block(nnx.Module):
         """
         normed = self.norm1(inputs)
         memory = None if self.reduction is None else self.reduction(normed)
-        tokens = normed.reshape(len(inputs), -1, inputs.shape[-1])
+        tokens = jax.lax.collapse(normed, 1, 3)
         branch = self.attn(tokens, memory, train=train, rngs=rngs).reshape(inputs.shape)
         branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
         outputs = inputs + drop_path(branch, drop_path_rate, train=train, rngs=rngs)

@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+
+from jaxvision.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,6 +50,28 @@ class Model(nnx.Module):
     weight_sources: ClassVar[str | Mapping[str, Any] | None] = None
     not_decayed: ClassVar[frozenset[str]] = frozenset()
     frozen_prefixes: tuple[str, ...] = ()
+
+    def train(self, **attributes: Any) -> NoReturn:
+        """Refuses what would change nothing: a model keeps no mode.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError(
+            "A model has no mode to switch: pass train=True to the call, model(images, train=True, "
+            "rngs=nnx.Rngs(dropout=0))."
+        )
+
+    def eval(self, **attributes: Any) -> NoReturn:
+        """Refuses what would change nothing: a model keeps no mode.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError(
+            "A model has no mode to switch: model(images) evaluates, model(images, train=True) "
+            "trains."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +173,16 @@ def layer_dtypes(dtype: str) -> dict[str, Any]:
 
 
 def check_images(images: jax.Array, in_channels: int) -> None:
-    """Raises ValueError unless the images are [batch, height, width, in_channels]."""
+    """Raises ValueError unless the images are floats [batch, height, width, in_channels]."""
     if images.ndim != 4 or images.shape[-1] != in_channels:
         raise ValueError(
             f"Expected images [batch, height, width, {in_channels}], got shape {images.shape}: "
             "channels come last."
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(
+            f"Expected normalised images of floats, got {images.dtype}: pass "
+            "jv.preprocess(images, NAME), with the name of the model, instead of the images."
         )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxvision.errors import InputError
 from jaxvision.layers.norm import BatchNorm, _normalise_batch, layer_norm
 
 DTYPES = {"dtype": "float32", "param_dtype": "float32"}
@@ -63,10 +64,16 @@ def test_batch_norm_keeps_float32_statistics_in_bfloat16():
     assert norm.mean[...].dtype == norm.var[...].dtype == jnp.float32
 
 
-def test_one_value_per_channel_gives_finite_statistics():
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (1, 2), (0, 4, 4, 2)])
+def test_one_value_per_channel_is_refused_in_training(shape):
     norm = BatchNorm(2, **DTYPES)
-    norm(jnp.ones((1, 1, 1, 2)), train=True)
-    assert bool(jnp.isfinite(norm.var[...]).all())
+    graphdef, state = nnx.split(norm)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with pytest.raises(InputError, match="Expected more than 1 value per channel when training"):
+        jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x, train=True), state, inputs)
+    assert norm(jnp.ones(shape)).shape == shape
+    norm.frozen = True
+    assert norm(jnp.ones(shape), train=True).shape == shape
 
 
 def test_statistics_reach_the_caller_of_a_pure_function():
