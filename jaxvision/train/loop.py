@@ -15,6 +15,7 @@ from jaxvision.errors import InputError, RunError
 from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
 from jaxvision.tasks.task import Metrics
 from jaxvision.terminal import waiting
+from jaxvision.train.agreement import agree_on_lock
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.lock import lock_workdir
@@ -50,6 +51,7 @@ def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
       RunError: if the last checkpoint could not be saved.
     """
     with lock_workdir(workdir, holds=jax.process_index() == 0) as folder:
+        agree_on_lock(folder)
         return _train(run, folder)
 
 
