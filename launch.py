@@ -154,11 +154,18 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
         from jaxvision.evaluation.evaluate import evaluate_fully
         from jaxvision.preflight.find_lr import find_lr
         from jaxvision.preflight.preflight import preflight
+        from jaxvision.train.agreement import (
+            agree_on_data,
+            agree_on_run,
+            agree_on_start,
+            tell_others,
+        )
         from jaxvision.train.distributed import initialize, leave_others
         from jaxvision.train.loop import train
         from jaxvision.train.report import write_report
         from jaxvision.train.setup import make_run
         from jaxvision.train.stop import Stopped
+        from jaxvision.train.workdir import has_checkpoint
 
     if options.compilation_cache:
         cache = os.path.expanduser(options.compilation_cache)
@@ -169,8 +176,13 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
             with waiting("Starting the devices"):
                 initialize(_DISTRIBUTED.value)
                 jax.devices()
+                agree_on_start(options, _MODE.value)
             with waiting("Opening the data and describing the model"):
                 run = make_run(options, workdir=workdir, training=_MODE.value != "eval")
+            with waiting("Comparing the processes"):
+                agree_on_data(run)
+            if _MODE.value != "train":
+                agree_on_run(holds_run=has_checkpoint(workdir))
             if _MODE.value == "eval":
                 evaluate_fully(run, workdir)
             elif _MODE.value == "preflight":
@@ -182,12 +194,15 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
                 write_report(run, state, workdir)
     except InputError as error:
         fail(str(error))
+        if not tell_others(error):
+            leave_others(2)
         return 2
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
     except RunError as error:
         fail(str(error))
+        leave_others()
         return 1
     except Exception as error:
         if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

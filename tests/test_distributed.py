@@ -4,7 +4,7 @@ import json
 import signal
 
 import pytest
-from launching import CACHE, finish, start_processes, wait_for_step
+from launching import CACHE, finish, free_port, start, start_processes, wait_for_step
 
 # A ResNet, as the many small sums of BatchNorms are what processes get into disorder.
 RUN = (
@@ -35,3 +35,24 @@ def test_two_processes_one_process_two_processes(tmp_path):
         assert codes == ([0] if steps == 40 else [143]) * count, log
     expected, found = losses(tmp_path / "one"), losses(tmp_path / "parts")
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_processes_that_differ_end_before_the_first_step(tmp_path):
+    environment = {
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    parts = [
+        start(
+            *RUN,
+            f"--workdir={tmp_path}/run",
+            f"--config.seed={seed}",
+            environment=environment | {"JAX_PROCESS_ID": str(seed)},
+        )
+        for seed in (0, 1)
+    ]
+    codes, log = finish(parts)
+    assert codes == [2, 2], log
+    assert log.count("error: The processes differ: config.seed is 0 in process 0 and 1 in") == 2
+    assert "Traceback" not in log and not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from jaxvision.files import newest_checkpoint
 from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
 from jaxvision.tasks.task import Metrics
 from jaxvision.terminal import waiting
+from jaxvision.train.agreement import agree_on_lock
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.init_from import start_from
 from jaxvision.train.lock import lock_workdir
@@ -51,6 +52,7 @@ def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
       RunError: if the last checkpoint could not be saved.
     """
     with lock_workdir(workdir, holds=jax.process_index() == 0) as folder:
+        agree_on_lock(folder)
         return _train(run, folder)
 
 

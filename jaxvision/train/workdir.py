@@ -49,18 +49,18 @@ _FREE = (
 )
 
 
-def _leaves(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Returns {dotted name: value} of a nested dict."""
     leaves = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        leaves |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return leaves
 
 
 def _differences(stored: dict, current: dict) -> list[str]:
     """Returns a phrase for every option that makes the two runs different ones."""
-    current = _leaves(current)
+    current = flat(current)
     return [
         f"config.{name} is {current.get(name)!r} here and {stored.get(name)!r} there"
         for name in sorted(stored | current)
@@ -83,7 +83,7 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
         ) from error
     if not stored:
         return ""
-    differences = _differences(_leaves(as_json(Options())) | _leaves(stored), as_json(options))
+    differences = _differences(flat(as_json(Options())) | flat(stored), as_json(options))
     return "; ".join(differences[:5])
 
 
