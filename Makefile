@@ -23,7 +23,7 @@ parity: .venv/test  ## The same models in float64; prints the differences
 parity-quick: .venv/test  ## Of them the smallest, of every family and library, in minutes
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -m quick
 
-torture: .venv/test  ## Runs that are killed, damaged and starved, in minutes; prints hashes
+torture: .venv/test  ## Runs killed, damaged and starved, files that mean harm, in half an hour; prints hashes
 	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/torture
 
 # ZIP: of JPEG images, for the input pipeline.
