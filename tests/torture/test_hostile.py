@@ -12,6 +12,7 @@ from torture.hostile_files import READERS
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux"),
 ]
 SECONDS = os.environ.get("JAXVISION_TORTURE_SECONDS", "60")  # of damaged files; crafted ones before
