@@ -258,6 +258,14 @@ COCO_ROWS = [
         for number in (2**31, 2**63, 2**64, -(2**70))
     ),
     Row(
+        "endless caption",
+        captions_file(
+            images=[{"id": 1, "file_name": "a.jpg"}],
+            annotations=[{"image_id": 1, "caption": '"' * 2_000_000}],
+        ),
+        "has a caption of 2,000,000 characters, of the image a.jpg; expected at most 10,000",
+    ),
+    Row(
         "image missing",
         remove("train/a.jpg", "train/c.jpg"),
         "2 of the 3 images of {tmp}/captions_train.json are not in {tmp}/train, the first is c.jpg",
