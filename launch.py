@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from configs import common
 from jaxvision.command_line import (
+    LogFormatter,
     LogHandler,
     end_interrupted,
     explain_config_error,
@@ -123,12 +124,9 @@ def _parse(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Reads the command line and runs the chosen mode; returns the exit code."""
     _parse(argv)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[LogHandler()],
-    )
+    handler = LogHandler()
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     quiet_libraries()
     try:
         workdir = output_path(str(_WORKDIR.value))

@@ -18,6 +18,8 @@ from typing import NoReturn
 
 from absl import flags
 
+from jaxvision.errors import printable
+
 PROGRESS_LOCK = threading.RLock()  # of the line of `show_progress`
 _progress = ""  # that line
 
@@ -38,6 +40,8 @@ def add_xla_flag(flag: str) -> None:
 
 def quiet_libraries() -> None:
     """Leaves to our own log what matters; a failed save alone is hundreds of lines of orbax."""
+    if logging.lastResort is not None:  # of warnings, where no log is set up
+        logging.lastResort.setFormatter(LogFormatter())
     for library in ("jax", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for library in ("absl", "asyncio"):  # of orbax and tfds
@@ -145,9 +149,17 @@ def nearest_option(name: str, options: Sequence[str]) -> str | None:
     return best if likeness(best) >= 0.65 else None
 
 
+class LogFormatter(logging.Formatter):
+    """Writes log messages without anything that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a message."""
+        return printable(super().format(record), lines=True)
+
+
 def say(text: str) -> None:
     """Prints a result, on stdout."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text, lines=True)}\n")
     sys.stdout.flush()
 
 
@@ -176,7 +188,7 @@ def show_progress(text: str = "") -> None:
     global _progress
     if sys.stderr.isatty():
         with PROGRESS_LOCK:
-            _progress = text[: _columns() - 1]  # a longer one would wrap
+            _progress = printable(text)[: _columns() - 1]  # a longer one would wrap
             sys.stderr.write(f"\r\033[K{_progress}")
             sys.stderr.flush()
 
@@ -217,4 +229,4 @@ def fail(message: str, remedy: str = "") -> None:
         lines = missing[:1]
     text = " ".join(lines)
     stop = "" if text.endswith((".", "?")) else "."
-    sys.stderr.write(f"error: {text}{stop} {remedy}".rstrip() + "\n")
+    sys.stderr.write(printable(f"error: {text}{stop} {remedy}".rstrip()) + "\n")

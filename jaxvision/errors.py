@@ -1,6 +1,13 @@
 """The two exceptions whose message is all that a user needs to see."""
 
 import difflib
+import re
+
+# Control characters, those that turn the direction of text, other line ends, and bytes of a file's
+# name that are no text.
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class InputError(ValueError):
@@ -19,12 +26,29 @@ class RunError(RuntimeError):
     """
 
 
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Returns text with what a terminal would obey, and not show, written as `\x1b`.
+
+    Names of files and classes may hold anything, and are printed everywhere.
+
+    Args:
+      text: Text to print, or anything that becomes one by `str`.
+      lines: Whether line ends and tabs stay.
+    """
+
+    def escape(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if lines and character in "\n\t" else ascii(character)[1:-1]
+
+    return _OBEYED.sub(escape, str(text))
+
+
 def shorten(text: object, length: int = 200) -> str:
     """Returns text of a file as a message may show it: printable, on one line, not endless."""
     shown = str(text)
     if len(shown) > length:
         shown = f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
-    return "".join(c if c.isprintable() else "?" for c in shown)
+    return printable(shown)
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

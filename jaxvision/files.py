@@ -41,10 +41,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is no JSON, nested without end, or no object.
+      ValueError: if it is no JSON, nested without end, or no object, or holds NaN.
     """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"it holds {name}")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):

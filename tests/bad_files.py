@@ -142,6 +142,11 @@ def old_run(**changes) -> Write:
     return write
 
 
-def damaged_run(folder: pathlib.Path) -> None:
-    old_run()(folder)
-    (folder / "run/config.json").write_text('{"seed": 0, "ta')
+def run_with_config(content: str) -> Write:
+    """Writes run/ with a checkpoint and that config.json."""
+
+    def write(folder):
+        old_run()(folder)
+        (folder / "run/config.json").write_text(content)
+
+    return write

@@ -17,7 +17,17 @@ from typing import Any
 import bad_files
 import numpy as np
 import pytest
-from bad_files import config, damaged_run, image, old_run, pets, table, text, train_files, zipped
+from bad_files import (
+    config,
+    image,
+    old_run,
+    pets,
+    run_with_config,
+    table,
+    text,
+    train_files,
+    zipped,
+)
 from interop import helpers
 from interop.forge import Call, Tensor, npy, npz_bomb, write_npz, write_safetensors, write_torch
 from launching import CACHE, ROOT
@@ -205,6 +215,8 @@ NUMBERS = [
         ("accumulate_steps", "0", "1..1000000, got 0"),
         ("total_steps", "0", "exactly one of --config.total_steps and --config.total_epochs"),
         ("total_epochs", "inf", "0.0..1000000.0, got inf"),
+        ("model.kwargs.depth", "1000000000", "whole number of at most 400"),
+        ("data.image_size", "1000000", "up to 16384, a whole number or '(height, width)'"),
         ("data.image_size", "0", "whole number or '(height, width)', got 0"),
         ("data.image_size", "32.5", "whole number or '(height, width)', got 32.5"),
         ("data.image_size", "big", "whole number or '(height, width)', got 'big'"),
@@ -335,7 +347,14 @@ WORKDIR = [
     Row("below-a-file", "--workdir={tmp}/x/run", ["Not a directory", "writable"], text("x", "")),
     Row("no-disk", "--workdir=/proc/run", ["/proc/run cannot be written", "writable"]),
     Row("url", "--workdir=gs://bucket/run", ["gs://bucket/run is a URL", "give a path"]),
-    Row("damaged-config", "", ["config.json is damaged", "another --workdir"], damaged_run),
+    Row("damaged-config", "", ["config.json is damaged", "another --workdir"],
+        run_with_config('{"seed": 0, "ta')),
+    Row("empty-config", "", ["it holds no options", "another --workdir"],
+        run_with_config("{}")),
+    Row("deep-config", "", ["nested too deeply", "another --workdir"],
+        run_with_config("[" * 100_000)),
+    Row("config-of-texts", "", ["config.batch_size must be a whole number, got '8'"],
+        run_with_config('{"batch_size": "8"}')),
     Row("other-model", "", ["model.kwargs.depth is 2 here and 3 there", "another --workdir"],
         old_run(model__kwargs__depth=3)),
     Row("other-data", "", ["data.name is 'shapes' here and 'folder' there", "another --workdir"],

@@ -208,3 +208,11 @@ def test_what_is_not_installed(score, files, monkeypatch, tmp_path):
     monkeypatch.setattr("jaxvision.metrics.spice.find_package", lambda: None)
     answer = score(*files, "--metrics=bleu,spice")
     check(answer, ["SPICE", "pip install 'jaxvision-nnx[caption-eval]'"], "spice", tmp_path)
+
+
+def test_an_endless_caption_is_refused_at_once(files, tmp_path):
+    references = read_references(str(files[0]))
+    results = tmp_path / "endless.json"
+    results.write_text(json.dumps([{"image_id": 3, "caption": '"' * 2_000_000}]))
+    with pytest.raises(DataError, match="a caption of 2,000,000 characters, of the image 3; expec"):
+        read_candidates(str(results), references)

@@ -17,7 +17,7 @@ from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.image_files import ImageFile
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, printable
 from jaxvision.evaluation.predict import decoded_ahead
 from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
 from jaxvision.interop.trained import Trained, open_trained
@@ -140,9 +140,11 @@ def caption_lines(captioned: Captioned, form: str) -> list[str]:
         captions = [{"caption": c.caption, "score": c.score} for c in captioned.captions]
         error = {"error": captioned.error} if captioned.error else {}
         return [json.dumps({"image": captioned.image, "captions": captions} | error)]
-    if len(captioned.captions) < 2:
-        return [f"{captioned.image}: {c.caption}" for c in captioned.captions]
-    return [f"{captioned.image}: {c.score:.3f} {c.caption}" for c in captioned.captions]
+    alone = len(captioned.captions) < 2
+    return [
+        printable(f"{captioned.image}: {'' if alone else f'{c.score:.3f} '}{c.caption}")
+        for c in captioned.captions
+    ]
 
 
 def attention_maps(

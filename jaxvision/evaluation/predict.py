@@ -19,7 +19,7 @@ from jaxvision.data.decode import decode_image
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, printable
 from jaxvision.interop.trained import Trained
 from jaxvision.train.input import make_preprocess
 
@@ -138,7 +138,7 @@ def prediction_lines(prediction: Prediction, form: str) -> list[str]:
     guesses = (
         f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses
     )
-    return [f"{prediction.image}: {', '.join(guesses)}"]
+    return [printable(f"{prediction.image}: {', '.join(guesses)}")]
 
 
 def _guesses(

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxvision.errors import InputError, shorten
 from jaxvision.interop.rules import Rule, Weights
 from jaxvision.layers.position import resize_position_embedding
+
+_MOST_NUMBERS = 2**28  # of a position table that is made, 1 GiB
 
 Grid = tuple[int, int]
 Resize = Callable[[np.ndarray, Grid, Grid, int], np.ndarray]
@@ -96,7 +99,16 @@ def fit_positions(
       config: Config of the model.
       resize: Function (table, old grid, new grid, rows before the grid) -> table.
       method: Description of what `resize` does, for the report.
+
+    Raises:
+      InputError: if the new table would take more than a gibibyte.
     """
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise InputError(
+            f"The positions of image_size {shorten(getattr(config, 'image_size', '?'))} would be"
+            f" {shape}, more numbers than the {_MOST_NUMBERS:,} that a table may have: give a"
+            " smaller image_size."
+        )
     rows, columns = config.grid
     prefix = shape[1] - rows * columns
     patches = table.shape[1] - prefix

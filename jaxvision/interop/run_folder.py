@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from jaxvision.data.classes import read_class_names
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
+from jaxvision.options.options import Options, as_json, check_types
+from jaxvision.options.size import MAX_SIDE, is_size
 from jaxvision.outside import is_address
 
 logger = logging.getLogger(__name__)
@@ -59,11 +61,33 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
             "checkpoints/."
         )
     steps = (int(path.name),) if one_step else tuple(checkpoint_steps(checkpoints)[::-1])
-    try:
-        config = read_json(folder / "config.json")
-    except ValueError as error:
-        raise InputError(f"{folder}/config.json is damaged ({error}): restore it.") from error
+    config = _read_config(folder / "config.json")
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what config.json holds; what an older version has not written has its default.
+
+    It may be from anywhere, so that nothing in it is taken for granted.
+    """
+    try:
+        stored = read_json(path)
+        check_types(stored)
+        config = _merged(as_json(Options()), stored)
+        size = config["data"]["image_size"]
+        if not is_size(tuple(size) if isinstance(size, list) else size):
+            raise ValueError(f"data.image_size is {shorten(size)}, pixels up to {MAX_SIDE} wanted")
+        if "model" not in stored:
+            raise ValueError("it names no model")
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"{path} is damaged ({reason}): restore it.") from error
+    return config
+
+
+def _merged(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    groups = {k: _merged(v, stored.get(k, {})) for k, v in defaults.items() if isinstance(v, dict)}
+    return defaults | stored | groups
 
 
 def check_stored_models(stored: Mapping[str, Any], *, where: str, named: bool = False) -> None:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.types import Transform
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
@@ -78,8 +78,10 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
 def _abstract(spec: ModelSpec, options: dict[str, Any]) -> nnx.Module:
     try:
         return nnx.eval_shape(lambda: create_model(spec.name, rngs=nnx.Rngs(0), **options))
-    except TypeError as error:
-        raise InputError(f"config.json of the run: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # values of a file can be wrong in any way
+        raise InputError(f"config.json of the run: {shorten(error)}") from error
 
 
 def _run_options(run: RunFolder, spec: ModelSpec) -> dict[str, Any]:

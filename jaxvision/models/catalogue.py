@@ -25,7 +25,7 @@ from jaxvision.models import (
     vit,
 )
 from jaxvision.models.initial_values import build_model
-from jaxvision.models.spec import ModelSpec
+from jaxvision.models.spec import ModelSpec, check_numbers
 from jaxvision.outside import import_outside, imported_outside, is_address
 
 _SPECS: dict[str, ModelSpec] = {}
@@ -170,6 +170,7 @@ def create_model(
         )
     try:
         config = dataclasses.replace(spec.config, dtype=dtype, **overrides)
+        check_numbers(config, spec.config)
     except ValueError as error:
         raise InputError(f"{spec.name}: {error}") from error
     return build_model(spec.build, config, rngs=rngs)

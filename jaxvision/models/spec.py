@@ -1,6 +1,7 @@
 """What every model family shares: the row of its table, its dtypes, its check of the input."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
+from jaxvision.options.size import MAX_SIDE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -192,3 +194,35 @@ def check_rates(config: Any) -> None:
         rate = getattr(config, field.name)
         if field.name.endswith("_rate") and not 0.0 <= rate < 1.0:
             raise ValueError(f"{field.name} is a probability of dropping, in [0, 1), got {rate}.")
+
+
+def check_numbers(config: Any, usual: Any) -> None:
+    """Raises ValueError where numbers of a config are none, or so large that no machine builds it.
+
+    Args:
+      config: Config of a model.
+      usual: Published config of the model, which says what is a whole number, and what a number.
+    """
+    for field in dataclasses.fields(config):
+        values, like = (
+            x if isinstance(x, tuple) else (x,)
+            for x in (getattr(config, field.name), getattr(usual, field.name))
+        )
+        types = {type(x) for x in like}
+        if types not in ({int}, {float}):
+            continue
+        kind, wanted = {
+            int: (numbers.Integral, "a whole number"),
+            float: (numbers.Real, "a number"),
+        }[types.pop()]
+        most = 100_000_000
+        if field.name == "image_size":
+            most = 2 * MAX_SIDE  # height and width
+        elif "depth" in field.name:
+            most = 400 if kind is numbers.Integral else 10  # blocks, or their multiplier
+        good = all(isinstance(x, kind) and not isinstance(x, bool) and x >= 0 for x in values)
+        if not good or not sum(values) <= most:
+            raise ValueError(
+                f"{field.name} must be {wanted} of at most {most:,}, or some that add up to no"
+                f" more, got {shorten(getattr(config, field.name))}."
+            )

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
-from jaxvision.options.size import is_size, sides
+from jaxvision.options.size import MAX_SIDE, is_size, sides
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
@@ -60,8 +60,8 @@ class DataOptions:
         check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if not is_size(self.image_size):
             raise InputError(
-                "--config.data.image_size must be pixels, a whole number or '(height, width)', got "
-                f"{self.image_size!r}."
+                f"--config.data.image_size must be pixels up to {MAX_SIDE}, a whole number or "
+                f"'(height, width)', got {self.image_size!r}."
             )
         side = min(sides(self.image_size))
         usual = round(side * 256 / 224)

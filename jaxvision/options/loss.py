@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
-from jaxvision.options.size import is_size
+from jaxvision.options.size import MAX_SIDE, is_size
 
 LOSSES = ("softmax_cross_entropy", "bce")
 SMOOTHING_OVER = ("all", "wrong")
@@ -64,6 +64,6 @@ class DistillOptions:
             )
         if self.image_size and not is_size(self.image_size):
             raise InputError(
-                "--config.distill.image_size must be pixels, a whole number or '(height, width)', "
-                f"or 0, got {self.image_size!r}."
+                f"--config.distill.image_size must be pixels up to {MAX_SIDE}, a whole number or "
+                f"'(height, width)', or 0, got {self.image_size!r}."
             )

@@ -1,13 +1,15 @@
 """All options of a run: the schema of configs/common.py as types, checked as they are made."""
 
 import dataclasses
+import json
+import numbers
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.options.augment import AugmentOptions
 from jaxvision.options.averaging import SwaOptions
 from jaxvision.options.caption import CaptionOptions
@@ -27,6 +29,14 @@ from jaxvision.options.run import (
 from jaxvision.options.schedule import FindLrOptions, ScheduleOptions
 from jaxvision.options.size import sides
 
+_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((numbers.Integral,), "a whole number"),
+    float: ((numbers.Real,), "a number"),
+    str: ((str,), "a text"),
+    tuple: ((tuple, list), "a tuple"),
+    Mapping[str, Any]: ((Mapping, ConfigDict), "a group of options"),
+}
 _MESH_AXES = frozenset({"data", "fsdp", None})
 
 
@@ -185,7 +195,38 @@ def read_options(config: ConfigDict | Mapping[str, Any]) -> Options:
     Raises:
       InputError: for an unknown name, or a value that cannot work.
     """
+    check_types(config)
     return _read(Options, config, "config")
+
+
+def as_json(options: Options) -> dict[str, Any]:
+    """Returns what config.json holds: the options as JSON has them, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(options)))
+
+
+def check_types(
+    values: ConfigDict | Mapping[str, Any], group: type = Options, place: str = "config"
+) -> None:
+    """Checks that values have the types of the schema; names that it does not have are left alone.
+
+    Args:
+      values: Config of configs/common.py, or what a run's config.json holds, or a group of either.
+      group: Dataclass of the group.
+      place: Name of the group in the config.
+
+    Raises:
+      InputError: for a value of another type.
+    """
+    for field in dataclasses.fields(group):
+        name, inner = f"{place}.{field.name}", field.default_factory
+        kind = Mapping[str, Any] if dataclasses.is_dataclass(inner) else field.type
+        if field.name not in values or kind not in _TYPES:
+            continue
+        value, (types, wanted) = values[field.name], _TYPES[kind]
+        if not isinstance(value, types) or (kind in (int, float) and isinstance(value, bool)):
+            raise InputError(f"--{name} must be {wanted}, got {shorten(repr(value))}.")
+        if dataclasses.is_dataclass(inner):
+            check_types(value, inner, name)  # pyright: ignore - a class
 
 
 def _read(group: type, values: ConfigDict | Mapping[str, Any], place: str) -> Any:

@@ -1,8 +1,6 @@
 """The folder of a run: what it was started with, and whether it may be resumed."""
 
-import dataclasses
 import importlib.metadata
-import json
 import logging
 import pathlib
 import platform
@@ -14,7 +12,7 @@ from jaxvision.data.fingerprint import fingerprint, fingerprint_difference
 from jaxvision.data.source import Records
 from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, newest_checkpoint, output_path, read_json, write_json
-from jaxvision.options.options import Options
+from jaxvision.options.options import Options, as_json, check_types
 from jaxvision.tasks.task import Task
 
 DATA_FILE = "data.json"
@@ -75,14 +73,18 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
     What a run of an older version has not written has its default.
     """
     path = workdir / "config.json"
-    try:
-        stored = read_json(path) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}); restore it, or give another --workdir."
-        ) from error
-    if not stored:
+    if not path.exists():
         return ""
+    try:
+        stored = read_json(path)
+        check_types(stored)
+        if not stored:
+            raise ValueError("it holds no options")
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"{path} is damaged ({reason}); restore it, or give another --workdir."
+        ) from error
     differences = _differences(flat(as_json(Options())) | flat(stored), as_json(options))
     return "; ".join(differences[:5])
 
@@ -127,11 +129,6 @@ def read_kept_data(workdir: pathlib.Path) -> dict[str, Any]:
         return {split: dict(kept[split]) for split in kept}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore or remove it.") from error
-
-
-def as_json(options: Options) -> dict[str, Any]:
-    """Returns what config.json holds: the options as JSON has them, tuples as lists."""
-    return json.loads(json.dumps(dataclasses.asdict(options)))
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:

@@ -1,5 +1,8 @@
 """The weights of a run: `load_weights` takes the folder as it takes a file."""
 
+import functools
+import json
+
 import finished_run
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ import jaxvision as jv
 from jaxvision.errors import InputError
 from jaxvision.interop.load import extract_weights
 from jaxvision.interop.run_folder import open_run, read_run
+from jaxvision.interop.trained import open_trained
 from jaxvision.layers.block_stack import unstack_blocks
 
 
@@ -102,3 +106,63 @@ def test_what_is_no_run(tmp_path, finished):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="config.json is damaged"):
         open_run(tmp_path)
+
+
+def changed(**changes):
+    """Returns what config.json holds after changes, from that of a run."""
+
+    def text(good):
+        config = json.loads(good)
+        for name, value in changes.items():
+            *groups, option = name.split("__")
+            functools.reduce(dict.__getitem__, groups, config)[option] = value
+        return json.dumps(config)
+
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (lambda good: "[" * 100_000, "nested too deeply"),
+        (lambda good: '{"model":' * 100_000, "nested too deeply"),
+        (lambda good: "[1]", "holds a list instead of an object"),
+        (lambda good: "{}", "names no model"),
+        (lambda good: '{"seed": 1}', "names no model"),
+        (lambda good: good.replace('"seed": 0', '"seed": NaN'), "holds NaN"),
+        (changed(model=5), "config.model must be a group of options, got 5"),
+        (changed(model__name=None), "config.model.name must be a text, got None"),
+        (changed(model__kwargs=[1]), "model.kwargs must be a group of options, got"),
+        (changed(model__kwargs__depth=10**9), "depth must be a whole number of at most 400"),
+        (changed(model__kwargs__depth="2"), "depth must be a whole|Type-check"),  # of beartype here
+        (changed(model__kwargs__num_heads=0), "config.json of the run: integer modulo by zero"),
+        (changed(model__kwargs__drop_path_rate="a"), "config.json of the run: ('<='|Type-ch)"),
+        (changed(data__image_size=10**6), "data.image_size is 1000000, pixels up to 16384"),
+        (changed(data__image_size=[1, 2, 3]), "pixels up to 16384 wanted"),
+        (changed(data__eval_resize=10**9), "at most 16384, but is 1000000000"),
+        (changed(model__kwargs__image_size=10**6), "image_size must be a whole number of at mo"),
+        (changed(model__kwargs__image_size=16384, model__kwargs__patch_size=1), "give a smaller"),
+    ],
+)
+def test_a_hostile_config_ends_in_one_sentence(finished, text, expected):
+    path = finished[0] / "config.json"
+    good = path.read_text()
+    try:
+        path.write_text(text(good))
+        with pytest.raises(InputError, match=expected) as error:
+            open_trained(str(finished[0]))
+    finally:
+        path.write_text(good)
+    assert len(str(error.value)) < 600
+
+
+def test_options_that_an_older_version_did_not_write_have_their_defaults(finished):
+    path = finished[0] / "config.json"
+    good = path.read_text()
+    try:
+        old = {name: json.loads(good)[name] for name in ("model", "data", "task")}
+        path.write_text(json.dumps(old))
+        assert open_run(finished[0]).config["caption"]["max_length"] > 0
+        assert open_trained(str(finished[0])).class_names
+    finally:
+        path.write_text(good)

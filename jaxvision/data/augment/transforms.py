@@ -32,7 +32,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.augment import AugmentOptions
 from jaxvision.options.data import INTERPOLATIONS
-from jaxvision.options.size import Size
+from jaxvision.options.size import MAX_SIDE, Size
 
 _POLICIES: dict[str, Callable[[], Transform]] = {
     **{f"auto_augment_{name}": functools.partial(AutoAugment, name) for name in POLICIES},
@@ -126,10 +126,10 @@ def eval_transform(
     size = _check_size(image_size)
     check_choice("data.interpolation", interpolation, INTERPOLATIONS)
     side = min(size)
-    if eval_resize and eval_resize < side:
+    if eval_resize and not side <= eval_resize <= MAX_SIDE:
         raise InputError(
-            f"config.data.eval_resize is 0 or at least the {side} pixels of image_size, but is "
-            f"{eval_resize}."
+            f"config.data.eval_resize is 0 or at least the {side} pixels of image_size and at most "
+            f"{MAX_SIDE}, but is {eval_resize}."
         )
     crop = CenterCrop(size, pads=False)
     if not eval_resize:

@@ -15,6 +15,23 @@ from jaxvision.errors import shorten
 _log = logging.getLogger(__name__)
 
 MAX_IMAGE_ID = 2**31 - 1  # int32 in a batch
+MAX_CAPTION = 10_000  # characters; the tokenizer of `score` takes a second for twenty thousand
+
+
+def check_captions(where: str, name: object, captions: Iterable[str]) -> None:
+    """Raises DataError if a caption is so long that it is none.
+
+    Args:
+      where: File that the captions are from.
+      name: Name or number of their image.
+      captions: Captions of the image.
+    """
+    longest = max(map(len, captions), default=0)
+    if longest > MAX_CAPTION:
+        raise DataError(
+            f"{where} has a caption of {longest:,} characters, of the image {shorten(name)};"
+            f" expected at most {MAX_CAPTION:,}: shorten it."
+        )
 
 
 class CaptionExample(TypedDict):
@@ -120,6 +137,8 @@ class CaptionList(Captions):
             raise DataError(
                 f"{where} has the image id {shorten(unusable[0])}; expected 0 to {MAX_IMAGE_ID:,}."
             )
+        for _, name, captions in images:
+            check_captions(where, name, captions)
         self.image_ids = np.array([number for number, _, _ in images], np.int64)
         self.names = [name for _, name, _ in images]
         self._captions = [tuple(captions) for _, _, captions in images]

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.captions.caption_source import Captions
+from jaxvision.data.captions.caption_source import MAX_IMAGE_ID, Captions
 from jaxvision.data.captions.features import CaptionedFeatures, FeatureArray
 from jaxvision.data.captions.vocabulary import SPECIALS, UNK, join_words
 from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.source import DataError, missing_data
+from jaxvision.errors import shorten
 
 _CAPTIONS, _VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 _FEATURES = ("vgg16_fc7_pca", "vgg16_fc7")  # 512 and 4,096 channels
 _PREPARE = "unpack the folder coco_captioning of CS231n's assignment on captions there"
-_NAME = re.compile(r"(\d+)\.\w+$")  # train2014/COCO_train2014_000000123456.jpg
+_MOST_UNPACKED = 1_100  # bytes, of one in the file; deflate reaches 1,032
+_NAME = re.compile(r"(\d{1,20})\.\w+$")  # train2014/COCO_train2014_000000123456.jpg
 
 
 class Cs231nCaptions(Captions):
@@ -133,15 +135,31 @@ def _open(file: str) -> Iterator[Any]:
     try:
         with h5py.File(file, "r") as content:
             yield content
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error}); copy it again.") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise DataError(f"{file} cannot be read ({shorten(error)}); copy it again.") from error
 
 
 def _read(content: Any, key: str, file: str, *, in_place: bool = False) -> np.ndarray:
-    """Returns an array, as a map of the file if it lies there in one piece and may stay there."""
+    """Returns an array, as a map of the file if it lies there in one piece and may stay there.
+
+    A link of HDF5, and an array whose numbers lie elsewhere, could read any file of this machine.
+    """
+    link = content.get(key, getlink=True)
+    if link is not None and type(link).__name__ != "HardLink":
+        raise DataError(f"{key!r} in {file} is a link; get the original file.")
     data = content.get(key)
     if data is None or not hasattr(data, "shape"):
-        raise DataError(f"{file} has no array {key!r}, but {sorted(content)}; {_PREPARE}.")
+        raise DataError(f"{file} has no array {key!r}, but {shorten(sorted(content))}; {_PREPARE}.")
+    if data.external or data.is_virtual:
+        raise DataError(f"{key!r} in {file} lies in other files; get the original file.")
+    size = os.path.getsize(file)
+    if data.nbytes > _MOST_UNPACKED * size:
+        raise DataError(
+            f"{key!r} in {file} would unpack to {data.nbytes:,} bytes, more than its {size:,} can"
+            " hold; get the original file."
+        )
     offset = data.id.get_offset() if in_place else None
     if offset is None:
         return data[()]
@@ -160,4 +178,10 @@ def _read_names(path: str, split: str, num_images: int) -> list[str]:
             f"{file} names {len(names)} images, but the captions are of {num_images}; both files"
             " must be from the same archive."
         )
+    for name in names:
+        number = _NAME.search(name)
+        if number and int(number[1]) > MAX_IMAGE_ID:
+            raise DataError(
+                f"{file} has the image {shorten(name)}; numbers end at {MAX_IMAGE_ID:,}."
+            )
     return names

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from jaxvision.data.captions.caption_source import CaptionList
+from jaxvision.data.captions.caption_source import CaptionList, check_captions
 from jaxvision.data.captions.coco import read_coco_captions
 from jaxvision.data.captions.flickr import read_flickr
 from jaxvision.data.source import DataError
@@ -112,6 +112,7 @@ def _pairs(path: str) -> Iterator[tuple[int | str, str]]:
             raise DataError(
                 f"{path} has no image and caption in entry {number}; expected {_WANTED}."
             )
+        check_captions(path, image, [caption])
         yield image, caption
 
 

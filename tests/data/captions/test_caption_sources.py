@@ -246,13 +246,24 @@ COCO_ROWS = [
             {"image_id": 10, "caption": "a"}]),
         "captions_train.json has 1 image ids more than once, the first is 10",
     ),
+    *(
+        Row(
+            f"id {number}",
+            captions_file(
+                images=[{"id": number, "file_name": "a.jpg"}],
+                annotations=[{"image_id": number, "caption": "a"}],
+            ),
+            f"has the image id {number}; expected 0 to 2,147,483,647",
+        )
+        for number in (2**31, 2**63, 2**64, -(2**70))
+    ),
     Row(
-        "large id",
+        "endless caption",
         captions_file(
-            images=[{"id": 2**31, "file_name": "a.jpg"}],
-            annotations=[{"image_id": 2**31, "caption": "a"}],
+            images=[{"id": 1, "file_name": "a.jpg"}],
+            annotations=[{"image_id": 1, "caption": '"' * 2_000_000}],
         ),
-        "has the image id 2147483648; expected 0 to 2,147,483,647",
+        "has a caption of 2,000,000 characters, of the image a.jpg; expected at most 10,000",
     ),
     Row(
         "image missing",

@@ -228,6 +228,44 @@ def test_the_courses_files_through_the_pipeline(tmp_path):
 CAPTIONS, FEATURES = "coco2014_captions.h5", "train2014_vgg16_fc7_pca.h5"
 
 
+def elsewhere(link):
+    """Returns a function that puts a link where the features were."""
+
+    def write(folder):
+        with h5py.File(folder / "other.h5", "w") as content:
+            content["secret"] = np.ones((4, 5), np.float32)
+        with h5py.File(folder / FEATURES, "a") as content:
+            content.move("features", "other")
+            content["features"] = link
+
+    return write
+
+
+def outside(folder):
+    """Lets the features be bytes of another file."""
+    (folder / "other.bin").write_bytes(bytes(80))
+    with h5py.File(folder / FEATURES, "a") as content:
+        del content["features"]
+        content.create_dataset("features", (4, 5), "f4", external=[("other.bin", 0, 80)])
+
+
+def virtual(folder):
+    """Lets the features be those of another h5 file."""
+    elsewhere(h5py.SoftLink("/x"))(folder)
+    layout = h5py.VirtualLayout((4, 5), "f4")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "secret", (4, 5))
+    with h5py.File(folder / FEATURES, "a") as content:
+        del content["features"]
+        content.create_virtual_dataset("features", layout)
+
+
+def huge(folder):
+    """Lets the features have many rows and no bytes."""
+    with h5py.File(folder / FEATURES, "a") as content:
+        del content["features"]
+        content.create_dataset("features", (80_000_000, 5), "f4", chunks=(1024, 5))
+
+
 def remove(*names):
     return lambda folder: [(folder / name).unlink() for name in names]
 
@@ -254,6 +292,18 @@ def remove(*names):
         (dataset(f"{CAPTIONS}:train_image_idxs", [-1, 0, 0, 0]), "and images from -1 on"),
         (dataset(f"{FEATURES}:features", np.ones((3, 5))), "features float64 (3, 5), but the cap"),
         (dataset(f"{FEATURES}:features", np.ones(4)), "features float64 (4,)"),
+        (elsewhere(h5py.ExternalLink("other.h5", "secret")), "'features' in {tmp}/train2014_vgg"),
+        (elsewhere(h5py.SoftLink("/other")), "is a link; get the original file"),
+        (
+            outside,
+            "'features' in {tmp}/train2014_vgg16_fc7_pca.h5 lies in other files",
+        ),
+        (virtual, "lies in other files; get the original file"),
+        (huge, "would unpack to 1,600,000,000 bytes, more than its"),
+        (
+            spoil("train2014_images.txt", b"1.jpg\n2.jpg\n3.jpg\n9223372036854775808.jpg\n"),
+            "has the image 9223372036854775808.jpg; numbers end at 2,147,483,647",
+        ),
         (spoil("train2014_images.txt", b"a.jpg\n"), "train2014_images.txt names 1 images, but"),
     ],
 )
