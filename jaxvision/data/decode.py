@@ -1,5 +1,6 @@
 """Image bytes to pixels: the only place of the project that decodes."""
 
+import importlib
 import io
 import re
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import PIL.Image
 import PIL.TiffImagePlugin
 from jaxtyping import UInt8
 
-from jaxvision.data.source import CorruptImageError
+from jaxvision.data.source import HAS_HEIF, CorruptImageError
 
 # Each decoding thread does one image; OpenCV's own threads on top would only get in their way.
 cv2.setNumThreads(0)
@@ -23,6 +24,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it starts to warn
 # called x.jpg: of its formats, only those of pixels. AVIF and HEIF depend on what is installed.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 PIL.Image.init()
+if HAS_HEIF:
+    importlib.import_module("pillow_heif").register_heif_opener()
 # Each scan of a JPEG costs the time of the whole image, and no more than six bytes of the file.
 # Encoders write ten; cjpeg can be told to write a hundred, and libtiff refuses more, too.
 _MAX_JPEG_SCANS = 100

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jaxvision.data.file_tree import list_files, report_left_out
 from jaxvision.data.source import IMAGE_SUFFIXES, DataError, is_image
 from jaxvision.data.zip_reader import ZipReader
 
@@ -24,34 +25,34 @@ class ImageFile:
     size: Callable[[], int]
 
 
-def find_images(path: str) -> list[ImageFile]:
+def find_images(path: str, *, every_file: bool = False) -> list[ImageFile]:
     """Returns the images at a path, in the order of their names.
 
     Args:
       path: Path of an image, or of a folder or zip with images at any depth. Of these, files
-        without an image suffix and hidden ones are left out; a file that is named itself is taken
-        as it is.
+        without an image suffix are left out, and counted in the log, and so are hidden ones; a file
+        that is named itself is taken as it is.
+      every_file: Whether all files of a folder or zip are returned, for those who know the names.
 
     Raises:
       DataError: if there is nothing, or no image in it.
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if is_image(os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/"))
-        ]
-        images = [_on_disk(name) for name in sorted(found)]
+        names, _ = list_files(path)
+        found = sorted(name for name in names if every_file or is_image(name))
+        images = [_on_disk(os.path.join(path, name)) for name in found]
     elif path.lower().endswith(".zip") and os.path.isfile(path):
         reader = ZipReader(path)
-        members = sorted((name, i) for i, name in enumerate(reader.names) if is_image(name))
+        names = reader.names
+        members = sorted((name, i) for i, name in enumerate(names) if every_file or is_image(name))
         images = [_in_zip(reader, i) for _, i in members]
     elif os.path.isfile(path):
-        images = [_on_disk(path)]
+        names, images = [], [_on_disk(path)]
     else:
         raise DataError(f"There is no image, folder or zip {path}; check the path.")
+    if not every_file:
+        report_left_out(path, names)
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{path} holds no image; images end in {suffixes}.")

@@ -1,6 +1,7 @@
 """What every source of examples offers, and the two errors of this folder."""
 
 import abc
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -12,8 +13,10 @@ from jaxvision.errors import InputError
 RUNS_WITHOUT_DATA = (
     "`python launch.py --config=configs/quickstart.py --workdir=runs/demo` runs without any data."
 )
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split()
+    + [".heic", ".heif"] * HAS_HEIF
 )
 
 

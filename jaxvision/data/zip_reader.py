@@ -1,3 +1,4 @@
+import contextlib
 import os
 import stat
 import struct
@@ -13,7 +14,7 @@ MAX_MEMBER_BYTES = 256 * 2**20
 _LOCAL_HEADER = struct.Struct(
     "<4s22xHH"
 )  # signature, length of the name, length of the extra field
-_ENCRYPTED = 0x1  # bit of a member's flags
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 
 
 class ZipReader:
@@ -21,6 +22,10 @@ class ZipReader:
 
     Only the central directory is read at first. A member is read with `os.pread`, which has no file
     position that threads could fight over, and nothing is ever written to disk.
+
+    Attributes:
+      names: Names of the files, as `unzip` writes them.
+      folders: Names of the folders that are members themselves, without the slash at the end.
 
     Args:
       path: Path of the zip file.
@@ -35,7 +40,7 @@ class ZipReader:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir()]
+                members = archive.infolist()
         except Exception as error:  # a damaged file can raise anything
             raise DataError(
                 f"{path} is not a readable zip file ({str(error) or type(error).__name__}); copy it"
@@ -43,8 +48,11 @@ class ZipReader:
             ) from error
         archive_size = os.path.getsize(path)
         for member in members:
+            member.filename = _name_of(member)
             _check_member(member, path, archive_size)
-        self.names = [member.filename for member in members]
+        self.folders = [_clean(member.filename) for member in members if member.is_dir()]
+        members = [member for member in members if not member.is_dir()]
+        self.names = [_clean(member.filename) for member in members]
         self._offsets = np.array([m.header_offset for m in members], np.int64)
         self._packed_sizes = np.array([m.compress_size for m in members], np.int64)
         self._sizes = np.array([m.file_size for m in members], np.int64)
@@ -99,6 +107,20 @@ class ZipReader:
     def describe(self, index: int) -> str:
         """Returns the zip file and the member's name."""
         return f"{self.path}/{self.names[index]}"
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """Returns the name as `unzip` reads it: in UTF-8 without a flag, too, and with slashes."""
+    name = member.filename
+    if not member.flag_bits & _UTF8:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    from_dos = member.create_system == 0 and "/" not in name
+    return name.replace("\\", "/") if from_dos else name
+
+
+def _clean(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _check_member(member: zipfile.ZipInfo, path: str, archive_size: int) -> None:

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from bad_files import tiff
 
 from jaxvision.data.decode import decode_image
-from jaxvision.data.source import CorruptImageError
+from jaxvision.data.source import IMAGE_SUFFIXES, CorruptImageError
 
 
 def pillow(data: bytes) -> np.ndarray:
@@ -169,3 +170,13 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(photo, encode):
 def test_an_empty_file_is_called_empty():
     with pytest.raises(CorruptImageError, match="it is empty"):
         decode_image(b"")
+
+
+def test_heic_is_read_where_its_decoder_is_installed(photo):
+    assert (".heic" in IMAGE_SUFFIXES) == (importlib.util.find_spec("pillow_heif") is not None)
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(PIL.Image.fromarray(photo(64, 48))).save(file, quality=90)
+    pixels = decode_image(file.getvalue())
+    assert pixels.shape == (64, 48, 3)
+    assert np.abs(pixels.astype(int) - photo(64, 48)).mean() < 8

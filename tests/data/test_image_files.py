@@ -29,9 +29,24 @@ def test_folders_zips_and_files(tmp_path):
     assert only.read() == b"notes.txt"
 
 
+def test_what_is_left_out_is_counted(tmp_path, caplog):
+    for name in ("a.JFIF", "b.jpe", "c.jp2", "d.avif", "e.raw", "f.raw", ".g.raw", "h"):
+        (tmp_path / name).write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("a.jfif", "e.raw"):
+            archive.writestr(name, "")
+    assert len(find_images(str(tmp_path))) == 4
+    assert "4 of 8 files (2 .raw, " in caplog.text
+    caplog.clear()
+    assert len(find_images(str(tmp_path / "x.zip"))) == 1
+    assert "x.zip: left out, as their suffix is not that of an image: 1 of 2 files (1 .raw)." in (
+        caplog.text
+    )
+
+
 def test_nothing(tmp_path):
     with pytest.raises(DataError, match="There is no image, folder or zip .*/none"):
         find_images(str(tmp_path / "none"))
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"holds no image; images end in \.bmp, "):
+    with pytest.raises(DataError, match=r"holds no image; images end in \.avif, \.bmp, "):
         find_images(str(tmp_path))

@@ -76,7 +76,7 @@ class CaptionedImages(CaptionSource):
 
 
 def _match(names: list[str], place: str) -> list[ImageFile | None]:
-    files = find_images(place)
+    files = find_images(place, every_file=True)
     prefix = f"{os.path.expanduser(place).rstrip('/')}/"
     by_path = {file.name.removeprefix(prefix).replace(os.sep, "/"): file for file in files}
     by_name: dict[str, list[ImageFile]] = collections.defaultdict(list)

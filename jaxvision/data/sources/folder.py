@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from jaxvision.data.classes import check_class_names, one_line
+from jaxvision.data.file_tree import list_files, report_left_out, suffix_counts
 from jaxvision.data.fingerprint import digest_files, file_sizes
 from jaxvision.data.source import (
     DataError,
@@ -54,20 +55,30 @@ class FolderSource(Source):
     ):
         self._readers = _open_readers(path, split)
         members = []  # (class, file name, reader, index in that reader)
+        others = []  # (path of the reader with its prefix, file or folder below it)
         for number, (reader, prefix) in enumerate(self._readers):
+            place = f"{reader.path}/{prefix}"
             for index, name in enumerate(reader.names):
-                if name.startswith(prefix) and is_image(name):
-                    class_name, separator, _ = name.removeprefix(prefix).partition("/")
-                    if not separator:
-                        raise DataError(
-                            f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
-                        )
-                    members.append((one_line(class_name), name, number, index))
+                if not name.startswith(prefix):
+                    continue
+                if not is_image(name):
+                    others.append((place, name.removeprefix(prefix)))
+                    continue
+                class_name, separator, _ = name.removeprefix(prefix).partition("/")
+                if not separator:
+                    raise DataError(
+                        f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
+                    )
+                members.append((one_line(class_name), name, number, index))
+            folders = (f"{name}/" for name in reader.folders if name.startswith(prefix))
+            others += [(place, name.removeprefix(prefix)) for name in folders]
+        where = f"The split {split!r} in {path}"
+        _check_complete(others, {member[0] for member in members})
+        report_left_out(where, [m[1] for m in members] + [n for _, n in others if n[-1] != "/"])
         if not members:
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()
         found = sorted({member[0] for member in members})
-        where = f"The split {split!r} in {path}"
         if class_names is not None and class_folders == "indices":
             self.class_names = tuple(class_names)
             label_of = _indices(found, len(class_names), where=where)
@@ -133,16 +144,7 @@ class _DirectoryReader:
 
     def __init__(self, path: str):
         self.path = path
-        self.names: list[str] = []
-        for folder, folders, files in os.walk(path, followlinks=True):
-            folders.sort()
-            relative = os.path.relpath(folder, path).replace(os.sep, "/")
-            prefix = "" if relative == "." else f"{relative}/"
-            self.names += [prefix + file for file in sorted(files)]
-        used = {name.partition("/")[0] for name in self.names if is_image(name)}
-        for entry in sorted(os.scandir(path), key=lambda e: e.name):
-            if entry.is_dir() and not is_hidden(entry.name) and entry.name not in used:
-                raise DataError(f"The class folder {entry.path} holds no image; fill or remove it.")
+        self.names, self.folders = list_files(path)
 
     def read(self, index: int) -> bytes:
         try:
@@ -160,7 +162,29 @@ class _DirectoryReader:
         return f"{self.path}/{self.names[index]}"
 
 
-def _open_readers(path: str, split: str) -> list[tuple[_DirectoryReader | ZipReader, str]]:
+_Reader = _DirectoryReader | ZipReader
+
+
+def _check_complete(others: list[tuple[str, str]], used: set[str]) -> None:
+    """Checks that no class is lost: one without an image is empty, or of suffixes unknown here.
+
+    Args:
+      others: Place and name below it of all that is no image, folders with a slash at the end.
+      used: Classes that have images.
+    """
+    unused: dict[str, list[str]] = {}  # path of a class folder: its files
+    for place, name in others:
+        folder, separator, rest = name.partition("/")
+        if separator and one_line(folder) not in used and not is_hidden(folder):
+            files = unused.setdefault(place + folder, [])
+            if rest and not rest.endswith("/") and not is_hidden(rest):
+                files.append(rest)
+    for folder, files in sorted(unused.items()):
+        why = f", only files that are none by their suffix ({suffix_counts(files)})" * bool(files)
+        raise DataError(f"The class folder {folder} holds no image{why}; fill or remove it.")
+
+
+def _open_readers(path: str, split: str) -> list[tuple[_Reader, str]]:
     """Returns the readers of a split, each with the folder inside it that holds the classes."""
     root = os.path.expanduser(path)
     if path and split and os.path.isfile(root):
@@ -173,7 +197,7 @@ def _open_readers(path: str, split: str) -> list[tuple[_DirectoryReader | ZipRea
             places = [os.path.join(root, f"{split}.zip")]
     if not path or not places:
         raise missing_data(f"The split {split!r}", where=path, prepare=_PREPARE)
-    readers: list[tuple[_DirectoryReader | ZipReader, str]] = []
+    readers: list[tuple[_Reader, str]] = []
     for place in places:
         if os.path.isdir(place):
             readers.append((_DirectoryReader(place), ""))
@@ -181,8 +205,10 @@ def _open_readers(path: str, split: str) -> list[tuple[_DirectoryReader | ZipRea
         reader = _open_zip(place)
         # `zip -r train.zip train` puts every file below one folder named like the zip.
         wrapper = os.path.splitext(os.path.basename(place))[0] + "/"
-        images = [name for name in reader.names if is_image(name)]
-        readers.append((reader, wrapper if all(n.startswith(wrapper) for n in images) else ""))
+        folders = [f"{name}/" for name in reader.folders]
+        seen = [n for n in reader.names if is_image(n)]
+        seen += [n for n in reader.names + folders if "/" in n and not is_hidden(n)]
+        readers.append((reader, wrapper if all(n.startswith(wrapper) for n in seen) else ""))
     return readers
 
 

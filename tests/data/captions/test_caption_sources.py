@@ -132,6 +132,26 @@ def test_the_path_decides_between_equal_names(data):
         open_caption_source("coco_captions", "train", path=str(data))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_that_captions_name_are_opened_whatever_their_suffix(data, packed):
+    names = ("c.RAW", "a", ".b.jpg")
+    (data / "train").rename(data / "old")
+    (data / "train").mkdir()
+    for old, new in zip(NAMES, names, strict=True):
+        (data / "old" / old).rename(data / "train" / new)
+    shutil.rmtree(data / "old")
+    images = [{"id": i, "file_name": n} for i, n in zip(IDS, names, strict=True)]
+    (data / "captions_train.json").write_text(coco(images=images))
+    if packed:
+        with zipfile.ZipFile(data / "train.zip", "w") as archive:
+            for name in names:
+                archive.write(data / "train" / name, name)
+        shutil.rmtree(data / "train")
+    source = open_caption_source("coco_captions", "train", path=str(data))
+    assert [source.describe(i).rsplit("/", 1)[1] for i in range(3)] == list(names)
+    assert all(source[i]["image"][:2] == b"\xff\xd8" for i in range(3))
+
+
 def test_images_without_captions_are_left_out(data, caplog):
     annotations = [{"image_id": 30, "caption": text} for text in TEXTS[30]]
     (data / "captions_train.json").write_text(coco(annotations=annotations))

@@ -1,12 +1,16 @@
 import concurrent.futures
+import os
 import pickle
 import shutil
 import struct
+import subprocess
 import zipfile
 
 import numpy as np
 import pytest
 
+from jaxvision.data.file_tree import list_files
+from jaxvision.data.image_files import find_images
 from jaxvision.data.source import CorruptImageError, DataError
 from jaxvision.data.sources.folder import FolderSource
 from jaxvision.data.sources.open_source import open_source
@@ -99,6 +103,98 @@ def test_mistakes_in_a_folder(folder):
     (folder / "test/dog/f.jpg").unlink()
     with pytest.raises(DataError, match="f.jpg was listed but cannot be read"):
         source[0]
+
+
+def pack(files, path):
+    """Writes a zip of files by name; a name that ends with a slash is a folder."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"fox/": b""}, "fox holds no image; fill or remove it"),
+        ({"fox/a/": b""}, "fox holds no image; fill or remove it"),
+        ({"fox/.DS_Store": b"x"}, "fox holds no image; fill or remove it"),
+        (
+            {"fox/1.raw": b"x", "fox/deep/2.RAW": b"x", "fox/3": b"x"},
+            r"fox holds no image, only files .* \(2 .raw, 1 without a suffix\); fill or remove it",
+        ),
+    ],
+)
+def test_no_class_is_lost(folder, more, message, packed):
+    files = {p.relative_to(folder / "train").as_posix(): p for p in (folder / "train").rglob("*.*")}
+    files = {name: path.read_bytes() for name, path in files.items()} | more
+    if packed:
+        pack(files, folder / "packed.zip")
+        pack({f"all/{name}": content for name, content in files.items()}, folder / "whole.zip")
+        places = [(folder, "packed.zip"), (folder / "whole.zip", "all")]
+    else:
+        for name, content in files.items():
+            path = folder / "train" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if name.endswith("/") else path.write_bytes(content)
+        places = [(folder, "train")]
+    for path, split in places:
+        with pytest.raises(DataError, match=message):
+            FolderSource(str(path), split)
+
+
+def test_a_class_may_be_missing_in_one_of_several_zips(folder):
+    for n, name in enumerate(("cat", "dog")):
+        image = (folder / "test/dog/f.jpg").read_bytes()
+        pack({"cat/": b"", "dog/": b"", f"{name}/1.jpg": image}, folder / f"part_{n}.zip")
+    assert len(FolderSource(str(folder), "part_*.zip")) == 2
+
+
+def test_what_is_left_out_is_counted(folder, caplog):
+    for name in ("cat/notes.txt", "cat/x.RAW", "dog/y.raw", "dog/.hidden", "readme"):
+        (folder / "train" / name).write_bytes(b"no image")
+    packed = zip_folder(folder / "train", folder / "packed.zip")
+    for split in ("train", packed.name):
+        caplog.clear()
+        assert len(FolderSource(str(folder), split)) == 5
+        assert "4 of 9 files (2 .raw, " in caplog.text
+        counts = caplog.text.strip().removesuffix(").").rpartition("(")[2].split(", ")
+        assert counts[0] == "2 .raw" and set(counts[1:]) == {"1 .txt", "1 without a suffix"}
+
+
+def test_linked_folders_are_followed_but_not_in_a_circle(folder, tmp_path):
+    (folder / "train/fox").symlink_to(folder / "test/dog")
+    (folder / "train/cat/more").symlink_to(folder / "train/dog")
+    (folder / "train/cat/loop").symlink_to(folder / "train/cat")
+    (folder / "train/dog/up").symlink_to(folder)
+    source = FolderSource(str(folder), "train")
+    names = {source.describe(i).split("/train/", 1)[1] for i in range(len(source))}
+    assert {"fox/f.jpg", "cat/more/d.jpg", "dog/d.jpg"} <= names
+    assert not any("loop" in name or name.count("up/") > 1 for name in names)
+    found = {image.name.split("/train/", 1)[1] for image in find_images(str(folder / "train"))}
+    assert found == names
+
+
+def test_names_in_a_zip_are_those_that_unzip_writes(folder, tmp_path):
+    image = (folder / "test/dog/f.jpg").read_bytes()
+    names = ["./cat/1.jpg", "dog//./2.jpg", "bär/ü.jpg", "dog\\3.jpg", "cat\\more\\4.jpg"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.create_system = 0 if "\\" in name else 3  # DOS: so does .NET
+            archive.writestr(info, image)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # UTF-8 without its flag
+        start = data.index("bär".encode()) if header[2] == 3 else data.rindex("bär".encode())
+        data[data.rindex(header, 0, start) + flags + 1] = 0
+    (tmp_path / "a.zip").write_bytes(data)
+    unzip = ["unzip", "-q", str(tmp_path / "a.zip"), "-d", str(tmp_path / "out")]
+    subprocess.run(unzip, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True)
+    written = sorted(list_files(str(tmp_path / "out"))[0])
+    assert written == ["bär/ü.jpg", "cat/1.jpg", "cat/more/4.jpg", "dog/2.jpg", "dog/3.jpg"]
+    reader = ZipReader(str(tmp_path / "a.zip"))
+    assert sorted(reader.names) == written
+    assert FolderSource(str(tmp_path), "a").class_names == ("bär", "cat", "dog")
 
 
 def test_missing_data_says_what_to_do(tmp_path):
