@@ -40,6 +40,7 @@ def quiet_libraries() -> None:
     """Leaves to our own log what matters; a failed save alone is hundreds of lines of orbax."""
     for library in ("jax", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts without bold
     for library in ("absl", "asyncio"):  # of orbax and tfds
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
