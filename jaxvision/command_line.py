@@ -44,6 +44,7 @@ def quiet_libraries() -> None:
         logging.lastResort.setFormatter(LogFormatter())
     for library in ("jax", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts without bold
     for library in ("absl", "asyncio"):  # of orbax and tfds
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

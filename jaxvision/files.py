@@ -67,18 +67,6 @@ def write_text(path: pathlib.Path, content: str) -> None:
         unfinished.write_text(content, encoding="utf-8")
 
 
-def save_figure(figure: Any, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a picture whole or not at all; returns its path.
-
-    Args:
-      figure: Figure of matplotlib.
-      path: Path of the picture; its folder must exist.
-    """
-    with written_aside(path) as unfinished:
-        figure.savefig(unfinished)
-    return pathlib.Path(path)
-
-
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path to write a file to, which gets its name when it is complete."""
@@ -133,9 +121,8 @@ def cannot_write(workdir: pathlib.Path, error: OSError) -> InputError:
 
 def newest_checkpoint(workdir: str | os.PathLike) -> int | None:
     """Returns the step of the newest checkpoint in the folder of a run; None: there is none."""
-    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return max((int(p.name) for p in entries if p.name.isdigit()), default=None)
+    steps = checkpoint_steps(pathlib.Path(workdir).expanduser() / "checkpoints")
+    return steps[-1] if steps else None
 
 
 def what_is_saved(step: int | None) -> str:

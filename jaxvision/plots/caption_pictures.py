@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxvision.errors import InputError
-from jaxvision.files import save_figure
+from jaxvision.plots.picture import drawable, save_figure
 from jaxvision.plots.prediction_grid import MAX_IMAGES
 from jaxvision.plots.previews import caption_title
 
 COLUMNS = 4
+TRUE_COLOR = "#1f5fa8"
 
 
 def plot_captions(
@@ -27,7 +28,7 @@ def plot_captions(
     Args:
       images: RGB images, 1 to 36 of them, of any sizes.
       captions: Captions of the images; long ones are cut.
-      references: True captions, one for each image, drawn below it in grey; None: not known.
+      references: True captions, one for each image, drawn below it in blue; None: not known.
       path: Path of the PNG; its folder must exist.
 
     Raises:
@@ -39,10 +40,15 @@ def plot_captions(
             f"images and {len(captions)} captions."
         )
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
+    from matplotlib.patches import Patch
 
     columns = min(COLUMNS, len(images))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(2.9 * columns, 3.5 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 3.7 * rows + 0.3), dpi=110, layout="constrained")
+    if references is not None:
+        named = (("the model's caption", "black"), ("a true caption", TRUE_COLOR))
+        handles = [Patch(color=color, label=label) for label, color in named]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -50,8 +56,8 @@ def plot_captions(
         axes.imshow(image, interpolation="nearest")
         axes.set_title(caption_title(caption), fontsize=9)
         if references is not None:
-            below = {"xycoords": "axes fraction", "ha": "center", "va": "top", "color": "#777777"}
-            axes.annotate(caption_title(references[number]), (0.5, -0.02), fontsize=7.5, **below)
+            below = {"xycoords": "axes fraction", "ha": "center", "va": "top", "color": TRUE_COLOR}
+            axes.annotate(caption_title(references[number]), (0.5, -0.02), fontsize=9, **below)
     return save_figure(figure, path)
 
 
@@ -96,7 +102,7 @@ def plot_attention(
     for axes, word, cells in zip(grid[1:], words, weights, strict=False):
         axes.imshow(image)
         axes.imshow(cells, cmap="gray", alpha=0.6, extent=extent, interpolation="bilinear")
-        axes.set_title(word, fontsize=10)
+        axes.set_title(drawable(word), fontsize=10)
     return save_figure(figure, path)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.files import save_figure
+from jaxvision.plots.picture import save_figure
 from jaxvision.plots.prediction_grid import short_name
 
 MAX_CELLS = 25  # classes; the cells of more would be too small to read

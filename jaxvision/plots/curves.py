@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from jaxvision.errors import InputError
-from jaxvision.files import read_metrics, save_figure
+from jaxvision.files import read_metrics
+from jaxvision.plots.picture import drawable, save_figure
 
 TRAIN, EVAL, EVAL_EMA, GRID = "#4269d0", "#ff725c", "#3ca951", "#d9d9de"
 
 PERCENT = "percent"  # tick format that chooses its own number of decimals
-# Panel: title, unit of the y axis, format of its ticks, and its series as (name, label, colour).
-PANELS = (
+# Panels: title, unit of the y axis, format of its ticks, and its series as (name, label, colour).
+# Of several in one place, the first that a run has data for is drawn.
+LOSS = (
     (
         "Loss",
         "nats",
@@ -25,6 +27,8 @@ PANELS = (
             ("eval_swa/loss", "eval, averaged weights", EVAL_EMA),
         ),
     ),
+)
+QUALITY = (
     (
         "Accuracy",
         "correct",
@@ -36,11 +40,30 @@ PANELS = (
             ("eval_swa/accuracy", "eval, averaged weights", EVAL_EMA),
         ),
     ),
-    ("Learning rate", "rate", "{x:g}", (("train/learning_rate", "rate", TRAIN),)),
-    ("Throughput", "images / s", "{x:,.0f}", (("train/images_per_second", "train", TRAIN),)),
+    (
+        "CIDEr of the captions",
+        "CIDEr-D, 1 is 100 in papers",
+        "{x:g}",
+        (
+            ("eval/cider", "eval", EVAL),
+            ("eval_ema/cider", "eval, averaged weights", EVAL_EMA),
+            ("eval_swa/cider", "eval, averaged weights", EVAL_EMA),
+        ),
+    ),
+    (
+        "Accuracy of the words",
+        "correct",
+        PERCENT,
+        (
+            ("train/token_accuracy", "train", TRAIN),
+            ("eval/token_accuracy", "eval", EVAL),
+        ),
+    ),
 )
+RATE = (("Learning rate", "rate", "{x:g}", (("train/learning_rate", "rate", TRAIN),)),)
+SPEED = (("Throughput", "images / s", "{x:,.0f}", (("train/images_per_second", "train", TRAIN),)),)
 # Noisy series: with more points than this they are drawn faint, with a running mean over them.
-SMOOTHED = ("train/loss", "train/accuracy", "train/images_per_second")
+SMOOTHED = ("train/loss", "train/accuracy", "train/token_accuracy", "train/images_per_second")
 SMOOTH_ABOVE = 100
 
 
@@ -61,8 +84,11 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
     if not records:
         raise InputError(f"There are no metrics in {workdir} yet; wait until the run logs a step.")
     figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
-    figure.suptitle(workdir.resolve().name, fontweight="bold")
-    for axes, (title, unit, tick, series) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    figure.suptitle(drawable(workdir.resolve().name), fontweight="bold")
+    known = {name for record in records for name in record}
+    for axes, panels in zip(figure.subplots(2, 2).flat, (LOSS, QUALITY, RATE, SPEED), strict=True):
+        fitting = (panel for panel in panels if known & {name for name, *_ in panel[-1]})
+        title, unit, tick, series = next(fitting, panels[0])
         drawn = sum(_draw(axes, records, name, label, color) for name, label, color in series)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_ylabel(unit)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxvision.files import save_figure
 from jaxvision.plots.curves import GRID, TRAIN
+from jaxvision.plots.picture import drawable, save_figure
 from jaxvision.plots.prediction_grid import short_name
 
 MAX_POINTS = 2_000  # of the drawn schedule; more than the picture has pixels
@@ -96,7 +96,8 @@ def plot_samples(
 
 def caption_title(caption: str) -> str:
     """Returns a caption in lines that fit above an image; what is too much is cut."""
-    return "\n".join(textwrap.wrap(caption, TITLE_CHARACTERS, max_lines=3, placeholder=" …"))
+    lines = textwrap.wrap(caption, TITLE_CHARACTERS, max_lines=3, placeholder=" …")
+    return "\n".join(map(drawable, lines))
 
 
 def class_shares(shares: Float[np.ndarray, " classes"], class_names: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxvision.files import save_figure
 from jaxvision.plots.curves import EVAL, GRID, TRAIN
+from jaxvision.plots.picture import save_figure
 
 
 def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike) -> Path:

@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from jaxvision.errors import InputError
-from jaxvision.files import cannot_write, output_path, save_figure, write_json
+from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
+from jaxvision.plots.picture import save_figure
 from jaxvision.terminal import counted
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, compiling

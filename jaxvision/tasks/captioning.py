@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Int
 
 from jaxvision.data.captions.caption_source import CaptionSource, CaptionSubset
@@ -28,7 +27,8 @@ from jaxvision.plots.caption_pictures import plot_captions
 from jaxvision.plots.previews import caption_title
 from jaxvision.tasks.caption_scores import evaluate_captions, make_caption_step, model_inputs
 from jaxvision.tasks.classification import smoothing_over_all
-from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, spread
+from jaxvision.tasks.samples import look_at
+from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, drawn
 
 NUM_SAMPLES = 12  # images in the picture of captions
 
@@ -203,18 +203,20 @@ class Captioning(Task):
             return None
         vocabulary, settings = self.words()
         source = self.data.eval_source
-        samples = spread(len(source), NUM_SAMPLES)
-        batch = next(iter(run.eval_batches(self.eval_subset(samples))))
+        records = drawn(len(source), NUM_SAMPLES)
         step = make_caption_step(run.graphdef, settings, preprocess_fn=run.preprocess_fn)
-        decoded = step(*weights, run.put(batch))
-        tokens = np.asarray(multihost_utils.process_allgather(decoded.tokens[:, 0], tiled=True))
+        seen = look_at(
+            run, self.eval_subset(records), lambda batch: step(*weights, batch).tokens[:, 0]
+        )
+        images = seen.images(seen.positions.tolist())
         if jax.process_index() == 0:
-            count = min(NUM_SAMPLES, int(batch["mask"].sum()))
-            rows = [samples[int(i)] for i in batch["index"][:count]]
             plot_captions(
-                list(batch["image"][:count]),
-                [vocabulary.decode(row) for row in tokens[:count]],
-                [source.captions(i)[0] for i in rows],
+                list(images),
+                [
+                    "corrupt image" if is_corrupt else vocabulary.decode(row)
+                    for row, is_corrupt in zip(seen.outputs, seen.corrupt, strict=True)
+                ],
+                [source.captions(records[i])[0] for i in seen.positions],
                 workdir / "captions.png",
             )
         return "captions.png"

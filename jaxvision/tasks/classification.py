@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 
 from jaxvision.data.classes import class_difference, read_class_names
+from jaxvision.data.source import CorruptImageError
 from jaxvision.data.sources.open_source import open_source
 from jaxvision.errors import InputError
 from jaxvision.files import write_text
@@ -24,11 +24,14 @@ from jaxvision.metrics.losses import (
 )
 from jaxvision.options.loss import LossOptions
 from jaxvision.options.options import Options
-from jaxvision.plots.prediction_grid import plot_predictions
+from jaxvision.plots.prediction_grid import plot_predictions, worst_by_class
 from jaxvision.plots.previews import class_shares
-from jaxvision.tasks.task import OpenRun, Task, TaskData, Weights, spread
+from jaxvision.tasks.samples import look_at
+from jaxvision.tasks.task import OpenRun, Task, TaskData, Weights, drawn
 
 NUM_SAMPLES = 25  # images in the picture of predictions
+NUM_CANDIDATES = 256  # images that they are chosen from
+NUM_CORRUPT = 5  # of the images in the picture, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,30 +157,47 @@ class Classification(Task):
         """Returns the classes of each image."""
         return [class_shares(shares, self.class_names) for shares in shown]
 
-    def draw(self, run: OpenRun, weights: Weights, workdir: pathlib.Path) -> str:
-        """Draws evaluation images with their predicted classes."""
+    def draw(self, run: OpenRun, weights: Weights, workdir: pathlib.Path) -> str | None:
+        """Draws evaluation images with their predicted classes, the worst mistakes first."""
 
         @jax.jit
         def predict(params, batch_stats, images):
             model: Any = nnx.merge(run.graphdef, params, batch_stats, copy=True)
             return jax.nn.softmax(model(run.preprocess_fn(images)))
 
-        samples = spread(len(self.data.eval_source), NUM_SAMPLES)
-        batch = next(iter(run.eval_batches(self.eval_subset(samples))))
-        # Of all processes; the first one's rows, which it has the images of, come first.
-        probabilities = multihost_utils.process_allgather(
-            predict(*weights, run.put(batch)["image"]), tiled=True
-        )
+        source = self.data.eval_source
+        records = drawn(len(source), NUM_CANDIDATES)
+        seen = look_at(run, self.eval_subset(records), lambda b: predict(*weights, b["image"]))
+        labels = np.array([_label(source, records[i]) for i in seen.positions], np.int32)
+        good = np.flatnonzero(~seen.corrupt & (labels >= 0))
+        corrupt = np.flatnonzero(seen.corrupt & (labels >= 0))[:NUM_CORRUPT]
+        worst = worst_by_class(seen.outputs[good], labels[good], NUM_SAMPLES - len(corrupt))
+        chosen = [*good[worst], *corrupt]
+        if not chosen:
+            return None
+        images = seen.images(seen.positions[chosen].tolist())
         if jax.process_index() == 0:
-            count = min(NUM_SAMPLES, int(batch["mask"].sum()))
+            right = np.argmax(seen.outputs[good], axis=-1) == labels[good]
+            more = range(len(self.class_names), self.data.num_outputs)
             plot_predictions(
-                batch["image"][:count],
-                batch["label"][:count],
-                np.asarray(probabilities)[:count],
-                self.class_names,
+                images,
+                labels[chosen],
+                seen.outputs[chosen],
+                [*self.class_names, *(f"class {i}" for i in more)],
                 workdir / "predictions.png",
+                corrupt=seen.corrupt[chosen],
+                title=f"{len(chosen)} of {len(seen.positions)} evaluation images: of each class "
+                f"the worst first; of all {len(right)}, {right.mean():.0%} are right",
             )
         return "predictions.png"
+
+
+def _label(source: Any, index: int) -> int:
+    """Returns the label of a record; -1 where even that cannot be read."""
+    try:
+        return int(source[index]["label"])
+    except CorruptImageError:
+        return -1
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> dict:

@@ -236,6 +236,12 @@ class Task(abc.ABC):
         return None
 
 
+def drawn(size: int, count: int) -> list[int]:
+    """Returns indices drawn by chance, the same each time, as records may come in any order."""
+    chosen = np.random.default_rng(0).choice(size, min(size, count), replace=False)
+    return np.sort(chosen).tolist()
+
+
 def spread(size: int, count: int) -> list[int]:
     """Returns indices evenly spaced from the first to the last, as folders come class by class."""
     return np.linspace(0, size - 1, min(size, count)).round().astype(int).tolist()

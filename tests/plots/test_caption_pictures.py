@@ -1,10 +1,15 @@
 """The panels of the pictures of captions, value by value."""
 
+import matplotlib.colors
 import numpy as np
 import pytest
 
 from jaxvision.errors import InputError
 from jaxvision.plots.caption_pictures import plot_attention, plot_captions
+
+
+def luminance(color):
+    return np.dot(matplotlib.colors.to_rgb(color), (0.2126, 0.7152, 0.0722))
 
 
 def image(seed, height=8, width=12):
@@ -23,7 +28,13 @@ def test_captions_stand_above_their_images_and_references_below(tmp_path, figure
         assert panels[i].get_title() == captions[i] or panels[i].get_title().endswith(" …")
         assert [text.get_text() for text in panels[i].texts] == [references[i]]
     assert not any(axes.images or axes.axison for axes in panels[5:])
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend == ["the model's caption", "a true caption"]
+    (below,) = panels[0].texts
+    assert below.get_fontsize() == panels[0].title.get_fontsize()  # the truth is as readable
+    assert luminance(below.get_color()) < 0.4
     plot_captions(images, captions, None, tmp_path / "c.png")
+    assert not figures[1].legends
     assert not any(axes.texts for axes in figures[1].axes)
 
 

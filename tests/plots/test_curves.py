@@ -56,6 +56,20 @@ def test_every_series_is_drawn(tmp_path, figures):
         assert not texts(axes)
 
 
+def test_a_captioner_has_cider_in_the_place_of_accuracy(tmp_path, figures):
+    evaluated = {"eval/cider": 0.5, "eval_ema/cider": 0.75, "eval/token_accuracy": 0.25}
+    words = {"train/token_accuracy": 0.25}
+    draw(tmp_path, [train(10, **words), evaluation(20) | evaluated])  # both: a task of one's own
+    assert figures[0].axes[1].get_title(loc="left") == "Accuracy"
+    draw(tmp_path, [train(10, **words), {"step": 20, "eval/loss": 2.0} | evaluated])
+    panel = figures[1].axes[1]
+    assert panel.get_title(loc="left") == "CIDEr of the captions" and not texts(panel)
+    assert [line.get_ydata().tolist() for line in panel.lines] == [[0.5], [0.75]]
+    draw(tmp_path, [train(10, **words)])  # before the first evaluation
+    panel = figures[2].axes[1]
+    assert panel.get_title(loc="left") == "Accuracy of the words" and not texts(panel)
+
+
 def test_missing_series_and_a_single_point(tmp_path, figures):
     draw(tmp_path, [{"step": 5, "train/loss": 1.0}], tail='{"step": 6, "tr')
     loss, *others = figures[0].axes

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxvision.files import newest_checkpoint, what_is_saved
+from jaxvision.files import _CHECKPOINT_PARTS, newest_checkpoint, what_is_saved
 from jaxvision.train.stop import Stopped, StopSignal
 
 FIRST = "SIGINT: saving after this step; Ctrl-C again quits without saving."
@@ -45,7 +45,7 @@ def test_signals_are_answered_at_once(caplog):
 # As XLA while it compiles: a call that Python does not come back from, and that no signal ends.
 STUCK = """
 import hashlib, logging, sys
-from jaxvision.files import newest_checkpoint
+from jaxvision.files import _CHECKPOINT_PARTS, newest_checkpoint
 from jaxvision.train import stop
 stop.GRACE_SECONDS = 0.1
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -60,7 +60,8 @@ def test_a_second_one_ends_what_does_not_listen(tmp_path, step):
     (tmp_path / "checkpoints").mkdir()
     if step:
         for name in ("5", str(step), "30.orbax-checkpoint-tmp", "40.damaged"):
-            (tmp_path / "checkpoints" / name).mkdir()
+            for part in _CHECKPOINT_PARTS:
+                (tmp_path / "checkpoints" / name / part).mkdir(parents=True)
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK, str(tmp_path)],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
