@@ -7,7 +7,6 @@ The same command again resumes the run. Exit codes: 0 done, 2 wrong configuratio
 import errno
 import inspect
 import logging
-import os
 import pathlib
 import re
 import shutil
@@ -165,9 +164,10 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
         from jaxvision.train.stop import Stopped
         from jaxvision.train.workdir import has_checkpoint
 
+    from jaxvision.compile_cache import cache_compilation
+
     if options.compilation_cache:
-        cache = os.path.expanduser(options.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", cache)
+        cache_compilation(options.compilation_cache)
 
     try:
         with nothing_shown_after():

@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxvision.compile_cache import cache_compilation
+    from jaxvision.evaluation.open_run import open_run, preprocess
     from jaxvision.interop.load import load_weights, save_weights
     from jaxvision.models.registry import create_model, get_spec, list_models, register_model
 
@@ -12,20 +14,26 @@ __version__ = "0.1.0"
 # Public name -> the module it comes from, imported at first use: `import jaxvision` itself costs
 # nothing, and a data worker that imports jaxvision.data does not start JAX.
 _CONTRACT = {
+    "cache_compilation": "jaxvision.compile_cache",
     "create_model": "jaxvision.models.registry",
     "get_spec": "jaxvision.models.registry",
     "list_models": "jaxvision.models.registry",
     "register_model": "jaxvision.models.registry",
     "load_weights": "jaxvision.interop.load",
     "save_weights": "jaxvision.interop.load",
+    "open_run": "jaxvision.evaluation.open_run",
+    "preprocess": "jaxvision.evaluation.open_run",
 }
 
 __all__ = [
     "__version__",
+    "cache_compilation",
     "create_model",
     "get_spec",
     "list_models",
     "load_weights",
+    "open_run",
+    "preprocess",
     "register_model",
     "save_weights",
 ]

@@ -1,7 +1,11 @@
 """What every registered model must do, at a size that costs nothing."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
+import io
+import pickle
 import subprocess
 import sys
 
@@ -197,6 +201,21 @@ def test_an_empty_batch(name):
     none = jax.ShapeDtypeStruct((0, 32, 16, 3), jnp.float32)
     logits = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, none)
     assert logits.shape == (0, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES.values(), "captioner"])
+def test_copies_are_the_same(name):
+    small = {} if name != "captioner" else {"depth": 1}
+    model = nnx.eval_shape(
+        lambda: build(name) if not small else jv.create_model(name, rngs=nnx.Rngs(0), **small)
+    )
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        (graphdef, state), (expected, shapes) = nnx.split(copied), nnx.split(model)
+        assert graphdef == expected  # as a key of jit's cache, too
+        assert jax.tree.leaves(state) == jax.tree.leaves(shapes)
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        nnx.display(model)
+    assert type(model).__name__ in shown.getvalue()
 
 
 @pytest.mark.parametrize("name", FAMILIES.values())

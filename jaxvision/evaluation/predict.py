@@ -94,7 +94,7 @@ def predict(
                 if isinstance(pixels, str):
                     yield Prediction(image.name, (), pixels)
                 else:
-                    yield Prediction(image.name, _guesses(*next(answers), class_names))
+                    yield Prediction(image.name, guesses(*next(answers), class_names))
 
 
 def read_classes(path: str, trained: Trained) -> tuple[str, ...]:
@@ -135,15 +135,20 @@ def prediction_lines(prediction: Prediction, form: str) -> list[str]:
         return buffer.getvalue().splitlines()
     if prediction.error:
         return []
-    guesses = (
-        f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses
-    )
-    return [printable(f"{prediction.image}: {', '.join(guesses)}")]
+    texts = (f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses)
+    return [printable(f"{prediction.image}: {', '.join(texts)}")]
 
 
-def _guesses(
+def guesses(
     values: np.ndarray, indices: np.ndarray, class_names: tuple[str, ...]
 ) -> tuple[Guess, ...]:
+    """Returns the guesses of an image.
+
+    Args:
+      values: Probability of each, the best first.
+      indices: Class of each.
+      class_names: Names of the classes by label; classes beyond them have no name.
+    """
     return tuple(
         Guess(index, class_names[index] if index < len(class_names) else None, value)
         for value, index in zip(values.tolist(), indices.tolist(), strict=True)

@@ -72,7 +72,7 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     report = assign_all(model, read, source=source, path=weights, name=spec.name)
     report = dataclasses.replace(report, wrapper=wrapper)
     class_names = run.class_names if run else ()
-    return Trained(model, spec, _transform(spec, run), class_names, str(report))
+    return Trained(model, spec, evaluation_transform(spec, run), class_names, str(report))
 
 
 def _abstract(spec: ModelSpec, options: dict[str, Any]) -> nnx.Module:
@@ -102,7 +102,13 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def _transform(spec: ModelSpec, run: RunFolder | None) -> Transform:
+def evaluation_transform(spec: ModelSpec, run: RunFolder | None = None) -> Transform:
+    """Returns the resize and crop of evaluation images.
+
+    Args:
+      spec: Row of the model.
+      run: Run whose config tells them; None: as the published weights want them.
+    """
     if run is not None:
         data = run.config["data"]
         return eval_transform(

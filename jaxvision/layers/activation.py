@@ -1,4 +1,8 @@
-"""Activations by their name in a config: plain functions, no modules."""
+"""Activations by their name in a config: plain functions, no modules.
+
+JAX's own are compiled functions, which neither `pickle` nor `copy.deepcopy` takes, so that a layer
+keeps one of these.
+"""
 
 from collections.abc import Callable
 
@@ -11,6 +15,21 @@ from jaxtyping import Array, Float
 Activation = Callable[[jax.Array], jax.Array]
 
 
+def relu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the inputs, and 0 for those below."""
+    return nnx.relu(inputs)
+
+
+def silu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the inputs times their sigmoid."""
+    return nnx.silu(inputs)
+
+
+def hard_swish(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the inputs times three straight lines in place of their sigmoid."""
+    return nnx.hard_swish(inputs)
+
+
 def relu6(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the inputs cut to 0..6.
 
@@ -20,7 +39,11 @@ def relu6(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.minimum(nnx.relu(inputs), 6.0)
 
 
-@jax.custom_jvp
+def sigmoid(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns 1 / (1 + exp(-x))."""
+    return nnx.sigmoid(inputs)
+
+
 def hard_sigmoid(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns a sigmoid made of three straight lines, min(max(x + 3, 0), 6) / 6.
 
@@ -29,19 +52,24 @@ def hard_sigmoid(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
     Source: Howard et al. 2019, Searching for MobileNetV3, section 5.2.
     """
+    return _hard_sigmoid(inputs)
+
+
+@jax.custom_jvp
+def _hard_sigmoid(inputs: jax.Array) -> jax.Array:
     return relu6(inputs + 3.0) / 6.0
 
 
-@hard_sigmoid.defjvp
+@_hard_sigmoid.defjvp
 def _hard_sigmoid_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (inputs,), (tangent,) = primals, tangents
     slope = jnp.asarray(np.float32(1 / 6), tangent.dtype)
-    return hard_sigmoid(inputs), jnp.where(jnp.abs(inputs) < 3.0, tangent * slope, 0.0)
+    return _hard_sigmoid(inputs), jnp.where(jnp.abs(inputs) < 3.0, tangent * slope, 0.0)
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": nnx.relu,
+    "relu": relu,
     "relu6": relu6,
-    "hard_swish": nnx.hard_swish,
-    "silu": nnx.silu,
+    "hard_swish": hard_swish,
+    "silu": silu,
 }

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
+from jaxvision.layers.activation import relu
 from jaxvision.layers.convolve import Sides, convolve
 from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import BatchNorm
@@ -156,7 +157,7 @@ class ConvNormAct(nnx.Module):
         groups: int = 1,
         padding: str = "symmetric",
         kernel_init: jax.nn.initializers.Initializer = kaiming_fan_out,
-        activation: Callable[[jax.Array], jax.Array] | None = nnx.relu,
+        activation: Callable[[jax.Array], jax.Array] | None = relu,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
         dtype: str,

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvision.layers.activation import Activation
+from jaxvision.layers.activation import Activation, relu, sigmoid
 from jaxvision.layers.conv import ConvNormAct, kaiming_depthwise
 from jaxvision.layers.drop_path import drop_path
 from jaxvision.layers.squeeze_excite import SqueezeExcite
@@ -51,8 +50,8 @@ class InvertedResidual(nnx.Module):
         stride: int,
         squeezed_channels: int = 0,
         activation: Activation,
-        squeeze_activation: Activation = nnx.relu,
-        gate: Activation = jax.nn.sigmoid,
+        squeeze_activation: Activation = relu,
+        gate: Activation = sigmoid,
         drop_path_rate: float = 0.0,
         padding: str = "symmetric",
         norm_eps: float = 1e-5,

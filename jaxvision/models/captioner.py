@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvision.errors import InputError, check_choice
-from jaxvision.layers.activation import Activation
+from jaxvision.layers.activation import Activation, relu
 from jaxvision.layers.attention import check_implementation
 from jaxvision.layers.block_stack import Remat
 from jaxvision.layers.linear import linear
@@ -27,7 +27,7 @@ from jaxvision.models.spec import (
 )
 from jaxvision.models.text_decoder import Cache, TransformerDecoder
 
-ACTIVATIONS: dict[str, Activation] = {"relu": nnx.relu, "gelu": gelu}
+ACTIVATIONS: dict[str, Activation] = {"relu": relu, "gelu": gelu}
 MEMORIES = ("grid", "tokens", "pooled")
 Inputs = Float[Array, "batch *space channels"]
 
