@@ -49,20 +49,28 @@ def call_roll(address: str, *, count: int, index: int, timeout_seconds: float) -
     if index > 0:
         _answer(host.strip("[]"), int(port), count, index, waiting)
     elif count > 1:
-        with _listen(int(port)) as server:
+        with _listen(int(port), count) as server:
             _collect(server, count, waiting)
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: int, count: int) -> socket.socket:
     try:
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
+        answer = {}
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("localhost", port), timeout=_POLL_SECONDS) as connection,
+        ):  # so that another process 0 hears of this one, and ends
+            connection.sendall(_hello(0, count))
+            answer = _receive(connection, seconds=2.0)
+        reason = os.strerror(error.errno or 0)
         raise InputError(
-            f"Port {port} of JAX_COORDINATOR_ADDRESS cannot be opened ({error.strerror}): another "
-            "program or another process with JAX_PROCESS_ID=0 has it; end that one, or give all "
-            "processes a free port."
+            answer.get("problem")
+            or f"Port {port} of JAX_COORDINATOR_ADDRESS cannot be opened ({reason}): another "
+            "program has it; end that one, or give all processes a free port."
         ) from error
 
 
@@ -91,7 +99,7 @@ def _collect(server: socket.socket, count: int, waiting: _Waiting) -> None:
     with contextlib.ExitStack() as connections:
         while len(present) < count - 1 and not problem:
             missing = [i for i in range(1, count) if i not in present]
-            if not waiting.goes_on(f"the processes {_listed(missing)} of {count}"):
+            if not waiting.goes_on(f"process {_listed(missing)} of {count}"):
                 problem = (
                     f"Of {count} processes, {_listed(missing)} did not come within "
                     f"{waiting.seconds:.0f} s: {_HOW}."
@@ -137,7 +145,7 @@ def _enter(
 
 def _answer(host: str, port: int, count: int, index: int, waiting: _Waiting) -> None:
     """Reports to the first process, and waits for what it says."""
-    hello = json.dumps({"process": index, "of": count, "who": _myself()}).encode() + b"\n"
+    hello = _hello(index, count)
     whom = f"process 0 of {count} at {host}:{port}"
     while waiting.goes_on(whom):
         try:
@@ -196,6 +204,10 @@ def _is_closed(connection: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def _hello(index: int, count: int) -> bytes:
+    return json.dumps({"process": index, "of": count, "who": _myself()}).encode() + b"\n"
 
 
 def _myself() -> str:

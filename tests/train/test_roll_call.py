@@ -55,7 +55,7 @@ def test_one_is_missing(caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         told = meet((0, 4), (2, 4), timeout=2.0)
     assert told[0] == told[1] and told[0].startswith("Of 4 processes, 1, 3 did not come within 2 s")
-    assert "Waiting for the processes 1, 3 of 4" in caplog.text
+    assert "Waiting for process 1, 3 of 4" in caplog.text
 
 
 def test_the_first_is_missing():
@@ -67,6 +67,11 @@ def test_one_is_there_twice():
     told = meet((0, 3), (1, 3), (1, 3))
     assert len(set(told)) == 1 and told[0].startswith("JAX_PROCESS_ID is 1 of two processes")
     assert f"process id {os.getpid()} on the host {socket.gethostname()}" in told[0]
+
+
+def test_the_first_is_there_twice():
+    told = meet((0, 2), (0, 2))
+    assert len(set(told)) == 1 and told[0].startswith("JAX_PROCESS_ID is 0 of two processes")
 
 
 def test_another_count():
