@@ -148,6 +148,7 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
     with waiting("Starting JAX"):
         import jax
 
+        from jaxvision.compile_cache import cache_compilation
         from jaxvision.evaluation.evaluate import evaluate_fully
         from jaxvision.preflight.find_lr import find_lr
         from jaxvision.preflight.preflight import preflight
@@ -163,8 +164,6 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
         from jaxvision.train.setup import make_run
         from jaxvision.train.stop import Stopped
         from jaxvision.train.workdir import has_checkpoint
-
-    from jaxvision.compile_cache import cache_compilation
 
     if options.compilation_cache:
         cache_compilation(options.compilation_cache)
