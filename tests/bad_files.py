@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 
 from configs import smoke
+from jaxvision import files
 
 Write = Callable[[pathlib.Path], object]
 
@@ -136,7 +137,10 @@ def old_run(**changes) -> Write:
     def write(folder):
         options = smoke.get_config()
         options.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-        (folder / "run/checkpoints/10").mkdir(parents=True)
+        for part in files._CHECKPOINT_PARTS:
+            path = folder / "run/checkpoints/10" / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         (folder / "run/config.json").write_text(options.to_json_best_effort())
 
     return write
