@@ -29,7 +29,7 @@ def config(**options):
 
 def test_it_trains_and_is_evaluated(tmp_path):
     train(config(**{"total_steps": 2}), tmp_path)
-    train(config(), tmp_path)  # goes on
+    train(config(resume_changed=True), tmp_path)  # resumes, and is longer
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert any("train/distance" in line for line in lines)
     last = [line for line in lines if "eval/distance_loss" in line][-1]
