@@ -150,7 +150,7 @@ def wrong_label(record: str, label: int, num_classes: int) -> DataError:
 
 def missing_data(wanted: str, *, where: str, prepare: str) -> DataError:
     """Returns the error of every source whose data is not there."""
-    return DataError(
-        f"{wanted} not found in {where or 'config.data.path, which is empty'}; {prepare}. "
-        f"{RUNS_WITHOUT_DATA}"
-    )
+    place = where or "config.data.path, which is empty"
+    if where and not os.path.exists(os.path.expanduser(where)):
+        place = f"{where}, which does not exist"
+    return DataError(f"{wanted} not found in {place}; {prepare}. {RUNS_WITHOUT_DATA}")

@@ -34,9 +34,10 @@ def classification_scores(
 ) -> dict[str, Any]:
     """Returns {"accuracy", "top5_accuracy", "loss", "calibration", "classes", "confusion"}.
 
-    `loss` is the mean negative log-likelihood, in nats. `calibration` is None where a logit is not
-    finite. Its temperature is that of all images. What it brings is measured fairly: each half of
-    the images, the even and the odd ones, is scaled by the temperature of the other half.
+    `top5_accuracy` is there with more than five classes. `loss` is the mean negative
+    log-likelihood, in nats. `calibration` is None where a logit is not finite. Its temperature is
+    that of all images. What it brings is measured fairly: each half of the images, the even and the
+    odd ones, is scaled by the temperature of the other half.
 
     Args:
       logits: Logits of the images.
@@ -63,7 +64,7 @@ def classification_scores(
     finite = bool(np.isfinite(logits).all())
     return {
         "accuracy": accuracy,
-        "top5_accuracy": top5,
+        **({"top5_accuracy": top5} if num_classes > 5 else {}),
         "loss": negative_log_likelihood(logits, labels) if finite else None,
         "calibration": _calibration(logits, labels) if finite else None,
         "classes": [

@@ -33,6 +33,8 @@ NUM_SAMPLES = 25  # images in the picture of predictions
 NUM_CANDIDATES = 256  # images that they are chosen from
 NUM_CORRUPT = 5  # of the images in the picture, at most
 
+TOP = 5  # of `top5_accuracy`
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Task):
@@ -116,14 +118,20 @@ class Classification(Task):
             )
         return softmax_cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
+    def metric_names(self) -> tuple[str, ...]:
+        """Returns the names of the metrics; of few classes, top 5 says nothing."""
+        few = self.data.num_outputs <= TOP
+        return tuple(name for name in self.metrics if not (few and name == "top5_accuracy"))
+
     def evaluate(self, model: Any, batch: dict) -> dict:
         """Returns {metric: (sum, count)} over the valid examples of a batch."""
         logits = model(batch["image"])
         values = {
             "loss": softmax_cross_entropy(logits, batch["label"]),
             "accuracy": topk_correct(logits, batch["label"], k=1),
-            "top5_accuracy": topk_correct(logits, batch["label"], k=5),
         }
+        if logits.shape[-1] > TOP:  # of fewer, every class would be among them
+            values["top5_accuracy"] = topk_correct(logits, batch["label"], k=TOP)
         count = jnp.sum(batch["mask"])
         # where, not multiplication: padding may hold anything, also a non-finite loss.
         return {

@@ -161,6 +161,10 @@ class Task(abc.ABC):
           batch: Batch with normalised images; `mask` is False where an example only fills it.
         """
 
+    def metric_names(self) -> tuple[str, ...]:
+        """Returns the names, without prefix, of the metrics of this task's evaluations."""
+        return self.metrics
+
     def evaluator(self, run: OpenRun) -> Callable[[dict[str, Weights]], Metrics]:
         """Returns the function from sets of weights to the metrics of the evaluation split.
 

@@ -143,7 +143,9 @@ def _run_steps(
             state, metrics = train_step(state, batch, constants)
         guard.watch(done, metrics, records)
         log.add(done, metrics)
-        if done <= start + 2 or last or _due(done, options.log, options.eval, options.checkpoint):
+        # The first two steps tell at once that it works; after a resume they would be two noisy
+        # points of a curve whose other points are means.
+        if done <= 2 or last or _due(done, options.log, options.eval, options.checkpoint):
             log.schedule()
 
         results = None

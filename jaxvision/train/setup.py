@@ -62,7 +62,7 @@ def make_run(
     training = training or options.eval.batch_norm_batches > 0
     _check_batch_sizes(options, mesh.size, training=training)
     task = open_task(options, kept, training=training or not num_examples)
-    options.check_metrics(task.metrics)
+    options.check_metrics(task.metric_names())
     try:
         spec, build = _describe_model(options, task)
         task, build = task.fit_model(build, options)

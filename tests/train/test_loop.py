@@ -126,6 +126,7 @@ def test_signal_saves_at_the_step_boundary_and_resumes(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert list(losses(tmp_path / "parts")) == [1, 2, 4]  # step 4 is not due, but not lost
     helpers.assert_equal(train(config(**options), tmp_path / "parts"), whole)
+    assert list(losses(tmp_path / "parts")) == [1, 2, 4, 5, 8]  # no point of its own for step 6
 
 
 def test_divergence_names_step_and_records(tmp_path, monkeypatch):

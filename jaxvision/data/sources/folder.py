@@ -20,7 +20,8 @@ from jaxvision.data.zip_reader import ZipReader
 
 _PREPARE = (
     "expected <path>/<split>/<class>/<image> or a zip with <class>/<image> inside"
-    " (<path>/<split>.zip, or a split such as 'train_*.zip')"
+    " (<path>/<split>.zip, or a split such as 'train_*.zip'); of <path>/<class>/<image>, not split"
+    " yet, give shares, --config.data.train_split='[:80%]' and eval_split='[80%:]'"
 )
 
 
@@ -55,6 +56,7 @@ class FolderSource(Source):
     ):
         self._readers = _open_readers(path, split)
         members = []  # (class, file name, reader, index in that reader)
+        inner = set()  # first folders below those of the classes; "": a file is right in one
         others = []  # (path of the reader with its prefix, file or folder below it)
         for number, (reader, prefix) in enumerate(self._readers):
             place = f"{reader.path}/{prefix}"
@@ -64,11 +66,12 @@ class FolderSource(Source):
                 if not is_image(name):
                     others.append((place, name.removeprefix(prefix)))
                     continue
-                class_name, separator, _ = name.removeprefix(prefix).partition("/")
+                class_name, separator, rest = name.removeprefix(prefix).partition("/")
                 if not separator:
                     raise DataError(
                         f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
                     )
+                inner.add(rest.rpartition("/")[0].partition("/")[0])
                 members.append((one_line(class_name), name, number, index))
             folders = (f"{name}/" for name in reader.folders if name.startswith(prefix))
             others += [(place, name.removeprefix(prefix)) for name in folders]
@@ -79,6 +82,13 @@ class FolderSource(Source):
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()
         found = sorted({member[0] for member in members})
+        if len(found) == 1 and found[0] not in (class_names or ()) and len(inner - {""}) > 1:
+            inside = [one_line(name) for name in sorted(inner - {""})[:3]]
+            raise DataError(
+                f"{where} has one folder, {found[0]!r}, around the folders {', '.join(inside)}: a "
+                f"run would have a single class. Give the path {self._readers[0][0].path} and the "
+                f"split {found[0]}, or take the folders out of it."
+            )
         if class_names is not None and class_folders == "indices":
             self.class_names = tuple(class_names)
             label_of = _indices(found, len(class_names), where=where)

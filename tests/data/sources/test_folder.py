@@ -1,5 +1,6 @@
 import concurrent.futures
 import os
+import pathlib
 import pickle
 import shutil
 import struct
@@ -281,3 +282,17 @@ def test_an_offset_before_the_file_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(DataError, match="copy it again"):
         ZipReader(str(path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_folder_around_the_classes_is_no_class(folder, tmp_path, zipped):
+    """Where the data had three classes, a run would have one, and be right every time."""
+    around = tmp_path / "around"
+    shutil.move(folder / "train", around / "train/photos")
+    place = around / "train"
+    if zipped:
+        place = pathlib.Path(shutil.make_archive(str(around / "train"), "zip", around / "train"))
+        shutil.rmtree(around / "train")
+    with pytest.raises(DataError, match=f"'photos', around .* path {place} and the split photos"):
+        open_source("folder", "train", path=str(around))
+    assert len(open_source("folder", "photos", path=str(place)).class_names) > 1
