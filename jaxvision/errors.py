@@ -57,3 +57,8 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         close = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{close[0]}'?" if close else "."
         raise InputError(f"{option} must be one of {', '.join(choices)}, got '{value}'{hint}")
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an error says, without the number and the path that the system adds."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

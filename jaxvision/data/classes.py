@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Sequence
 
 from jaxvision.data.source import DataError
+from jaxvision.errors import reason
 
 _SHOWN = 3
 
@@ -70,7 +71,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
         return ()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as text with one class name a line ({error})."
+            f"{path} cannot be read as text with one class name a line ({reason(error)})."
         ) from error
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxvision.data.decode import decode_image
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, reason
 from jaxvision.evaluation.predict import Guess, guesses
 from jaxvision.interop.trained import Trained, evaluation_transform, open_trained
 from jaxvision.models.registry import get_spec
@@ -126,7 +126,7 @@ def _pixels(image: Any) -> np.ndarray:
                 return decode_image(file.read(), exif_orientation=True)
         except (DataError, OSError) as error:
             raise InputError(
-                f"{os.fspath(image)} cannot be used: {error}".rstrip(".") + "."
+                f"{os.fspath(image)} cannot be used: {reason(error)}".rstrip(".") + "."
             ) from error
     if isinstance(image, PIL.Image.Image):
         return np.asarray(image.convert("RGB"))

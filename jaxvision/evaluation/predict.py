@@ -19,7 +19,7 @@ from jaxvision.data.decode import decode_image
 from jaxvision.data.image_files import ImageFile
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
-from jaxvision.errors import InputError, printable
+from jaxvision.errors import InputError, printable, reason
 from jaxvision.interop.trained import Trained
 from jaxvision.train.input import make_preprocess
 
@@ -164,7 +164,7 @@ def decoded_ahead(
         try:
             return transform(decode_image(image.read(), exif_orientation=True), None)
         except (DataError, OSError) as error:
-            return f"{image.name} cannot be used: {error}".rstrip(".") + "."
+            return f"{image.name} cannot be used: {reason(error)}".rstrip(".") + "."
 
     pending: tuple[Sequence[ImageFile], list[Future]] | None = None
     for first in range(0, len(images), size):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, reason
 from jaxvision.files import read_json, write_json
 from jaxvision.interop.rules import flatten
 from jaxvision.layers.linear import linear
@@ -171,7 +171,7 @@ class Distillation(Classification):
             kept = read_json(path)
             same, began_with = kept["sha256"] == found, kept["weights"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error}): restore it.") from error
+            raise InputError(f"{path} cannot be read ({reason(error)}): restore it.") from error
         if not same:
             raise InputError(
                 f"The run in {path.parent} began with another teacher ({began_with}) than "

@@ -10,6 +10,7 @@ from jaxvision.data.captions.caption_source import CaptionExample, CaptionList, 
 from jaxvision.data.fingerprint import digest
 from jaxvision.data.image_files import ImageFile, find_images
 from jaxvision.data.source import DataError, missing_data
+from jaxvision.errors import reason
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class CaptionedImages(CaptionSource):
             image = self._files[index].read()
         except OSError as error:
             raise DataError(
-                f"{self.describe(index)} was listed but cannot be read ({error}); check the disk."
+                f"{self.describe(index)} was listed but cannot be read ({reason(error)}); check "
+                "the disk."
             ) from error
         return {"image": image, "captions": self.captions(index), "image_id": self.image_id(index)}
 

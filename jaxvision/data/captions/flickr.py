@@ -6,6 +6,7 @@ import os
 from jaxvision.data.captions.caption_source import CaptionList
 from jaxvision.data.captions.captioned_images import find_place
 from jaxvision.data.source import DataError
+from jaxvision.errors import reason
 
 # Of the original archives; the first is misspelt there.
 _FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "Images")
@@ -96,5 +97,7 @@ def _lines(file: str) -> list[tuple[int, str]]:
         with open(file, encoding="utf-8-sig") as lines:
             numbered = [(number, line.rstrip("\n")) for number, line in enumerate(lines, 1)]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as text ({error}); copy it again.") from error
+        raise DataError(
+            f"{file} cannot be read as text ({reason(error)}); copy it again."
+        ) from error
     return [(number, line) for number, line in numbered if line.strip()]

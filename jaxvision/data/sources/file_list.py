@@ -15,7 +15,7 @@ from jaxvision.data.source import (
     Source,
     missing_data,
 )
-from jaxvision.errors import shorten
+from jaxvision.errors import reason, shorten
 
 CLASSES = "classes.txt"
 _INTEGER = re.compile("-?[0-9]{1,18}")  # longer ones are names
@@ -51,7 +51,8 @@ class ListSource(Source):
             rows = _read_rows(self.path)  # (line, image path, label text)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
-                f"{self.path} cannot be read as a table ({error}); {_PREPARE}, as UTF-8 text."
+                f"{self.path} cannot be read as a table ({reason(error)}); {_PREPARE}, as UTF-8 "
+                "text."
             ) from error
         folder = os.path.dirname(self.path)
         self._lines = np.array([line for line, _, _ in rows], np.int64)
@@ -83,7 +84,7 @@ class ListSource(Source):
             with open(self._paths[index], "rb") as file:
                 image = file.read()
         except OSError as error:
-            raise DataError(f"{self.describe(index)} cannot be read ({error}).") from error
+            raise DataError(f"{self.describe(index)} cannot be read ({reason(error)}).") from error
         return {"image": image, "label": int(self._labels[index])}
 
     def label(self, index: int) -> int:

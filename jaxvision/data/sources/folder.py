@@ -17,6 +17,7 @@ from jaxvision.data.source import (
     missing_data,
 )
 from jaxvision.data.zip_reader import ZipReader
+from jaxvision.errors import reason
 
 _PREPARE = (
     "expected <path>/<split>/<class>/<image> or a zip with <class>/<image> inside"
@@ -162,7 +163,8 @@ class _DirectoryReader:
                 return file.read()
         except OSError as error:
             raise DataError(
-                f"{self.describe(index)} was listed but cannot be read ({error}); check the disk."
+                f"{self.describe(index)} was listed but cannot be read ({reason(error)}); check "
+                "the disk."
             ) from error
 
     def sizes(self) -> list[int]:
