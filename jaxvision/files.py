@@ -67,6 +67,18 @@ def write_text(path: pathlib.Path, content: str) -> None:
         unfinished.write_text(content, encoding="utf-8")
 
 
+def save_figure(figure: Any, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a picture whole or not at all; returns its path.
+
+    Args:
+      figure: Figure of matplotlib.
+      path: Path of the picture; its folder must exist.
+    """
+    with written_aside(path) as unfinished:
+        figure.savefig(unfinished)
+    return pathlib.Path(path)
+
+
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path to write a file to, which gets its name when it is complete."""

@@ -3,8 +3,7 @@
 import matplotlib.figure
 import pytest
 
-from jaxvision.files import write_json
-from jaxvision.plots.picture import save_figure
+from jaxvision.files import save_figure, write_json
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxvision.errors import InputError
-from jaxvision.plots.picture import drawable, save_figure
+from jaxvision.plots.picture import drawable, save_picture
 from jaxvision.plots.prediction_grid import MAX_IMAGES
 from jaxvision.plots.previews import caption_title
 
@@ -58,7 +58,7 @@ def plot_captions(
         if references is not None:
             below = {"xycoords": "axes fraction", "ha": "center", "va": "top", "color": TRUE_COLOR}
             axes.annotate(caption_title(references[number]), (0.5, -0.02), fontsize=9, **below)
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def plot_attention(
@@ -103,7 +103,7 @@ def plot_attention(
         axes.imshow(image)
         axes.imshow(cells, cmap="gray", alpha=0.6, extent=extent, interpolation="bilinear")
         axes.set_title(drawable(word), fontsize=10)
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def check_grid(shape: Sequence[int] | None) -> None:

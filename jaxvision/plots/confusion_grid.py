@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.plots.picture import save_figure
+from jaxvision.plots.picture import save_picture
 from jaxvision.plots.prediction_grid import short_name
 
 MAX_CELLS = 25  # classes; the cells of more would be too small to read
@@ -34,7 +34,7 @@ def plot_confusion(scores: dict[str, Any], path: str | os.PathLike) -> Path:
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
     (_draw_matrix if few else _draw_pairs)(axes, scores)
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def _draw_matrix(axes: Any, scores: dict[str, Any]) -> None:

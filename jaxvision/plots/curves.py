@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxvision.errors import InputError
 from jaxvision.files import read_metrics
-from jaxvision.plots.picture import drawable, save_figure
+from jaxvision.plots.picture import drawable, save_picture
 
 TRAIN, EVAL, EVAL_EMA, GRID = "#4269d0", "#ff725c", "#3ca951", "#d9d9de"
 
@@ -108,7 +108,7 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
             axes.set_ylim(0, 1.06 * axes.dataLim.ymax or 1.0)
         if drawn > 1:
             axes.legend(frameon=False, fontsize=9)
-    return save_figure(figure, workdir / "curves.png")
+    return save_picture(figure, workdir / "curves.png")
 
 
 def _draw(axes: Any, records: list[dict[str, Any]], name: str, label: str, color: str) -> bool:

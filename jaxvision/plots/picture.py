@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvision.errors import shorten
-from jaxvision.files import written_aside
+from jaxvision.files import save_figure
 
 
 def drawable(text: str) -> str:
@@ -18,8 +18,8 @@ def drawable(text: str) -> str:
     return shorten(text).replace("$", r"\$")
 
 
-def save_figure(figure: Any, path: str | os.PathLike) -> Path:
-    """Writes a picture whole or not at all; returns its path.
+def save_picture(figure: Any, path: str | os.PathLike) -> Path:
+    """Writes a picture, see `save_figure`; returns its path.
 
     Characters that the usual font lacks are drawn by an installed one that has them, otherwise as
     boxes.
@@ -35,10 +35,9 @@ def save_figure(figure: Any, path: str | os.PathLike) -> Path:
     fonts = fonts_with(missing) if missing else ()
     for text in texts if fonts else ():
         text.set_fontfamily([*text.get_fontfamily(), *fonts])
-    with written_aside(path) as unfinished, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        figure.savefig(unfinished)
-    return Path(path)
+        return save_figure(figure, path)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxvision.errors import InputError
-from jaxvision.plots.picture import drawable, save_figure
+from jaxvision.plots.picture import drawable, save_picture
 
 MAX_IMAGES = 36  # more would be too small to judge
 TRUE_STYLE = {"ha": "center", "va": "bottom", "fontsize": 8}
@@ -79,7 +79,7 @@ def plot_predictions(
         axes.set_title(text, fontsize=8, pad=14)
         true_name = f"true: {short_name(class_names[int(label)])}"  # between title and image
         axes.annotate(true_name, (0.5, 1.02), xycoords="axes fraction", **TRUE_STYLE, **style)
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def short_name(name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxvision.plots.curves import GRID, TRAIN
-from jaxvision.plots.picture import drawable, save_figure
+from jaxvision.plots.picture import drawable, save_picture
 from jaxvision.plots.prediction_grid import short_name
 
 MAX_POINTS = 2_000  # of the drawn schedule; more than the picture has pixels
@@ -60,7 +60,7 @@ def plot_schedule(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def plot_samples(
@@ -91,7 +91,7 @@ def plot_samples(
             axes.spines[:].set_visible(False)
             axes.set_title(title, fontsize=8)
         row[0].set_ylabel(row_names[step], fontsize=9)
-    return save_figure(figure, path)
+    return save_picture(figure, path)
 
 
 def caption_title(caption: str) -> str:

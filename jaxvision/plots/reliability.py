@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvision.plots.curves import EVAL, GRID, TRAIN
-from jaxvision.plots.picture import save_figure
+from jaxvision.plots.picture import save_picture
 
 
 def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike) -> Path:
@@ -57,4 +57,4 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike) -> Pa
             axes.spines[["top", "right"]].set_visible(False)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    return save_figure(figure, path)
+    return save_picture(figure, path)

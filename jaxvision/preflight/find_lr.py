@@ -17,7 +17,7 @@ import optax
 from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.curves import EVAL_EMA, GRID, TRAIN
-from jaxvision.plots.picture import save_figure
+from jaxvision.plots.picture import save_picture
 from jaxvision.terminal import counted
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, compiling
@@ -213,7 +213,7 @@ def plot_range_test(result: RangeTest, path: str | pathlib.Path) -> None:
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    save_figure(figure, path)
+    save_picture(figure, path)
 
 
 def _steps(run: Run, num_steps: int) -> Generator[tuple[float, float], None, None]:

@@ -190,7 +190,7 @@ class Captioning(Task):
 
     def shown(self, batch: dict) -> jax.Array:
         """Returns the tokens, int32 [batch, length]."""
-        return batch["tokens"]
+        return jnp.asarray(batch["tokens"])
 
     def titles(self, shown: np.ndarray) -> list[str]:
         """Returns the caption of each image."""
