@@ -221,7 +221,6 @@ def fail(message: str, remedy: str = "") -> None:
       message: Message that says what is wrong; of several lines, those that say it.
       remedy: Sentence on the remedy that is added.
     """
-    show_progress()
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     missing = [line for line in lines if "No such file or directory" in line]
     if any(line.startswith("Traceback") for line in lines):  # an error inside the config file
@@ -230,4 +229,6 @@ def fail(message: str, remedy: str = "") -> None:
         lines = missing[:1]
     text = " ".join(lines)
     stop = "" if text.endswith((".", "?")) else "."
-    sys.stderr.write(printable(f"error: {text}{stop} {remedy}".rstrip()) + "\n")
+    with PROGRESS_LOCK:  # or the line of a wait would come between
+        show_progress()
+        sys.stderr.write(printable(f"error: {text}{stop} {remedy}".rstrip()) + "\n")
