@@ -214,7 +214,7 @@ ROWS = [
     Row("predict-missing", PREDICT, ["no image, folder or zip {tmp}/a.png"]),
     Row("predict-top", f"{PREDICT} --top=many", ["'many'", HELP]),
     Row("predict-form", f"{PREDICT} --json --csv", ["--csv", "--json", HELP]),
-    Row("predict-corrupt", PREDICT, ["{tmp}/a.png cannot be used", "cannot be decoded"],
+    Row("predict-corrupt", PREDICT, ["{tmp}/a.png cannot be used", "none of the formats JPEG, PNG"],
         text("a.png", "no image")),
     Row("predict-classes", f"{PREDICT} --classes={{tmp}}/names.txt",
         ["There is no file of class names {tmp}/names.txt"], text("a.png", "")),

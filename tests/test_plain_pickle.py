@@ -66,7 +66,7 @@ STATE = b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK%ctb"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
 HOSTILE = {
     "code": (b"cos\nsystem\nU\x04true\x85R.", "it names os.system"),
-    "terminal": (b"c\x1b[2J\nx\n.", r"it names \?\[2J.x"),
+    "terminal": (b"c\x1b[2J\nx\n.", r"it names \\x1b\[2J.x"),
     "long-name": (b"c" + b"x" * 10**6 + b"\nx\n.", "it names x+ ... x+[.]x,"),
     "no-function": (b"]K\x01\x85R.", "'list' object is not callable"),
     "ndarray": (b"cnumpy\nndarray\nM\xe8\x03\x85\x85R.", "not callable"),

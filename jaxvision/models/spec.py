@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -203,7 +204,10 @@ def check_numbers(config: Any, usual: Any) -> None:
       config: Config of a model.
       usual: Published config of the model, which says what is a whole number, and what a number.
     """
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
+        if getattr(config, field.name) is None and type(None) in typing.get_args(hints[field.name]):
+            continue
         values, like = (
             x if isinstance(x, tuple) else (x,)
             for x in (getattr(config, field.name), getattr(usual, field.name))
