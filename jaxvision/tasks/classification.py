@@ -195,7 +195,7 @@ class Classification(Task):
                 workdir / "predictions.png",
                 corrupt=seen.corrupt[chosen],
                 title=f"{len(chosen)} of {len(seen.positions)} evaluation images: of each class "
-                f"the worst first; of all {len(right)}, {right.mean():.0%} are right",
+                f"the worst first; of all {len(right)}, {right.sum()} are right",
             )
         return "predictions.png"
 
