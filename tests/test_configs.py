@@ -243,9 +243,9 @@ def test_a_length_on_the_command_line_replaces_the_cards_in_another_unit():
     both.total_steps = 50
     drop_other_units(both, ["total_steps", "total_epochs"])
     assert both.total_steps and both.total_epochs  # refused, as two are given
-    both.total_steps = 0
-    drop_other_units(both, ["total_steps"])
-    assert both.total_epochs
+    both.schedule.warmup_steps = 0
+    drop_other_units(both, ["schedule.warmup_steps"])
+    assert not both.schedule.warmup_epochs  # 0 in any unit is no warmup
 
 
 def read_fields(path):

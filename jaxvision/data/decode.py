@@ -109,6 +109,15 @@ def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:
         if pixels is None:  # OpenCV's way of saying that the file is cut short
             raise CorruptImageError("its data is cut short or broken")
         return pixels
+    return rgb_pixels(image)
+
+
+def rgb_pixels(image: PIL.Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the RGB pixels of an image of Pillow, as `decode_image` does.
+
+    Raises:
+      CorruptImageError: if it has 32 bits a channel.
+    """
     # Pillow gives 16-bit PGM 32 bits, but keeps the scale.
     if image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)

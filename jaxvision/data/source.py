@@ -104,6 +104,10 @@ class Subset(Source):
         """Returns the name of the record in the whole."""
         return self._source.describe(self._indices[index])
 
+    def parts(self) -> Mapping[str, str]:
+        """Returns the digests of the whole."""
+        return self._source.parts()
+
 
 class Relabelled(Source):
     """Another source whose labels are places in another list of classes.

@@ -75,7 +75,9 @@ def evaluate_classifier(
     }
     results = {
         "step": step,
+        "path": run.options.data.path,
         "split": run.options.data.eval_split,
+        "image_size": run.options.data.image_size,
         "examples": len(best.labels),
         "tta": options.tta,
         "members": {

@@ -7,6 +7,7 @@ from jaxvision.evaluation.classifier import evaluate_classifier
 from jaxvision.tasks.classification import Classification
 from jaxvision.train.loop import evaluate_run
 from jaxvision.train.run import Run
+from jaxvision.train.workdir import check_evaluates_the_run
 
 
 def evaluate_fully(run: Run, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def evaluate_fully(run: Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     Raises:
       InputError: if the folder holds no checkpoint, or one of another model.
     """
+    check_evaluates_the_run(workdir, run.options)
     if isinstance(run.task, Classification):
         return evaluate_classifier(run, run.task, workdir)
     return evaluate_run(run, workdir)

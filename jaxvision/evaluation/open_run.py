@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from jaxtyping import Array, Float
 
-from jaxvision.data.decode import decode_image
+from jaxvision.data.decode import decode_image, rgb_pixels
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, reason
@@ -55,7 +56,10 @@ class OpenRun:
         """
         if top < 1:
             raise InputError(f"top is a number of classes, at least 1, got {top}.")
-        values, indices = self._best(self.preprocess(image))
+        images = self.preprocess(image)
+        if len(images) != 1:
+            raise InputError(f"predict takes one image, got {len(images)}: call it for each.")
+        values, indices = self._best(images)
         return guesses(np.asarray(values[0, :top]), np.asarray(indices[0, :top]), self.class_names)
 
     @functools.cached_property
@@ -129,7 +133,10 @@ def _pixels(image: Any) -> np.ndarray:
                 f"{os.fspath(image)} cannot be used: {reason(error)}".rstrip(".") + "."
             ) from error
     if isinstance(image, PIL.Image.Image):
-        return np.asarray(image.convert("RGB"))
+        try:
+            return rgb_pixels(PIL.ImageOps.exif_transpose(image))
+        except DataError as error:
+            raise InputError(f"The image cannot be used: {error}.") from error
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(

@@ -53,6 +53,8 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     spec = get_spec(name) if name else None
     run = open_run(weights) if pathlib.Path(weights).expanduser().is_dir() else None
     if run is None and spec is None:
+        if not str(weights).startswith("hub:") and not pathlib.Path(weights).expanduser().exists():
+            raise InputError(f"There is no run and no file of weights {weights}.")
         raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
     if run is not None:
         own = run.config["model"]["name"]

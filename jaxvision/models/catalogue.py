@@ -173,7 +173,11 @@ def create_model(
         check_numbers(config, spec.config)
     except ValueError as error:
         raise InputError(f"{spec.name}: {error}") from error
-    return build_model(spec.build, config, rngs=rngs)
+    inner = getattr(config, "encoder", None)
+    builds = [spec.build, *([get_spec(inner).build] if inner else [])]
+    if all(build.__module__.startswith("jaxvision.models.") for build in builds):
+        return build_model(spec.build, config, rngs=rngs)
+    return spec.build(config, rngs=rngs)  # may draw in ways that `build_model` does not know
 
 
 # A new family of image models is one import above and one entry here.

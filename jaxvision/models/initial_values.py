@@ -94,7 +94,7 @@ def _evaluate(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     for eqn in jaxpr.eqns:
         name, inputs = eqn.primitive.name, [value(atom) for atom in eqn.invars]
         spare = [atom for atom in eqn.invars if not isinstance(atom, Constant) and atom in drawn]
-        if name == "mul" and spare:
+        if name == "mul" and spare and known[spare[0]].shape == _out(eqn).shape:
             outputs = [np.multiply(*inputs, out=known[spare[0]])]
         else:
             outputs = _RULES[name](eqn, *inputs) if name in _RULES else None

@@ -24,7 +24,7 @@ def drop_other_units(config: Any, given: Iterable[str]) -> None:
         *groups, name = option.split(".")
         stem, _, unit = name.rpartition("_")
         group = functools.reduce(getattr, groups, config)
-        if unit not in LENGTH_UNITS or not getattr(group, name):
+        if unit not in LENGTH_UNITS:
             continue
         for other in (f"{stem}_{unit}" for unit in LENGTH_UNITS):
             if other in group and ".".join([*groups, other]) not in given:

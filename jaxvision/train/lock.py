@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 
+# What this process holds: opening such a file again would free its lock as soon as it is closed.
+_held: dict[pathlib.Path, str] = {}
+
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | pathlib.Path, *, holds: bool = True) -> Iterator[pathlib.Path]:
@@ -36,6 +39,8 @@ def lock_workdir(workdir: str | pathlib.Path, *, holds: bool = True) -> Iterator
       InputError: if another run holds it, or the folder cannot be written.
     """
     workdir = output_path(workdir)
+    if holds and workdir in _held:
+        raise _is_held(workdir)
     missing = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         try:
@@ -47,6 +52,7 @@ def lock_workdir(workdir: str | pathlib.Path, *, holds: bool = True) -> Iterator
             yield workdir
         finally:
             if file is not None:
+                del _held[workdir]
                 if _is_file(workdir / LOCK_FILE, file):
                     (workdir / LOCK_FILE).unlink()
                 os.close(file)
@@ -60,6 +66,8 @@ def lock_workdir(workdir: str | pathlib.Path, *, holds: bool = True) -> Iterator
 
 def lock_token(workdir: pathlib.Path) -> str:
     """Returns what stands in the lock of a folder: "HOST PROCESS TOKEN"; "" without one."""
+    if workdir.absolute() in _held:
+        return _held[workdir.absolute()]
     try:
         return (workdir / LOCK_FILE).read_text(encoding="utf-8").strip()
     except OSError:
@@ -75,7 +83,9 @@ def _lock(workdir: pathlib.Path) -> int:
             _lock_file(file, workdir)
             if _is_file(path, file):
                 os.ftruncate(file, 0)
-                os.write(file, f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}\n".encode())
+                token = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}"
+                os.write(file, f"{token}\n".encode())
+                _held[workdir] = token
                 return file
         except OSError:  # a full disk
             path.unlink(missing_ok=True)

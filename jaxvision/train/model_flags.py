@@ -41,11 +41,16 @@ def set_model_options(config: Any, options: Iterable[tuple[str, str]]) -> None:
         else:
             given = {name: _value(text)}
         for path, value in given.items():
-            field, *inner = path.split(".")
+            field, *inner = str(path).split(".")
+            if field in (spec.outputs_option, "dtype"):
+                own = "dtype" if field == "dtype" else "num_classes"
+                raise InputError(f"{PREFIX}.{field} is an option of its own: --config.model.{own}.")
             if field not in fields:
                 nearest = difflib.get_close_matches(field, fields, n=3, cutoff=0.6)
                 hint = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(fields)}."
                 raise InputError(f"{PREFIX}: {spec.name} has no option {field!r}; {hint}")
+            if inner and "Mapping" not in str(fields[field]):
+                raise InputError(f"{PREFIX}.{path}: {field} has no parts.")
             if not inner and not _fits(value, fields[field]):
                 kind = getattr(fields[field], "__name__", str(fields[field]))
                 raise InputError(f"{PREFIX}.{path} must be {kind}, got {value!r}.")

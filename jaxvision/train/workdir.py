@@ -56,6 +56,17 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+# What decides on the numbers of an evaluation.
+_EVALUATED = (
+    "model.name",
+    "model.num_classes",
+    "model.kwargs.",
+    "data.image_size ",
+    "data.eval_resize",
+    "data.interpolation",
+)
+
+
 def _differences(stored: dict, current: dict) -> list[str]:
     """Returns a phrase for every option that makes the two runs different ones."""
     current = flat(current)
@@ -72,9 +83,35 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
 
     What a run of an older version has not written has its default.
     """
+    return "; ".join(_changes(workdir, options)[:5])
+
+
+def check_evaluates_the_run(workdir: str | pathlib.Path, options: Options) -> None:
+    """Checks that an evaluation has the model and the image size of the folder's run.
+
+    Args:
+      workdir: Folder of the run.
+      options: Options of the evaluation.
+
+    Raises:
+      InputError: if it has not, unless `resume_changed` says that this is meant.
+    """
+    found = [
+        text
+        for text in _changes(output_path(workdir), options)
+        if text.removeprefix("config.").startswith(_EVALUATED)
+    ]
+    if found and not options.resume_changed:
+        raise InputError(
+            f"{workdir} holds another run: {'; '.join(found[:5])}. Evaluate it with its options, "
+            "or with these by --config.resume_changed=True."
+        )
+
+
+def _changes(workdir: pathlib.Path, options: Options) -> list[str]:
     path = workdir / "config.json"
     if not path.exists():
-        return ""
+        return []
     try:
         stored = read_json(path)
         check_types(stored)
@@ -85,8 +122,7 @@ def compare_run(workdir: pathlib.Path, options: Options) -> str:
         raise InputError(
             f"{path} is damaged ({reason}); restore it, or give another --workdir."
         ) from error
-    differences = _differences(flat(as_json(Options())) | flat(stored), as_json(options))
-    return "; ".join(differences[:5])
+    return _differences(flat(as_json(Options())) | flat(stored), as_json(options))
 
 
 def describe_data(task: Task) -> dict[str, Any]:

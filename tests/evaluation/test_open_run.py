@@ -33,6 +33,8 @@ def test_a_run_predicts_one_image_as_the_command_does(folder):
             [g.probability for g in found], [g.probability for g in expected.guesses], rtol=1e-5
         )
     assert len(run.predict(photo)) == 5 and len(run.predict(photo, top=100)) == 8
+    with pytest.raises(InputError, match="predict takes one image, got 2"):
+        run.predict(np.zeros((2, 8, 8, 3), np.uint8))
 
 
 def test_preprocess_follows_torchvision():
@@ -51,6 +53,19 @@ def test_preprocess_follows_torchvision():
     np.testing.assert_allclose(images[1], expected.transpose(1, 2, 0), atol=2 / 255 / 0.224)
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(jv.preprocess(pixels[None], "resnet50")[0], images[0])
+
+
+def test_an_image_of_pillow_is_read_as_its_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    wide = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(40, 30)
+    PIL.Image.fromarray(wide).save(tmp_path / "wide.png")
+    for name in ("turned.png", "wide.png"):
+        path = tmp_path / name
+        both = jv.preprocess([path, PIL.Image.open(path)], "resnet50")
+        np.testing.assert_array_equal(both[0], both[1])
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,14 @@ def test_a_url_is_no_folder(tmp_path, monkeypatch, url):
     with pytest.raises(InputError, match="is a URL, but files are written to"):
         train(smoke.get_config(), url, devices=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_holds_the_lock_may_read_it(tmp_path):
+    """Opening the file again would free the lock as soon as it is closed."""
+    with lock_workdir(tmp_path):
+        assert lock_token(tmp_path)
+        with pytest.raises(InputError, match="Another run writes into"), lock_workdir(tmp_path):
+            pass
+        code = f"from jaxvision.train.lock import *\nwith lock_workdir({str(tmp_path)!r}): pass"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "InputError: Another run writes into" in other.stderr

@@ -58,3 +58,17 @@ def test_a_part_of_a_field():
     for options in ("{'depth': 2}", "{}"):
         found = kwargs(caption_shapes, f"--config.model.kwargs.encoder_options={options}")
         assert found["encoder_options"] == eval(options)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("={1: 2}", "has no option '1'"),
+        (".num_classes=5", "is an option of its own: --config.model.num_classes"),
+        (".dtype=bfloat16", "is an option of its own: --config.model.dtype"),
+        (".depth.x=2", "depth has no parts"),
+    ],
+)
+def test_what_is_no_field(argument, message):
+    with pytest.raises(InputError, match=message):
+        kwargs(smoke, f"--config.model.kwargs{argument}")

@@ -71,3 +71,23 @@ def test_an_unsplit_folder(folder):
     names = [[s.describe(i) for i in range(len(s))] for s in (first, second, whole)]
     assert sorted(names[0] + names[1]) == sorted(names[2]) and names[0] and names[1]
     assert first.class_names == second.class_names == whole.class_names
+
+
+def test_a_new_image_moves_few_others(folder, photo, encode):
+    """Those that were trained on must not become those that are evaluated."""
+    path = folder / "train"
+    for class_folder in path.iterdir():
+        for i in range(20):
+            (class_folder / f"more{i}.png").write_bytes(encode(photo(8, 8), "PNG"))
+
+    def seen(split):
+        source = open_source("folder", split, path=str(path))
+        return {source.describe(i) for i in range(len(source))}, source
+
+    before, source = seen("[:80%]")
+    parts = dict(source.parts())
+    for class_folder in path.iterdir():
+        (class_folder / "new.png").write_bytes(encode(photo(8, 8), "PNG"))
+    after, source = seen("[80%:]")
+    assert len(before & after) <= len(source.class_names)
+    assert parts and source.parts().keys() == parts.keys() and source.parts() != parts
