@@ -34,7 +34,7 @@ def test_a_run_predicts_one_image_as_the_command_does(folder):
         )
     assert len(run.predict(photo)) == 5 and len(run.predict(photo, top=100)) == 8
     with pytest.raises(InputError, match="predict takes one image, got 2"):
-        run.predict(np.zeros((2, 8, 8, 3), np.uint8))
+        run.predict(np.zeros((2, 32, 32, 3), np.uint8))
 
 
 def test_preprocess_follows_torchvision():
