@@ -13,6 +13,7 @@ from flax import nnx
 from jaxvision.data.classes import class_difference, read_class_names
 from jaxvision.data.source import CorruptImageError
 from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.share import check_disjoint
 from jaxvision.errors import InputError
 from jaxvision.files import write_text
 from jaxvision.interop.run_folder import CLASSES_FILE
@@ -74,6 +75,8 @@ class Classification(Task):
         cls, options: Options, class_names: tuple[str, ...] | None, *, training: bool = True
     ) -> "Classification":
         data = options.data
+        if training and not data.name.startswith("tfds:"):
+            check_disjoint(data.train_split, data.eval_split)
         open_split = functools.partial(
             open_source,
             data.name,

@@ -38,6 +38,27 @@ def parse_share(split: str) -> tuple[str, tuple[float, float] | None]:
     return match["split"], (low, high)
 
 
+def check_disjoint(train_split: str, eval_split: str) -> None:
+    """Checks that shares of one split have no image in common, unless both are the same.
+
+    Args:
+      train_split: Split to train on.
+      eval_split: Split to evaluate on.
+
+    Raises:
+      DataError: if a run would be evaluated on some of the images that it was trained on.
+    """
+    (split, train), (other, evaluation) = map(parse_share, (train_split, eval_split))
+    if split != other or train == evaluation:
+        return
+    (low, high), (first, last) = train or (0.0, 100.0), evaluation or (0.0, 100.0)
+    if max(low, first) < min(high, last):
+        raise DataError(
+            f"The training split {train_split!r} and the evaluation split {eval_split!r} have "
+            f"images in common; give shares that meet, such as '{split}[:80%]' and '{split}[80%:]'."
+        )
+
+
 def share_of(source: Source, low: int | float, high: int | float) -> Source:
     """Returns the examples of a source between two percentages of each class.
 

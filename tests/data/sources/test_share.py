@@ -7,7 +7,7 @@ import pytest
 
 from jaxvision.data.source import DataError, Example, Source
 from jaxvision.data.sources.open_source import open_source
-from jaxvision.data.sources.share import parse_share, share_of
+from jaxvision.data.sources.share import check_disjoint, parse_share, share_of
 
 
 class Labels(Source):
@@ -61,6 +61,14 @@ def test_names_of_shares():
     ):
         with pytest.raises(DataError, match=re.escape(repr(wrong))):
             parse_share(wrong)
+
+
+def test_shares_to_train_and_to_evaluate_on_have_no_image_in_common():
+    for pair in (("[:80%]", "[80%:]"), ("train", "test"), ("train[:9%]", "test[:9%]"), ("a", "a")):
+        check_disjoint(*pair)
+    for pair in (("[:80%]", "[70%:]"), ("train", "train[80%:]"), ("train[:50%]", "train[10%:20%]")):
+        with pytest.raises(DataError, match="have images in common"):
+            check_disjoint(*pair)
 
 
 def test_an_unsplit_folder(folder):
