@@ -364,8 +364,9 @@ WORKDIR = [
     Row("other-data", "", ["data.name is 'shapes' here and 'folder' there", "another --workdir"],
         old_run(data__name="folder")),
     Row("eval-without-run", "--mode=eval", ["No run in {tmp}/run", "train first"]),
-    Row("eval-other-model", "--mode=eval", ["No readable checkpoint in {tmp}/run", "train first",
-        "model.kwargs.depth is 2 here and 3 there"], old_run(model__kwargs__depth=3)),
+    Row("eval-other-model", "--mode=eval", ["{tmp}/run holds another run",
+        "model.kwargs.depth is 2 here and 3 there", "Evaluate it with its options"],
+        old_run(model__kwargs__depth=3)),
 ]  # fmt: skip
 
 

@@ -190,7 +190,7 @@ def test_from_the_command_line(finished, tmp_path, capsys):
         ("", "--weights --run is required"),
         ("--run={run} --weights={run}", "not allowed with"),
         ("--run={tmp}", "config.json and checkpoints/"),
-        ("--weights={tmp}/w.npz", "does not say which model"),
+        ("--weights={tmp}/w.npz", "There is no run and no file of weights {tmp}/w.npz"),
         ("--weights={tmp}/w.npz --model=resnet18", "There is no file {tmp}/w.npz"),
         ("--run={run} --shots=0", "at least 1"),
         ("--run={run} --shots=many", "'many'"),
