@@ -85,8 +85,6 @@ def open_run(path: str | os.PathLike, name: str | None = None) -> OpenRun:
     Raises:
       InputError: if there is no such run or file, or it is not of a classifier.
     """
-    if not os.path.exists(os.path.expanduser(path)) and not str(path).startswith("hub:"):
-        raise InputError(f"There is no run and no file of weights {path}.")
     trained = open_trained(os.fspath(path), name)
     get_spec(trained.spec.name, task="classification")
     return OpenRun(trained)
