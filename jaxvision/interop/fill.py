@@ -4,8 +4,7 @@ import jax
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.interop.load import LoadReport, assign_weights, read_file_or_run
-from jaxvision.interop.rules import Weights
+from jaxvision.interop.load import LoadReport, WeightFile, assign_weights, read_file_or_run
 
 
 def fill_weights(model: nnx.Module, path: str) -> LoadReport:
@@ -19,23 +18,19 @@ def fill_weights(model: nnx.Module, path: str) -> LoadReport:
       InputError: if the file cannot be read, belongs to another model, or leaves out a part, such
         as a head for other classes.
     """
-    weights, _, source = read_file_or_run(path)
-    return assign_all(model, weights, source=source, path=path, name=type(model).__name__)
+    return assign_all(model, read_file_or_run(path), path=path, name=type(model).__name__)
 
 
-def assign_all(
-    model: nnx.Module, weights: Weights, *, source: str | None, path: str, name: str
-) -> LoadReport:
+def assign_all(model: nnx.Module, file: WeightFile, *, path: str, name: str) -> LoadReport:
     """Puts weights that are in memory into a model of shapes; see `fill_weights`.
 
     Args:
       model: Model whose arrays are shapes only.
-      weights: Arrays by name, see `assign_weights`.
-      source: Library whose names the weights have, see `load_weights`.
+      file: Weights, and what is known of them.
       path: Path that the weights were read from, for the text of an error.
       name: Name of the model, for the text of an error.
     """
-    report = assign_weights(model, weights, source=source)
+    report = assign_weights(model, file.weights, source=file.source, image_size=file.image_size)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
         reasons = "; ".join(f"{part}: {reason}" for part, reason in report.adapted.items())
         raise InputError(f"{path} does not fill a {name} ({reasons}).")

@@ -29,8 +29,31 @@ from jaxvision.interop.run_folder import read_run
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.spec import Model
+from jaxvision.options.size import Size
 
 OWN = "jaxvision"  # the source of a run's checkpoint: our paths are its names
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """What a file or a run has to say of its weights.
+
+    Attributes:
+      weights: Arrays by name.
+      wrapper: Place of the weights in it, see `LoadReport`.
+      source: Library whose names the weights have; None: told by the names.
+      config: Content of the `config.json` beside the weights, of timm or transformers; None: there
+        is none.
+      preprocessor: Content of the `preprocessor_config.json` beside the weights, likewise.
+      image_size: Size of the images that the weights belong to, in pixels; None: nobody tells.
+    """
+
+    weights: Weights
+    wrapper: str | None = None
+    source: str | None = None
+    config: dict[str, Any] | None = None
+    preprocessor: dict[str, Any] | None = None
+    image_size: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +94,7 @@ def load_weights(
     *,
     source: str | None = None,
     ema: bool = False,
+    image_size: Size | None = None,
 ) -> LoadReport:
     """Puts the weights of a file into a model, in place, and returns what was done.
 
@@ -89,20 +113,25 @@ def load_weights(
         names); None: told by the names in the file.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
+      image_size: Size of the images that the weights belong to, in pixels, where the file does not
+        tell it.
 
     Raises:
       InputError: if the file cannot be read, or an array is neither used nor excused; the message
         names it.
     """
-    weights, wrapper, own = read_file_or_run(path, ema=ema)
-    report = assign_weights(model, weights, source=source or own)
-    return dataclasses.replace(report, wrapper=wrapper)
+    file = read_file_or_run(path, ema=ema)
+    report = assign_weights(
+        model,
+        file.weights,
+        source=source or file.source,
+        image_size=image_size or file.image_size,
+    )
+    return dataclasses.replace(report, wrapper=file.wrapper)
 
 
-def read_file_or_run(
-    path: str | pathlib.Path, *, ema: bool = False
-) -> tuple[Weights, str | None, str | None]:
-    """Returns what `load_weights` reads: the weights, `LoadReport.wrapper`, the source if known.
+def read_file_or_run(path: str | pathlib.Path, *, ema: bool = False) -> WeightFile:
+    """Returns the weights of a file or a run, and what it tells of them.
 
     Args:
       path: Path of the weights, see `load_weights`.
@@ -112,8 +141,9 @@ def read_file_or_run(
       InputError: if the file or the run cannot be read.
     """
     if pathlib.Path(path).expanduser().is_dir():
-        return *read_run(path, ema=ema), OWN
-    return *read_checkpoint(path, ema=ema), None
+        weights, wrapper = read_run(path, ema=ema)
+        return WeightFile(weights, wrapper, OWN)
+    return WeightFile(*read_checkpoint(path, ema=ema))
 
 
 def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = None) -> int | None:
@@ -152,13 +182,20 @@ def save_weights(model: nnx.Module, path: str | pathlib.Path, *, format: str = "
     write_weights(path, extract_weights(model, format=format))
 
 
-def assign_weights(model: nnx.Module, weights: Weights, *, source: str | None = None) -> LoadReport:
+def assign_weights(
+    model: nnx.Module,
+    weights: Weights,
+    *,
+    source: str | None = None,
+    image_size: Size | None = None,
+) -> LoadReport:
     """Puts arrays that are in memory into a model; see `load_weights`.
 
     Args:
       model: Any model of `create_model`.
       weights: Arrays by name, e.g. of a `state_dict`.
       source: Library whose names the weights have, see `load_weights`.
+      image_size: Size of the images that the weights belong to, see `load_weights`.
 
     Raises:
       InputError: if an array is neither used nor excused, or not finite.

@@ -66,13 +66,13 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     options = _run_options(run, spec) if run else {}
     spec = spec_with(spec.name, options)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
-    read, wrapper, source = read_file_or_run(weights)
-    classes = count_classes(_abstract(spec, options), read, source=source)
+    file = read_file_or_run(weights)
+    classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
-    report = assign_all(model, read, source=source, path=weights, name=spec.name)
-    report = dataclasses.replace(report, wrapper=wrapper)
+    report = assign_all(model, file, path=weights, name=spec.name)
+    report = dataclasses.replace(report, wrapper=file.wrapper)
     class_names = run.class_names if run else ()
     return Trained(model, spec, evaluation_transform(spec, run), class_names, str(report))
 
