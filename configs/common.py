@@ -50,10 +50,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops
     config.data.max_pixels = 89_478_485  # larger images count as corrupt (decompression bombs)
     config.data.exif_orientation = False  # turn photos by their EXIF data; torchvision does not
-    config.data.eval_resize = (
-        -1
-    )  # pixels of image_size's short side before the crop; 0: none; -1: 8/7
-    config.data.interpolation = "bilinear"  # of both resizes: bilinear | bicubic
+    # Of the images, "auto", -1 and () mean: as the weights of init_from want it, else as follows.
+    config.data.eval_resize = -1  # pixels before the crop, 0: none; -1: 8/7 of image_size
+    config.data.eval_crop = "auto"  # center: keeps the aspect ratio | squash; auto: center
+    # Of both resizes: bilinear | bicubic | nearest | lanczos; auto: bilinear.
+    config.data.interpolation = "auto"
+    config.data.mean = ()  # of red, green and blue in 0..1; (): as the published model
+    config.data.std = ()  # deviation, likewise
     config.data.shapes = d()  # the built-in data
     config.data.shapes.num_train = 50_000  # images
     config.data.shapes.num_eval = 2_000  # images

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxvision.compile_cache import cache_compilation
-    from jaxvision.evaluation.open_run import open_run, preprocess
+    from jaxvision.evaluation.from_pretrained import from_pretrained, preprocess
+    from jaxvision.interop.create import create_model
     from jaxvision.interop.load import load_weights, save_weights
-    from jaxvision.models.registry import create_model, get_spec, list_models, register_model
+    from jaxvision.interop.pretrained import list_models, list_weights
+    from jaxvision.models.registry import get_spec, register_model
 
 __version__ = "0.1.0"
 
@@ -15,24 +17,26 @@ __version__ = "0.1.0"
 # nothing, and a data worker that imports jaxvision.data does not start JAX.
 _CONTRACT = {
     "cache_compilation": "jaxvision.compile_cache",
-    "create_model": "jaxvision.models.registry",
+    "create_model": "jaxvision.interop.create",
     "get_spec": "jaxvision.models.registry",
-    "list_models": "jaxvision.models.registry",
+    "list_models": "jaxvision.interop.pretrained",
+    "list_weights": "jaxvision.interop.pretrained",
     "register_model": "jaxvision.models.registry",
     "load_weights": "jaxvision.interop.load",
     "save_weights": "jaxvision.interop.load",
-    "open_run": "jaxvision.evaluation.open_run",
-    "preprocess": "jaxvision.evaluation.open_run",
+    "from_pretrained": "jaxvision.evaluation.from_pretrained",
+    "preprocess": "jaxvision.evaluation.from_pretrained",
 }
 
 __all__ = [
     "__version__",
     "cache_compilation",
     "create_model",
+    "from_pretrained",
     "get_spec",
     "list_models",
+    "list_weights",
     "load_weights",
-    "open_run",
     "preprocess",
     "register_model",
     "save_weights",

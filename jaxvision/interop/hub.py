@@ -11,6 +11,15 @@ PREFIX = "hub:"
 _USUAL = ("model.safetensors", "pytorch_model.bin")
 
 
+def repository(address: str) -> str:
+    """Returns the address of the repository of a file, with its revision."""
+    return "/".join(address.split("/")[:2])
+
+
+class NoSuchFile(InputError):
+    """A repository that is there has no such file."""
+
+
 def fetch(address: str) -> pathlib.Path:
     """Returns a file of the hub, from the local cache or, if it is not there, by downloading it.
 
@@ -37,6 +46,7 @@ def fetch(address: str) -> pathlib.Path:
             return pathlib.Path(hub.hf_hub_download(repo, each, revision=revision or None))
         except errors.LocalEntryNotFoundError:
             offline = True
+            break
         except errors.EntryNotFoundError:
             continue
         except Exception as error:  # of many kinds: no such repository, gated, connection, name
@@ -48,7 +58,19 @@ def fetch(address: str) -> pathlib.Path:
             f"{address}: the hub cannot be reached and {wanted} of {repo} is not in the cache "
             f"{hub.constants.HF_HUB_CACHE}; fetch it once with a connection, or give a local file."
         )
-    raise InputError(f"{repo} has no {wanted} on the hub; name a file: hub:{repo}/<file>.")
+    raise NoSuchFile(f"{repo} has no {wanted} on the hub; name a file: hub:{repo}/<file>.")
+
+
+def fetch_if_there(address: str) -> pathlib.Path | None:
+    """Returns a file that a repository may have; None if it has not.
+
+    Args:
+      address: Address of the file, see `fetch`.
+    """
+    try:
+        return fetch(address)
+    except NoSuchFile:
+        return None
 
 
 def _library(address: str) -> tuple[Any, Any]:

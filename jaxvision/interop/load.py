@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.errors import InputError, shorten
+from jaxvision.interop import pretrained
 from jaxvision.interop.adapt import Fit, Source, fit_heads
 from jaxvision.interop.formats import check_writable, read_checkpoint, write_weights
 from jaxvision.interop.rules import (
@@ -28,6 +29,7 @@ from jaxvision.interop.rules import (
 from jaxvision.interop.run_folder import read_run
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.models.image_model import PROJECTION
+from jaxvision.models.registry import get_spec
 from jaxvision.models.spec import Model
 from jaxvision.options.size import Size
 
@@ -127,6 +129,13 @@ def load_weights(
         source=source or file.source,
         image_size=image_size or file.image_size,
     )
+    # It reads files through this module.
+    from jaxvision.interop.describe import describe_weights
+
+    name = getattr(model, "spec_name", None)
+    known = describe_weights(path, get_spec(name) if name else None, file)
+    if known is not None and isinstance(model, Model):
+        model.preprocess = known.preprocess
     return dataclasses.replace(report, wrapper=file.wrapper)
 
 
@@ -140,9 +149,14 @@ def read_file_or_run(path: str | pathlib.Path, *, ema: bool = False) -> WeightFi
     Raises:
       InputError: if the file or the run cannot be read.
     """
-    if pathlib.Path(path).expanduser().is_dir():
+    file = pathlib.Path(path).expanduser()
+    if file.is_dir():
         weights, wrapper = read_run(path, ema=ema)
         return WeightFile(weights, wrapper, OWN)
+    if not file.exists() and pretrained.is_tag(str(path)):
+        row = pretrained.get_weights(str(path))
+        weights, wrapper = read_checkpoint(row.fetch(), ema=ema)
+        return WeightFile(weights, wrapper, row.source, image_size=row.image_size)
     return WeightFile(*read_checkpoint(path, ema=ema))
 
 
@@ -157,7 +171,7 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     Raises:
       InputError: if the weights belong to another family.
     """
-    chosen, config = _source(model, source or _detect(model, weights))
+    chosen, config = _source(model, source or detect_source(model, weights))
     weights = chosen.prepare(weights)
     path = chosen.classes or f"{chosen.heads[0]}/bias"
     for rule in chosen.rules(config):
@@ -200,7 +214,7 @@ def assign_weights(
     Raises:
       InputError: if an array is neither used nor excused, or not finite.
     """
-    name = source or _detect(model, weights)
+    name = source or detect_source(model, weights)
     chosen, config = _source(model, name)
     rules = chosen.rules(config)
     current = _trees(model)
@@ -325,8 +339,16 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     )
 
 
-def _detect(model: nnx.Module, weights: Weights) -> str:
-    """Returns the source whose table knows most of the names, the first if two know as many."""
+def detect_source(model: nnx.Module, weights: Weights) -> str:
+    """Returns the source whose table knows most of the names, the first if two know as many.
+
+    Args:
+      model: Any model of `create_model`, also of shapes.
+      weights: Arrays by name.
+
+    Raises:
+      InputError: if no table knows any of them.
+    """
     sources, config = _sources(model)
     known = sources | {OWN: _own_source(model, sources)}
     counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}

@@ -65,6 +65,13 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
 
 
+def is_run(path: str | pathlib.Path) -> bool:
+    """Returns whether a folder is that of a run, or of one of its checkpoints."""
+    path = pathlib.Path(path).expanduser().absolute()
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    return (folder / "checkpoints").is_dir()
+
+
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     """Returns what config.json holds; what an older version has not written has its default.
 

@@ -1,8 +1,8 @@
 """A model with its weights, and all that goes with them: preprocessing, names of the classes."""
 
 import dataclasses
-import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -10,11 +10,15 @@ from flax import nnx
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
+from jaxvision.interop import hub, pretrained
+from jaxvision.interop.describe import describe_weights
 from jaxvision.interop.fill import assign_all
-from jaxvision.interop.load import count_classes, read_file_or_run
-from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
+from jaxvision.interop.hub_config import Description
+from jaxvision.interop.load import LoadReport, count_classes, read_file_or_run
+from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
-from jaxvision.models.spec import ModelSpec
+from jaxvision.models.spec import Model, ModelSpec
+from jaxvision.options.size import Size, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Trained:
 
     Attributes:
       model: Model with its weights.
-      spec: Row of the model; mean and deviation of its pixels are in there.
+      spec: Row of the model, with the preprocessing of the weights.
       transform: Resize and crop of an image, to uint8.
       class_names: Names of the classes by label; empty if nobody knows them.
       report: What was loaded, in words.
@@ -39,42 +43,85 @@ class Trained:
 def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Trained:
     """Returns the model of a file of weights or of a run.
 
-    The head gets as many outputs as the weights have. A run is evaluated with the preprocessing of
-    its config, a file with that of the published weights.
+    The head gets as many outputs as the weights have. Images are prepared as the weights want them,
+    see `describe_weights`.
 
     Args:
-      weights: File, or the folder of a run or of one of its checkpoints; see `load_weights`.
-      name: Name of the model; None: of a run, its own.
+      weights: Tag, file, or the folder of a run or of one of its checkpoints; see `load_weights`.
+      name: Name of the model; None: the one that the weights tell.
       overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
     """
     spec = get_spec(name) if name else None
-    run = open_run(weights) if pathlib.Path(weights).expanduser().is_dir() else None
-    if run is None and spec is None:
-        if not str(weights).startswith("hub:") and not pathlib.Path(weights).expanduser().exists():
-            raise InputError(f"There is no run and no file of weights {weights}.")
-        raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
-    if run is not None:
-        own = run.config["model"]["name"]
-        if spec is not None and is_known(own) and get_spec(own) is not spec:
-            raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
-        check_stored_models(run.config, where=weights, named=spec is not None)
-        spec = spec or get_spec(own)
-    assert spec is not None
-    options = _run_options(run, spec) if run else {}
-    spec = spec_with(spec.name, options)
+    run = None
+    if pathlib.Path(weights).expanduser().is_dir() and is_run(weights):
+        run = open_run(weights)
+        spec, options = _model_of_run(run, weights, name)
+        known, size = None, _hashable(run.config["data"]["image_size"])
+        spec = spec_with(spec.name, options)
+        file = read_file_or_run(weights)
+    else:
+        _check_there(weights)
+        file = read_file_or_run(weights)
+        known = describe_weights(weights, spec, file)
+        if spec is None:
+            if known is None or known.model is None:
+                raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
+            spec = get_spec(known.model)
+        same = known is not None and known.model == spec.name
+        options = dict(known.options) if known is not None and same else {}
+        size = known.image_size if known is not None and same else None
+        size = options.get("image_size") or size or spec.image_size
+        if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
+            options["image_size"] = size
+        if known is not None and known.preprocess is not None:
+            spec = dataclasses.replace(spec, preprocess=known.preprocess)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
-    file = read_file_or_run(weights)
     classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
     report = assign_all(model, file, path=weights, name=spec.name)
     report = dataclasses.replace(report, wrapper=file.wrapper)
-    class_names = run.class_names if run else ()
-    return Trained(model, spec, evaluation_transform(spec, run), class_names, str(report))
+    if run is not None:
+        names, transform = run.class_names, run_transform(run)
+        spec = pixels_of(run.config["data"], spec)
+    else:
+        names = known.class_names if known is not None else ()
+        names = names if len(names) == classes else ()
+        transform = weights_transform(spec, options.get("image_size", size))
+    if isinstance(model, Model):
+        model.preprocess = spec.preprocess
+    return Trained(model, spec, transform, names, _report(report, known))
+
+
+def _check_there(weights: str) -> None:
+    file = pathlib.Path(weights).expanduser()
+    if not (file.exists() or str(weights).startswith(hub.PREFIX) or pretrained.is_tag(weights)):
+        near = pretrained.nearest_tags(weights)
+        raise InputError(
+            f"There is no run and no file of weights {weights}, and no published weights of that"
+            f" name{near}"
+        )
+
+
+def _report(report: LoadReport, known: Description | None) -> str:
+    return f"{report}\nimages prepared for {known.name}" if known is not None else str(report)
+
+
+def _model_of_run(
+    run: RunFolder, weights: str, name: str | None
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """Returns the row of a run's model and the options that it was built with."""
+    spec = get_spec(name) if name else None
+    own = run.config["model"]["name"]
+    if spec is not None and is_known(own) and get_spec(own) is not spec:
+        raise InputError(f"{weights} is a run of {own}, not of {name}: leave --model out.")
+    check_stored_models(run.config, where=weights, named=spec is not None)
+    spec = spec or get_spec(own)
+    return spec, _run_options(run, spec)
 
 
 def _abstract(spec: ModelSpec, options: dict[str, Any]) -> nnx.Module:
@@ -104,23 +151,39 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def evaluation_transform(spec: ModelSpec, run: RunFolder | None = None) -> Transform:
-    """Returns the resize and crop of evaluation images.
+def run_transform(run: RunFolder) -> Transform:
+    """Returns the resize and crop of a run's evaluation images."""
+    data = run.config["data"]
+    return eval_transform(
+        _hashable(data["image_size"]),
+        eval_resize=data["eval_resize"],
+        interpolation=data["interpolation"],
+        crop_mode=data["eval_crop"],
+    )
+
+
+def weights_transform(spec: ModelSpec, image_size: Size) -> Transform:
+    """Returns the resize and crop that published weights want.
 
     Args:
-      spec: Row of the model.
-      run: Run whose config tells them; None: as the published weights want them.
+      spec: Row of the model, with the preprocessing of the weights.
+      image_size: Size of the result in pixels.
     """
-    if run is not None:
-        data = run.config["data"]
-        return eval_transform(
-            _hashable(data["image_size"]),
-            eval_resize=data["eval_resize"],
-            interpolation=data["interpolation"],
-        )
     preprocess = spec.preprocess
     return eval_transform(
-        spec.image_size,
-        eval_resize=math.floor(spec.image_size / preprocess.crop_fraction),
+        image_size,
+        eval_resize=preprocess.resize(min(sides(image_size))),
         interpolation=preprocess.interpolation,
+        crop_mode=preprocess.crop_mode,
     )
+
+
+def pixels_of(data: Mapping[str, Any], spec: ModelSpec) -> ModelSpec:
+    """Returns the row of a model with mean and deviation that a run has decided on.
+
+    Args:
+      data: Content of `config.data`; of a run of an older version they may be open.
+      spec: Row of the model.
+    """
+    colors = {name: tuple(data[name]) for name in ("mean", "std") if data[name]}
+    return dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, **colors))

@@ -25,7 +25,7 @@ from jaxvision.models import (
     vit,
 )
 from jaxvision.models.initial_values import build_model
-from jaxvision.models.spec import ModelSpec, check_numbers
+from jaxvision.models.spec import Model, ModelSpec, check_numbers
 from jaxvision.outside import import_outside, imported_outside, is_address
 
 _SPECS: dict[str, ModelSpec] = {}
@@ -176,8 +176,12 @@ def create_model(
     inner = getattr(config, "encoder", None)
     builds = [spec.build, *([get_spec(inner).build] if inner else [])]
     if all(build.__module__.startswith("jaxvision.models.") for build in builds):
-        return build_model(spec.build, config, rngs=rngs)
-    return spec.build(config, rngs=rngs)  # may draw in ways that `build_model` does not know
+        model = build_model(spec.build, config, rngs=rngs)
+    else:
+        model = spec.build(config, rngs=rngs)  # may draw in ways that `build_model` does not know
+    if isinstance(model, Model):
+        model.spec_name = spec.name
+    return model
 
 
 # A new family of image models is one import above and one entry here.

@@ -1,6 +1,7 @@
 """What every model family shares: the row of its table, its dtypes, its check of the input."""
 
 import dataclasses
+import math
 import numbers
 import typing
 from collections.abc import Callable, Mapping
@@ -25,14 +26,24 @@ class Preprocess:
     Attributes:
       mean: Mean of each channel, of values in 0..1, which is subtracted.
       std: Standard deviation of each channel, which the difference is divided by.
-      interpolation: Interpolation of the resize, "bilinear" or "bicubic".
+      interpolation: Interpolation of the resize, with antialias: "bilinear", "bicubic", ...
       crop_fraction: Ratio of the crop's side to the image's short side before the centre crop.
+      crop_mode: "center" resizes the short side and keeps the aspect ratio, "squash" resizes both
+        sides.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
     crop_fraction: float = 0.875
+    crop_mode: str = "center"
+
+    def resize(self, side: int) -> int:
+        """Returns the pixels that an image's side is resized to before a crop of `side` pixels.
+
+        Rounded down, as timm does; the rest of a division in floating point does not count.
+        """
+        return math.floor(side / self.crop_fraction + 1e-6)
 
 
 class Model(nnx.Module):
@@ -47,12 +58,17 @@ class Model(nnx.Module):
         parameters it leaves alone, beside those that it never touches (`bias`, `scale`, ...).
       frozen_prefixes: First parts of the paths of parameters that the model itself keeps as they
         are, of a class or of an instance.
+      spec_name: Name of the model's row, of what `create_model` has made.
+      preprocess: Preprocessing of an image for the weights that were loaded; None: none were, or
+        nobody tells.
     """
 
     config: Any
     weight_sources: ClassVar[str | Mapping[str, Any] | None] = None
     not_decayed: ClassVar[frozenset[str]] = frozenset()
     frozen_prefixes: tuple[str, ...] = ()
+    spec_name: str | None = None
+    preprocess: Preprocess | None = None
 
     def train(self, **attributes: Any) -> NoReturn:
         """Refuses what would change nothing: a model keeps no mode.

@@ -7,7 +7,9 @@ from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
 from jaxvision.options.size import MAX_SIDE, is_size, sides
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+CROP_MODES = ("center", "squash")
+AUTO = "auto"
 _LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
 
 
@@ -43,8 +45,11 @@ class DataOptions:
     max_corrupt_fraction: float = 0.01
     max_pixels: int = 89_478_485
     exif_orientation: bool = False
-    eval_resize: int = -1  # pixels, once it is checked
-    interpolation: str = "bilinear"
+    eval_resize: int = -1
+    eval_crop: str = AUTO
+    interpolation: str = AUTO
+    mean: tuple = ()
+    std: tuple = ()
     shapes: ShapesOptions = dataclasses.field(default_factory=ShapesOptions)
 
     def __post_init__(self):
@@ -57,20 +62,20 @@ class DataOptions:
             prefetch_examples=(1, 1_000_000_000),
             max_pixels=(1, 1_000_000_000_000),
         )
-        check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("data.interpolation", self.interpolation, (AUTO, *INTERPOLATIONS))
+        check_choice("data.eval_crop", self.eval_crop, (AUTO, *CROP_MODES))
+        self._check_colors()
         if not is_size(self.image_size):
             raise InputError(
                 f"--config.data.image_size must be pixels up to {MAX_SIDE}, a whole number or "
                 f"'(height, width)', got {self.image_size!r}."
             )
         side = min(sides(self.image_size))
-        usual = round(side * 256 / 224)
-        if self.eval_resize == -1:
-            object.__setattr__(self, "eval_resize", usual)
-        if self.eval_resize < 0:
+        usual = usual_resize(side)
+        if self.eval_resize < -1:
             raise InputError(
-                "config.data.eval_resize is pixels, 0 for none or -1 for 8/7 of image_size, but is "
-                f"{self.eval_resize}."
+                "config.data.eval_resize is pixels, 0 for none or -1 for what the weights want, and"
+                f" 8/7 of image_size without any, but is {self.eval_resize}."
             )
         if side < _LEAST_SEEN * self.eval_resize:
             raise InputError(
@@ -84,3 +89,23 @@ class DataOptions:
                 f"{self.image_size}, so that evaluation would see images in a black frame: leave "
                 f"it out for {usual}, or give {side} or more."
             )
+
+    def _check_colors(self) -> None:
+        """Checks mean and deviation of the pixels."""
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = all(type(x) in (int, float) for x in values)
+            if values and not (len(values) == 3 and numbers and all(0 <= x <= 1 for x in values)):
+                raise InputError(
+                    f"--config.data.{name} is three numbers in 0..1, of red, green and blue, or"
+                    f" '()' for what the weights want, got {values!r}."
+                )
+        if bool(self.mean) != bool(self.std) or not all(self.std):
+            raise InputError(
+                "--config.data.mean and --config.data.std go together, and no deviation is 0, got "
+                f"{self.mean!r} and {self.std!r}."
+            )
+
+
+def usual_resize(side: int) -> int:
+    """Returns the pixels that torchvision's recipes resize to, before a crop of `side` pixels."""
+    return round(side * 256 / 224)

@@ -11,7 +11,8 @@ from flax import nnx
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.errors import InputError
-from jaxvision.models.registry import create_model, get_spec, list_models, spec_with
+from jaxvision.interop.trained import pixels_of
+from jaxvision.models.registry import create_model, list_models, spec_with
 from jaxvision.models.spec import ModelSpec
 from jaxvision.options.options import Options
 from jaxvision.tasks.registry import open_task
@@ -28,6 +29,7 @@ from jaxvision.train.optim.update import (
     run_groups,
     run_schedule,
 )
+from jaxvision.train.preprocessing import settle_preprocessing
 from jaxvision.train.run import Run
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import abstract_model, abstract_state
@@ -55,16 +57,18 @@ def make_run(
       InputError: for anything in the options that cannot work, with what to type.
     """
     mesh = make_mesh(data=options.mesh.data, fsdp=options.mesh.fsdp, devices=devices)
-    data, kept = options.data, None
+    kept = None
     if workdir is not None and has_checkpoint(workdir):
         kept = pathlib.Path(workdir).expanduser().absolute()
-    num_examples = num_train_examples(kept)
+    options = settle_preprocessing(options, _row(options), kept)
+    data, num_examples = options.data, num_train_examples(kept)
     training = training or options.eval.batch_norm_batches > 0
     _check_batch_sizes(options, mesh.size, training=training)
     task = open_task(options, kept, training=training or not num_examples)
     options.check_metrics(task.metric_names())
     try:
         spec, build = _describe_model(options, task)
+        spec = pixels_of({"mean": data.mean, "std": data.std}, spec)
         task, build = task.fit_model(build, options)
         graphdef, params, stats = abstract_model(build)
         model = nnx.merge(graphdef, params, stats)
@@ -104,7 +108,10 @@ def make_run(
             for _, size in stages
         ),
         eval_transform=eval_transform(
-            data.image_size, eval_resize=data.eval_resize, interpolation=data.interpolation
+            data.image_size,
+            eval_resize=data.eval_resize,
+            interpolation=data.interpolation,
+            crop_mode=data.eval_crop,
         ),
         average=average,
         groups=groups,
@@ -135,12 +142,19 @@ def _check_batch_sizes(options: Options, num_devices: int, *, training: bool) ->
             )
 
 
+def _row(options: Options) -> ModelSpec:
+    try:
+        return spec_with(options.model.name, options.model.kwargs)
+    except InputError as error:
+        raise InputError(f"config.model: {error}") from error
+
+
 def _describe_model(
     options: Options, task: Task
 ) -> tuple[ModelSpec, Callable[[nnx.Rngs], nnx.Module]]:
     """Returns the row of the model, and the function that builds it from `nnx.Rngs`."""
     model = options.model
-    spec = get_spec(model.name)
+    spec = _row(options)
     if spec.task != task.name:
         fitting = list_models(task=task.name)
         raise InputError(

@@ -13,8 +13,15 @@ from jaxvision.errors import InputError
 PILLOW_FILTERS = {
     "bilinear": PIL.Image.Resampling.BILINEAR,
     "bicubic": PIL.Image.Resampling.BICUBIC,
+    "nearest": PIL.Image.Resampling.NEAREST,
+    "lanczos": PIL.Image.Resampling.LANCZOS,
 }
-_OPENCV_FILTERS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+_OPENCV_FILTERS = {
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class RandomResizedCrop:
       size: Size of the output in pixels, (height, width).
       scale: Range of the part's share of the area.
       ratio: Range of the part's width / height.
-      interpolation: Interpolation of the resize: bilinear | bicubic.
+      interpolation: Interpolation of the resize: bilinear | bicubic | nearest | lanczos.
       antialias: Whether the part is resized as torchvision does a PIL image, bit for bit; several
         times as slow.
 

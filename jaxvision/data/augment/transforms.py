@@ -31,7 +31,7 @@ from jaxvision.data.augment.presets import PRESETS
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.augment import AugmentOptions
-from jaxvision.options.data import INTERPOLATIONS
+from jaxvision.options.data import AUTO, CROP_MODES, INTERPOLATIONS, usual_resize
 from jaxvision.options.size import MAX_SIDE, Size
 
 _POLICIES: dict[str, Callable[[], Transform]] = {
@@ -43,7 +43,7 @@ _POLICIES: dict[str, Callable[[], Transform]] = {
 
 
 def train_transform(
-    image_size: Size, options: AugmentOptions | None = None, *, interpolation: str = "bilinear"
+    image_size: Size, options: AugmentOptions | None = None, *, interpolation: str = AUTO
 ) -> Compose:
     """Returns the operations of config.augment on one image, in the order of its options.
 
@@ -54,13 +54,15 @@ def train_transform(
     Args:
       image_size: Size of the output in pixels, one side or (height, width).
       options: Options of the augmentation; None: the defaults of the schema.
-      interpolation: Interpolation of every resize: bilinear | bicubic.
+      interpolation: Interpolation of every resize: bilinear | bicubic | nearest | lanczos; auto:
+        bilinear.
 
     Raises:
       InputError: for a size or filter that cannot work.
     """
     options = options or AugmentOptions()
     size = _check_size(image_size)
+    interpolation = "bilinear" if interpolation == AUTO else interpolation
     check_choice("data.interpolation", interpolation, INTERPOLATIONS)
     if options.preset:
         return PRESETS[options.preset](size, interpolation)
@@ -107,7 +109,11 @@ def train_transform(
 
 
 def eval_transform(
-    image_size: Size, *, eval_resize: int, interpolation: str = "bilinear"
+    image_size: Size,
+    *,
+    eval_resize: int = -1,
+    interpolation: str = AUTO,
+    crop_mode: str = AUTO,
 ) -> Compose:
     """Returns torchvision's evaluation: the short side to `eval_resize`, then the middle.
 
@@ -116,16 +122,23 @@ def eval_transform(
     Args:
       image_size: Size of the output in pixels, one side or (height, width).
       eval_resize: Size of the short side after the resize, in pixels, at least the output's; 0: no
-        resize, of images that are large enough.
-      interpolation: Interpolation of the resize: bilinear | bicubic.
+        resize, of images that are large enough; -1: 8/7 of the output's.
+      interpolation: Interpolation of the resize: bilinear | bicubic | nearest | lanczos; auto:
+        bilinear.
+      crop_mode: Whether the resize keeps the aspect ratio, "center", or not, "squash"; auto:
+        center.
 
     Raises:
-      InputError: for an unknown interpolation or a size that leaves a part of the output empty; the
-        transform, for an image that does.
+      InputError: for an unknown interpolation or mode, or a size that leaves a part of the output
+        empty; the transform, for an image that does.
     """
     size = _check_size(image_size)
-    check_choice("data.interpolation", interpolation, INTERPOLATIONS)
     side = min(size)
+    interpolation = "bilinear" if interpolation == AUTO else interpolation
+    crop_mode = "center" if crop_mode == AUTO else crop_mode
+    eval_resize = usual_resize(side) if eval_resize == -1 else eval_resize
+    check_choice("data.interpolation", interpolation, INTERPOLATIONS)
+    check_choice("data.eval_crop", crop_mode, CROP_MODES)
     if eval_resize and not side <= eval_resize <= MAX_SIDE:
         raise InputError(
             f"config.data.eval_resize is 0 or at least the {side} pixels of image_size and at most "
@@ -135,7 +148,7 @@ def eval_transform(
     if not eval_resize:
         return Compose((crop,))
     rows, columns = (round(x * eval_resize / side) for x in size)
-    return Compose((Resize((rows, columns), interpolation, covers=True), crop))
+    return Compose((Resize((rows, columns), interpolation, covers=crop_mode == "center"), crop))
 
 
 def _check_size(image_size: Size) -> tuple[int, int]:

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_predicts_one_image_as_the_command_does(folder):
-    run, photo = jv.open_run(folder), folder / "photo.png"
+    run, photo = jv.from_pretrained(folder), folder / "photo.png"
     trained = open_trained(str(folder))
     (expected,) = predict(trained, find_images(str(photo)), class_names=trained.class_names, top=3)
     pixels = np.asarray(PIL.Image.open(photo))
@@ -85,13 +85,13 @@ def test_images_that_cannot_be_used(image, message):
 
 def test_what_is_no_run_of_a_classifier(folder, tmp_path):
     with pytest.raises(InputError, match="There is no run and no file of weights"):
-        jv.open_run(tmp_path / "x")
+        jv.from_pretrained(tmp_path / "x")
     with pytest.raises(InputError, match="at least 1, got 0"):
-        jv.open_run(folder).predict(folder / "photo.png", top=0)
+        jv.from_pretrained(folder).predict(folder / "photo.png", top=0)
 
 
 def test_the_readme_calls_a_model(folder):
-    model, images = jv.open_run(folder).model, jnp.ones((1, 32, 32, 3))
+    model, images = jv.from_pretrained(folder).model, jnp.ones((1, 32, 32, 3))
     forward = nnx.jit(lambda model, images: model(images))
     np.testing.assert_allclose(forward(model, images), model(images), rtol=1e-4, atol=1e-5)
 

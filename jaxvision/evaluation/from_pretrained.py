@@ -1,5 +1,6 @@
 """A finished run, or published weights, and single images: the door from Python."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.data.decode import decode_image, rgb_pixels
@@ -17,26 +19,32 @@ from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, reason
 from jaxvision.evaluation.predict import Guess, guesses
-from jaxvision.interop.trained import Trained, evaluation_transform, open_trained
+from jaxvision.interop.pretrained import get_weights, is_tag
+from jaxvision.interop.trained import Trained, open_trained, weights_transform
 from jaxvision.models.registry import get_spec
-from jaxvision.models.spec import ModelSpec
+from jaxvision.models.spec import Model, ModelSpec
+from jaxvision.options.size import Size
 from jaxvision.train.input import make_preprocess
 
 Picture = str | os.PathLike | PIL.Image.Image | np.ndarray | jax.Array
 
 
-class OpenRun:
+class Classifier:
     """A classifier with its weights, its preprocessing and the names of its classes.
 
     Attributes:
       model: Model with its weights, in evaluation.
-      spec: Row of the model.
+      spec: Row of the model, with the preprocessing of the weights.
       class_names: Names of the classes by label; empty if nobody knows them.
     """
 
     def __init__(self, trained: Trained):
         self.model, self.spec, self.class_names = trained.model, trained.spec, trained.class_names
         self._transform = trained.transform
+
+    def __repr__(self) -> str:
+        classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
+        return f"Classifier({self.spec.name}, {classes})"
 
     def preprocess(
         self, images: Picture | Sequence[Picture]
@@ -75,36 +83,65 @@ class OpenRun:
         return functools.partial(best, self.model)
 
 
-def open_run(path: str | os.PathLike, name: str | None = None) -> OpenRun:
+def from_pretrained(weights: str | os.PathLike, name: str | None = None) -> Classifier:
     """Returns a classifier that is ready for images.
 
     Args:
-      path: Path of a run's folder, of one of its checkpoints, or of a file of weights.
-      name: Name of the model; None: of a run, its own.
+      weights: Tag of published weights, "resnet50.a1_in1k"; repository of the Hugging Face hub,
+        "hub:timm/resnet50.a1_in1k"; path of a run's folder, of one of its checkpoints, or of a file
+        of weights.
+      name: Name of the model; None: the one that the weights tell.
 
     Raises:
-      InputError: if there is no such run or file, or it is not of a classifier.
+      InputError: if there are no such weights, or they are not of a classifier.
     """
-    trained = open_trained(os.fspath(path), name)
+    trained = open_trained(os.fspath(weights), name)
     get_spec(trained.spec.name, task="classification")
-    return OpenRun(trained)
+    return Classifier(trained)
 
 
 def preprocess(
-    images: Picture | Sequence[Picture], name: str
+    images: Picture | Sequence[Picture], model: str | nnx.Module
 ) -> Float[Array, "batch height width 3"]:
-    """Returns images as the published weights of a model want them: resized, cropped, normalised.
+    """Returns images as the weights of a model want them: resized, cropped, normalised.
 
     Args:
       images: Path of an image, an image of Pillow, or pixels [height, width, 3] of uint8; or
         several of these, or pixels [batch, height, width, 3].
-      name: Name of the model, see `get_spec`.
+      model: Model with loaded weights; tag of published weights; or name of a model, for those that
+        were published first.
 
     Raises:
-      InputError: if there is no such model, or an image cannot be used.
+      InputError: if there is no such model, nobody tells what its weights want, or an image cannot
+        be used.
     """
-    spec = get_spec(name)
-    return _preprocess(images, evaluation_transform(spec), spec)
+    if not isinstance(model, str):
+        spec, size = _pixels_of_model(model)
+    elif is_tag(model):
+        row = get_weights(model)
+        if row.preprocess is None or row.image_size is None:
+            raise InputError(
+                f"The repository of {model} says how images are prepared: use"
+                f" from_pretrained({model!r}).preprocess."
+            )
+        spec, size = (
+            dataclasses.replace(get_spec(row.model), preprocess=row.preprocess),
+            row.image_size,
+        )
+    else:
+        spec = get_spec(model)
+        size = spec.image_size
+    return _preprocess(images, weights_transform(spec, size), spec)
+
+
+def _pixels_of_model(model: nnx.Module) -> tuple[ModelSpec, Size]:
+    if not isinstance(model, Model) or model.preprocess is None or model.spec_name is None:
+        raise InputError(
+            "This model has no weights that tell how images are prepared: give its name instead,"
+            " or that of its weights, jv.preprocess(images, 'resnet50')."
+        )
+    spec = dataclasses.replace(get_spec(model.spec_name), preprocess=model.preprocess)
+    return spec, getattr(model.config, "image_size", None) or spec.image_size
 
 
 def _preprocess(

@@ -1,0 +1,79 @@
+"""How a run prepares its images: as asked for, else as the weights want it that it starts from."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from jaxvision.errors import InputError
+from jaxvision.interop.describe import describe_weights
+from jaxvision.interop.run_folder import open_run
+from jaxvision.models.spec import ModelSpec, Preprocess
+from jaxvision.options.data import AUTO, DataOptions, usual_resize
+from jaxvision.options.options import Options
+from jaxvision.options.size import sides
+
+_FIELDS = ("mean", "std", "interpolation", "eval_crop", "eval_resize")
+
+
+def settle_preprocessing(
+    options: Options, spec: ModelSpec, run: pathlib.Path | None = None
+) -> Options:
+    """Returns the options with mean, deviation, resize and crop of the images decided.
+
+    What is decided is kept with the run, so that whoever opens it prepares images in the same way.
+
+    Args:
+      options: Options of the run, in which they may be left open.
+      spec: Row of the model.
+      run: Folder of the run if there is one already, which has decided; None: there is none.
+
+    Raises:
+      InputError: if the weights to start from cannot be read.
+    """
+    if run is not None:
+        stored = open_run(run).config["data"]
+        data = _filled(options.data, {name: _plain(stored[name]) for name in _FIELDS})
+        return dataclasses.replace(options, data=data)
+    side = min(sides(options.data.image_size))
+    wanted = _wanted(options, spec)
+    usual: dict[str, Any] = {
+        "mean": spec.preprocess.mean,
+        "std": spec.preprocess.std,
+        "interpolation": "bilinear",
+        "eval_crop": "center",
+        "eval_resize": usual_resize(side),
+    }
+    if wanted is not None:
+        usual |= {
+            "mean": wanted.mean,
+            "std": wanted.std,
+            "interpolation": wanted.interpolation,
+            "eval_crop": wanted.crop_mode,
+            "eval_resize": wanted.resize(side),
+        }
+    return dataclasses.replace(options, data=_filled(options.data, usual))
+
+
+def _wanted(options: Options, spec: ModelSpec) -> Preprocess | None:
+    """Returns the preprocessing of the weights that a run starts from; None: nobody knows it."""
+    model = options.model
+    for option, path in (("init_from", model.init_from), ("encoder_from", model.encoder_from)):
+        if path:
+            try:
+                known = describe_weights(path, spec)
+            except InputError as error:
+                raise InputError(f"config.model.{option}: {error}") from error
+            return known.preprocess if known is not None else None
+    return None
+
+
+def _filled(data: DataOptions, values: dict[str, Any]) -> DataOptions:
+    unset: dict[str, Any] = {
+        "mean": (), "std": (), "interpolation": AUTO, "eval_crop": AUTO, "eval_resize": -1,
+    }  # fmt: skip
+    open_ones = {name: x for name, x in values.items() if getattr(data, name) == unset[name]}
+    return dataclasses.replace(data, **open_ones)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
