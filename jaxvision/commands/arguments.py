@@ -42,3 +42,37 @@ def data_arguments(arguments: argparse.Namespace) -> dict[str, str | None]:
         "train_split": arguments.train_split,
         "eval_split": arguments.eval_split,
     }
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which model, with which weights."""
+    parser.add_argument(
+        "--weights",
+        help="a tag as resnet50.a1_in1k, hub:owner/name, a file, or the folder of a run",
+    )
+    parser.add_argument("--model", help="name or alias, where the weights do not tell it")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="published weights of --model, instead of a file"
+    )
+
+
+def weights_arguments(arguments: argparse.Namespace) -> tuple[str, str | None]:
+    """Returns what `open_trained` takes, of the arguments of `add_weights_arguments`.
+
+    Raises:
+      InputError: if they name no weights, or two.
+    """
+    from jaxvision.errors import InputError
+    from jaxvision.interop.pretrained import weights_of
+
+    if bool(arguments.weights) == arguments.pretrained or (
+        arguments.pretrained and not arguments.model
+    ):
+        raise InputError(
+            "Give --weights=TAG, FILE or RUN, or --model=NAME with --pretrained for its published"
+            " weights."
+        )
+    if arguments.pretrained:
+        row = weights_of(arguments.model)
+        return row.tag, row.model
+    return arguments.weights, arguments.model

@@ -1,4 +1,4 @@
-"""Lists models with parameters, multiply-adds and activations.
+"""Lists models with parameters, multiply-adds, activations and published weights.
 
 For example: python -m jaxvision models 'vit*' resnet50
 """
@@ -10,6 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument(
         "patterns", nargs="*", default=["*"], help="names, aliases or patterns such as 'vit*'"
+    )
+    parser.add_argument(
+        "--weights", action="store_true", help="list their published weights instead"
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects instead")
 
@@ -24,8 +27,11 @@ def run(arguments: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
 
     from jaxvision.command_line import say, show_progress
-    from jaxvision.profiling.model_cards import cards_table, model_cards
+    from jaxvision.profiling.model_cards import cards_table, model_cards, weights_table
 
+    if arguments.weights:
+        say(weights_table(arguments.patterns))
+        return 0
     cards = []
     for card in model_cards(arguments.patterns):
         cards.append(card)

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Iterable
 
 CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -36,3 +37,14 @@ def imagenet_wordnet_ids() -> tuple[str, ...]:
     They are the names of its folders.
     """
     return tuple(wordnet_id for wordnet_id, _ in _imagenet())
+
+
+@functools.cache
+def _name_of_wordnet_id() -> dict[str, str]:
+    return dict(_imagenet())
+
+
+def readable(class_names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names of classes for people: "tench" for ImageNet's folder "n01440764"."""
+    names = _name_of_wordnet_id()
+    return tuple(names.get(name, name) for name in class_names)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Sequence
 
+from jaxvision.data.class_lists import readable
 from jaxvision.data.source import DataError
 from jaxvision.errors import reason
 
@@ -21,7 +22,8 @@ def class_difference(found: Collection[str], expected: Collection[str]) -> str:
       found: Class names that are there, in any order.
       expected: Class names that they are compared with.
     """
-    more, less = set(found) - set(expected), set(expected) - set(found)
+    found, expected = set(readable(found)), set(readable(expected))
+    more, less = found - expected, expected - found
     phrases = [f"has {some_names(more)}"] * bool(more) + [f"lacks {some_names(less)}"] * bool(less)
     return " and ".join(phrases)
 
@@ -52,6 +54,7 @@ def check_class_names(
 
 def class_order(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | None:
     """Returns the place in one list of every class of another; None where the sets differ."""
+    theirs, ours = readable(theirs), readable(ours)  # a list of ImageNet's folders, or of names
     if len(set(theirs)) != len(theirs) or sorted(theirs) != sorted(ours):
         return None
     place = {name: label for label, name in enumerate(theirs)}

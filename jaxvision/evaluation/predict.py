@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import read_class_names
 from jaxvision.data.decode import decode_image
 from jaxvision.data.image_files import ImageFile
@@ -149,6 +150,7 @@ def guesses(
       indices: Class of each.
       class_names: Names of the classes by label; classes beyond them have no name.
     """
+    class_names = readable(class_names)
     return tuple(
         Guess(index, class_names[index] if index < len(class_names) else None, value)
         for value, index in zip(values.tolist(), indices.tolist(), strict=True)

@@ -56,7 +56,7 @@ def classification_scores(
         / len(labels)
         for k in (1, 5)
     )
-    names = [*class_names, *map(str, range(len(class_names), num_classes))]
+    names = [*readable(class_names), *map(str, range(len(class_names), num_classes))]
     columns = class_scores(labels, guesses, num_classes=num_classes)
     matrix = None
     if num_classes <= MAX_MATRIX:

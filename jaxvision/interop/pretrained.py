@@ -141,6 +141,12 @@ def list_models(
     return [name for name in names if _of_model(name)] if pretrained else names
 
 
+def published_top1(model: str) -> float | None:
+    """Returns the top-1 accuracy in percent of the weights that are taken first; None: unknown."""
+    rows = _of_model(model) if registry.is_known(model) else []
+    return rows[0].top1 if rows else None
+
+
 def _of_model(name: str) -> list[PretrainedWeights]:
     """Returns the rows of a model: first those of the library whose name was given, timm's next."""
     spec = registry.get_spec(name)

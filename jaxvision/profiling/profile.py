@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxvision.data.loader import num_cores
 from jaxvision.errors import InputError
+from jaxvision.interop.pretrained import published_top1
 from jaxvision.models.registry import get_spec
 from jaxvision.profiling.cost import (
     Trace,
@@ -187,12 +188,14 @@ def times_table(name: str, root: Node, timings: Iterable[Timing]) -> str:
       root: First node of the model's tree.
       timings: Timings, one row each.
     """
-    header = ("model", "parameters", "GMACs", "batch", "ms", "images/s", "peak memory")
+    header = ("model", "parameters", "GMACs", "top-1", "batch", "ms", "images/s", "peak memory")
+    top1 = published_top1(name)
     rows = (
         (
             name,
             f"{root.parameters:,}",
             f"{root.macs / 1e9:.3f}",
+            "" if top1 is None else f"{top1:.1f}",
             str(timing.batch),
             f"{timing.milliseconds:.2f}",
             f"{timing.images_per_second:.1f}",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import class_difference, read_class_names
 from jaxvision.data.source import CorruptImageError
 from jaxvision.data.sources.open_source import open_source
@@ -166,7 +167,7 @@ class Classification(Task):
 
     def titles(self, shown: np.ndarray) -> list[str]:
         """Returns the classes of each image."""
-        return [class_shares(shares, self.class_names) for shares in shown]
+        return [class_shares(shares, readable(self.class_names)) for shares in shown]
 
     def draw(self, run: OpenRun, weights: Weights, workdir: pathlib.Path) -> str | None:
         """Draws evaluation images with their predicted classes, the worst mistakes first."""
@@ -194,7 +195,7 @@ class Classification(Task):
                 images,
                 labels[chosen],
                 seen.outputs[chosen],
-                [*self.class_names, *(f"class {i}" for i in more)],
+                [*readable(self.class_names), *(f"class {i}" for i in more)],
                 workdir / "predictions.png",
                 corrupt=seen.corrupt[chosen],
                 title=f"{len(chosen)} of {len(seen.positions)} evaluation images: of each class "

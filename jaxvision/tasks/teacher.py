@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxvision.data.classes import class_difference, class_order
 from jaxvision.errors import InputError
-from jaxvision.interop.trained import open_trained
+from jaxvision.interop.trained import open_trained, pixels_of
 from jaxvision.models.registry import get_spec
 from jaxvision.options.options import Options
 from jaxvision.options.size import sides
@@ -40,7 +40,9 @@ def with_teacher(task: Classification, options: Options) -> Distillation:
         raise InputError(f"config.distill.teacher_weights: {reason}") from error
     if trained.spec.task != task.name:
         raise InputError(f"A teacher must be a classifier, {trained.spec.name} is none.")
-    mine, its = get_spec(options.model.name).preprocess, trained.spec.preprocess
+    data = {"mean": options.data.mean, "std": options.data.std}
+    mine = pixels_of(data, get_spec(options.model.name)).preprocess
+    its = trained.spec.preprocess
     teacher = Teacher(
         graphdef=graphdef,
         scale=tuple(a / b for a, b in zip(mine.std, its.std, strict=True)),

@@ -63,7 +63,10 @@ _EVALUATED = (
     "model.kwargs.",
     "data.image_size ",
     "data.eval_resize",
+    "data.eval_crop",
     "data.interpolation",
+    "data.mean",
+    "data.std",
 )
 
 

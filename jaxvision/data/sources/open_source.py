@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxvision.data.class_lists import imagenet_names, readable
 from jaxvision.data.classes import check_class_names, one_line
 from jaxvision.data.source import DataError, Relabelled, Source
 from jaxvision.data.sources.array_record import ArrayRecordSource
@@ -43,15 +44,18 @@ def open_source(
     Raises:
       DataError: where the name is unknown, the data is missing or malformed, or has other classes.
     """
+    # Folders of ImageNet are called by WordNet ids, its published classes by their names.
+    by_name = class_names is not None and tuple(class_names) == imagenet_names()
+    known = None if by_name and class_folders == "names" else class_names
     share = None
     if name != "shapes" and not name.startswith("tfds:"):  # which has its own shares
         split, share = parse_share(split)
     if name == "shapes":
         source = ShapesSource(split, image_size=image_size, **(shapes or {}))
     elif name == "folder":
-        source = FolderSource(path, split, class_names=class_names, class_folders=class_folders)
+        source = FolderSource(path, split, class_names=known, class_folders=class_folders)
     elif name == "list":
-        source = ListSource(path, split, class_names=class_names)
+        source = ListSource(path, split, class_names=known)
     elif name in ("cifar10", "cifar100"):
         source = CifarSource(name, split, path=path)
     elif name == "array_record":
@@ -65,6 +69,8 @@ def open_source(
     if len(source) == 0:
         raise DataError(f"The split {split!r} of {name} is empty; give a split that holds images.")
     source.class_names = tuple(map(one_line, source.class_names))
+    if by_name:
+        source.class_names = readable(source.class_names)
     if class_names is not None and source.class_names != tuple(class_names):
         where = f"The split {split!r} of {name}"
         check_class_names(source.class_names, class_names, where=where)
