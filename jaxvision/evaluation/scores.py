@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxvision.data.class_lists import readable
 from jaxvision.metrics.calibration import (
     expected_calibration_error,
     fit_temperature,
