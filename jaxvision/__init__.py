@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxvision.compile_cache import cache_compilation
     from jaxvision.evaluation.from_pretrained import from_pretrained, preprocess
+    from jaxvision.evaluation.push import push
     from jaxvision.interop.create import create_model
     from jaxvision.interop.load import load_weights, save_weights
     from jaxvision.interop.pretrained import list_models, list_weights
@@ -26,6 +27,7 @@ _CONTRACT = {
     "save_weights": "jaxvision.interop.load",
     "from_pretrained": "jaxvision.evaluation.from_pretrained",
     "preprocess": "jaxvision.evaluation.from_pretrained",
+    "push": "jaxvision.evaluation.push",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "list_weights",
     "load_weights",
     "preprocess",
+    "push",
     "register_model",
     "save_weights",
 ]

@@ -17,6 +17,7 @@ from jaxvision.commands import (
     predict,
     probe,
     profile,
+    push,
     score,
     soup,
 )
@@ -26,6 +27,7 @@ from jaxvision.errors import InputError
 _COMMANDS = {
     "models": models,
     "profile": profile,
+    "push": push,
     "parity": parity,
     "convert": convert,
     "average": average,

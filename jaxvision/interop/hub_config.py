@@ -8,14 +8,14 @@ from typing import Any
 from jaxvision.data.class_lists import imagenet_names, imagenet_wordnet_ids
 from jaxvision.errors import InputError, shorten
 from jaxvision.models.registry import get_spec, is_known
-from jaxvision.models.spec import Preprocess
+from jaxvision.models.spec import ModelSpec, Preprocess
 from jaxvision.options.data import INTERPOLATIONS
 from jaxvision.options.size import Size, is_size
 
 # Pillow's numbers of its filters, by which transformers names them.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # What timm writes into model_args and our config calls otherwise.
-_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels"}
+ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels", "global_pool": "pool"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,16 +71,7 @@ def _of_timm(stored: Mapping[str, Any], where: str) -> Description:
     if not isinstance(name, str) or not is_known(name):
         raise InputError(f"{where} is a model {shorten(name)!r} of timm, which is not here.")
     spec = get_spec(name)
-    fields = {field.name for field in dataclasses.fields(spec.config)}
-    options = {}
-    for argument, value in (stored.get("model_args") or {}).items():
-        option = _ARGUMENTS.get(argument, argument)
-        if option not in fields or isinstance(value, dict):
-            raise InputError(
-                f"{where} is a {name} with {argument}={shorten(value)!r}, which {spec.name} has no"
-                " option for."
-            )
-        options[option] = tuple(value) if isinstance(value, list) else value
+    options = _options(spec, stored.get("model_args") or {}, where)
     _, height, width = cfg.get("input_size") or (3, spec.image_size, spec.image_size)
     usual = spec.preprocess
     mode = cfg.get("crop_mode") or "center"
@@ -109,6 +100,29 @@ def _of_timm(stored: Mapping[str, Any], where: str) -> Description:
         preprocess=preprocess,
         class_names=names,
     )
+
+
+def _options(spec: ModelSpec, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns our options for the arguments of a model of timm."""
+    fields = {field.name for field in dataclasses.fields(spec.config)}
+    options = {}
+    for argument, value in arguments.items():
+        if argument == "num_classes" or argument.endswith("_rate"):
+            continue  # told by the weights; changes nothing of an evaluation
+        option = ARGUMENTS.get(argument, argument)
+        if option == "pool" and option not in fields and value == "avg":
+            continue
+        if option == "image_size" and isinstance(value, list):
+            value = _size(*value)
+        elif option == "pool":
+            value = {"avg": "average"}.get(value, value)
+        if option not in fields or isinstance(value, dict):
+            raise InputError(
+                f"{where} is a {spec.timm} with {argument}={shorten(value)!r}, which {spec.name}"
+                " has no option for."
+            )
+        options[option] = tuple(value) if isinstance(value, list) else value
+    return options
 
 
 def _of_transformers(

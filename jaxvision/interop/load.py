@@ -171,7 +171,7 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     Raises:
       InputError: if the weights belong to another family.
     """
-    chosen, config = _source(model, source or detect_source(model, weights))
+    chosen, config = source_of(model, source or detect_source(model, weights))
     weights = chosen.prepare(weights)
     path = chosen.classes or f"{chosen.heads[0]}/bias"
     for rule in chosen.rules(config):
@@ -215,7 +215,7 @@ def assign_weights(
       InputError: if an array is neither used nor excused, or not finite.
     """
     name = source or detect_source(model, weights)
-    chosen, config = _source(model, name)
+    chosen, config = source_of(model, name)
     rules = chosen.rules(config)
     current = _trees(model)
     target = jax.eval_shape(unstack_blocks, current)
@@ -264,7 +264,7 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
     Raises:
       InputError: if the library has no such model.
     """
-    chosen, config = _source(model, format)
+    chosen, config = source_of(model, format)
     params, batch_stats = unstack_blocks(jax.device_get(_trees(model)))
     return export(params, batch_stats, chosen.rules(config))
 
@@ -279,7 +279,7 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
     Raises:
       InputError: if the library has no such model.
     """
-    chosen, config = _source(model, format)
+    chosen, config = source_of(model, format)
     paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
     entries = expand(chosen.rules(config), paths)
     return {entry.names[0]: entry.targets for entry in entries if entry.rule.constant is None}
@@ -303,8 +303,16 @@ def _sources(model: nnx.Module) -> tuple[dict[str, Source], Any]:
     return dict(sources or {}), model.config
 
 
-def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
-    """Returns the source and the model's config, once it is sure that they go together."""
+def source_of(model: nnx.Module, name: str) -> tuple[Source, Any]:
+    """Returns the source and the model's config, once it is sure that they go together.
+
+    Args:
+      model: Any model of `create_model`.
+      name: Library whose names are meant, see `load_weights`.
+
+    Raises:
+      InputError: if the library has no such model.
+    """
     sources, config = _sources(model)
     if name == OWN:
         return _own_source(model, sources), config

@@ -64,8 +64,9 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
         file = read_file_or_run(weights)
     else:
         _check_there(weights)
+        known = describe_weights(weights)
         file = read_file_or_run(weights)
-        known = describe_weights(weights, spec, file)
+        known = known or describe_weights(weights, spec, file)
         if spec is None:
             if known is None or known.model is None:
                 raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")

@@ -1,0 +1,3 @@
+from interop.loopback_hub import hub
+
+__all__ = ["hub"]

@@ -1,0 +1,132 @@
+"""Models to and from a hub on a loopback port, by the real huggingface_hub and the real timm."""
+
+import hashlib
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from interop import weight_rows  # noqa: F401 - makes timm importable
+
+import jaxvision as jv
+from jaxvision.errors import InputError
+from jaxvision.interop import download
+
+import timm  # isort: skip
+import torch  # isort: skip
+
+REPOSITORY = "someone/small"
+pytestmark = pytest.mark.filterwarnings("ignore")  # of huggingface_hub and timm
+
+
+def timm_model():
+    """Returns a ResNet of timm with random weights and statistics."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=7).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def test_a_model_of_timm_comes_with_all_that_belongs_to_it(hub, tmp_path):
+    model = timm_model()
+    model.pretrained_cfg = model.pretrained_cfg | {
+        "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8, "crop_mode": "squash",
+        "input_size": (3, 96, 96), "interpolation": "lanczos", "label_names": list("abcdefg"),
+    }  # fmt: skip
+    timm.models.push_to_hf_hub(model, REPOSITORY, model_config={"label_names": list("abcdefg")})
+    ours = jv.from_pretrained(f"hub:{REPOSITORY}")
+    photo = PIL.Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
+    )
+    config = timm.data.resolve_model_data_config(model)
+    images = timm.data.create_transform(**config)(photo)[None]
+    with torch.no_grad():
+        expected = torch.softmax(model(images), -1).numpy()[0]
+    found = ours.predict(photo, top=7)
+    assert [guess.name for guess in found] == ["abcdefg"[i] for i in np.argsort(-expected)]
+    np.testing.assert_allclose(
+        [guess.probability for guess in found], np.sort(expected)[::-1], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("vit_ti16", {"image_size": 64, "pool": "average"}),
+        ("deit_ti16_distilled", {}),
+    ],
+)
+def test_timm_opens_what_was_pushed(hub, name, options, tmp_path):
+    import jax.numpy as jnp
+
+    model = jv.create_model(name, num_classes=3, **options)
+    jv.save_weights(model, tmp_path / "model.safetensors")
+    jv.load_weights(model, tmp_path / "model.safetensors")
+    assert jv.push(model, REPOSITORY, class_names=["x", "y", "z"]) == f"hub:{REPOSITORY}"
+    theirs = timm.create_model(f"hf-hub:{REPOSITORY}", pretrained=True).eval()
+    size = options.get("image_size", 224)
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(model(jnp.asarray(images)), expected, atol=1e-4)
+    assert theirs.pretrained_cfg["label_names"] == ["x", "y", "z"]
+    config = timm.data.resolve_model_data_config(theirs)
+    assert (*config["mean"], *config["std"]) == (*model.preprocess.mean, *model.preprocess.std)
+    # The names of classifier and first convolution, which timm needs to change them.
+    again = jv.from_pretrained(f"hub:{REPOSITORY}")
+    assert again.class_names == ("x", "y", "z") and again.model.config == model.config
+    np.testing.assert_allclose(again.model(jnp.asarray(images)), expected, atol=1e-4)
+    other = timm.create_model(f"hf-hub:{REPOSITORY}", pretrained=True, num_classes=5, in_chans=1)
+    assert other(torch.zeros(1, 1, size, size)).shape == (1, 5)
+
+
+def test_a_download_that_breaks_off_is_continued(hub, monkeypatch, tmp_path):
+    content = np.random.default_rng(0).bytes(3_000_000)
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    hub.files["w/w"] = {f"net-{digits}.pth": content}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    hub.broken_after = 1_000_000
+    address = f"{hub.url}/w/w/resolve/main/net-{digits}.pth"
+    path = download.fetch(address)
+    assert path.read_bytes() == content and path == tmp_path / "hub/checkpoints" / path.name
+    assert hub.asked[1].endswith("bytes=1000000-")
+    assert download.fetch(address) == path and len(hub.asked) == 2  # the second is not asked for
+
+
+def test_a_file_with_another_hash_is_refused(hub, monkeypatch, tmp_path):
+    hub.files["w/w"] = {"net-00000000.pth": b"x" * 1000}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    address = f"{hub.url}/w/w/resolve/main/net-00000000.pth"
+    with pytest.raises(InputError, match="net-00000000.pth has the SHA-256 .*, not 00000000"):
+        download.fetch(address)
+    assert not list((tmp_path / "hub/checkpoints").iterdir())
+
+
+def test_what_is_not_there(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    with pytest.raises(InputError, match="the server answers 404"):
+        download.fetch(f"{hub.url}/w/w/resolve/main/net-00000000.pth")
+    with pytest.raises(InputError, match=r"cannot be fetched \(.*\): connect to the network, or"):
+        download.fetch("http://127.0.0.1:9/net-00000000.pth")
+    with pytest.raises(InputError, match="someone/none has no model.safetensors or"):
+        hub.files["someone/none"] = {}
+        jv.from_pretrained("hub:someone/none")
+    with pytest.raises(InputError, match="cannot be fetched"):
+        jv.from_pretrained("hub:someone/nothing")
+    with pytest.raises(InputError, match="A repository is called owner/name, got 'x'"):
+        jv.push(jv.create_model("resnet18", num_classes=2), "x")
+
+
+def test_a_model_that_is_not_here(hub):
+    hub.files["a/b"] = {
+        "config.json": json.dumps({"architecture": "eva02_base"}).encode(),
+        "model.safetensors": b"",
+    }
+    with pytest.raises(InputError, match="a model 'eva02_base' of timm, which is not here"):
+        jv.from_pretrained("hub:a/b")
