@@ -434,13 +434,13 @@ STATE_DICT = "Save only the state_dict: torch.save(model.state_dict(), path)"
 CUT = {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
 WEIGHTS = [
     ("missing", "w.pth", lambda f: None, ["There is no file"]),
-    ("suffix", "w.h5", text("w.h5", ""), ["read from .safetensors, .npz, .pth"]),
+    ("suffix", "w.h5", text("w.h5", ""), ["is empty instead of a file of weights: download"]),
     ("code", "w.pth", lambda f: write_torch(f / "w.pth", Call(os.system, f"touch {f}/HARM")),
-     ["cannot be read safely: it names posix.system", STATE_DICT]),
+     ["holds an object of posix.system, whose code is not run: torch.save(model.state_dict()"]),
     ("tensor-size", "w.pth", lambda f: write_torch(f / "w.pth", {"x": Tensor(shape=(9,))}),
      ["reaches beyond its data", STATE_DICT]),
     ("doubled-key", "w.pth", lambda f: write_torch(f / "w.pth", DOUBLED_KEY),
-     ["cannot be read safely: it has a dictionary whose keys are neither text nor", STATE_DICT]),
+     ["should hold a state_dict", "but holds a dict with nothing: torch.save"]),
     ("announced", "w.pth", lambda f: write_torch(f / "w.pth", b"\x96" + HUGE + b"."),
      ["cannot be read safely: it is cut short", STATE_DICT]),
     ("many-views", "w.pth", many_views, ["more than 8 times the file's bytes", STATE_DICT]),

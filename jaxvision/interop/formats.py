@@ -1,88 +1,158 @@
 """Files of weights to and from {name: array}."""
 
+import contextlib
 import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import output_path, written_aside
 from jaxvision.interop import hub
-from jaxvision.interop.torch_file import read_torch_file
+from jaxvision.interop.choose import Choice, Table, choose
+from jaxvision.interop.containers import Place, find_places
+from jaxvision.interop.file_kind import LEGACY, NPZ, PICKLE, SAFETENSORS, TORCH, file_kind
+from jaxvision.interop.rules import name_pattern
+from jaxvision.interop.torch_file import read_legacy, read_zip
+from jaxvision.interop.torch_pickle import Meanings, Tensor, is_other_tensor, what_it_is
+from jaxvision.plain_pickle import Inert, PickleError, read_pickle
 
-_TORCH = (".pth", ".pt", ".bin")
 _WRITABLE = (".safetensors", ".npz")
 
-# Where training programs put the weights beside optimizer and epoch, and their moving average.
-_WEIGHTS = ("state_dict", "model")
-_AVERAGED = ("state_dict_ema", "model_ema")
-_MAX_NAME = 1000  # characters; real ones have a hundred
 
-# What DistributedDataParallel and torch.compile put before every name, and Flax's programs.
-_PREFIXES = ("_orig_mod.", "module.", "opt/target/", "params/")
-
-
-def read_weights(path: str | pathlib.Path, *, ema: bool = False) -> dict[str, np.ndarray]:
+def read_weights(
+    path: str | pathlib.Path, *, ema: bool = False, part: str | None = None
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name; runs no code from it.
 
-    Of a training checkpoint in torch's format only the weights are taken. Prefixes that programs
-    put before every name (`module.`, `params/`) are removed.
+    The content says what the file is, not its suffix. Of a training checkpoint only the weights are
+    taken. Prefixes that programs put before every name (`module.`, `params/`) are removed.
 
     Args:
-      path: Path of a `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` file as written by
-        `torch.save`; or an address of the Hugging Face hub, see `hub.fetch`.
+      path: Path of a file of `torch.save` (of any version since 0.1.10), safetensors, numpy's
+        `savez` or a pickle of arrays; or an address of the Hugging Face hub, see `hub.fetch`.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
+      part: Name of the weights that are meant, where a file has several; None: it has not.
 
     Raises:
-      InputError: if there is no such file, it is damaged, it holds anything but arrays, or averaged
-        weights are asked for and there are none.
+      InputError: if there is no such file, it is damaged, it holds no weights, or not those asked
+        for.
     """
-    return read_checkpoint(path, ema=ema)[0]
+    return read_checkpoint(path, ema=ema, part=part)[0]
 
 
 def read_checkpoint(
-    path: str | pathlib.Path, *, ema: bool = False
+    path: str | pathlib.Path, *, ema: bool = False, part: str | None = None
 ) -> tuple[dict[str, np.ndarray], str | None]:
     """Returns what `read_weights` does, and where in the file it was: "model", "model_ema", ...
 
     Args:
       path: Path of the file, see `read_weights`.
       ema: Whether the averaged weights are taken, see `read_weights`.
+      part: Name of the weights that are meant, see `read_weights`.
 
     Raises:
       InputError: as `read_weights`.
     """
+    choice = choose(read_places(path), (), path=path, ema=ema, part=part)
+    return read_values(choice, (), path=path), choice.wrapper
+
+
+def read_places(path: str | pathlib.Path) -> list[Place]:
+    """Returns all dictionaries of arrays in a file.
+
+    Args:
+      path: Path of the file, see `read_weights`.
+
+    Raises:
+      InputError: if there is no such file, it is damaged, or holds no weights.
+    """
     if str(path).startswith(hub.PREFIX):
         path = hub.fetch(str(path))
-    path, wrapper = pathlib.Path(path), None
+    path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
-    if path.suffix == ".npz":
-        weights = _read_npz(path)
-    elif path.suffix == ".safetensors":
-        weights = _read_safetensors(path)
-    elif path.suffix in _TORCH:
-        weights, wrapper = _unwrap(read_torch_file(path), path, ema=ema)
-    else:
+    kind = file_kind(path)
+    if kind == NPZ:
+        return [Place((), dict(_read_npz(path)))]
+    if kind == SAFETENSORS:
+        return [Place((), dict(_read_safetensors(path)))]
+    with _readable(path):
+        return find_places(_PICKLED[kind](path), path)
+
+
+def read_values(
+    choice: Choice, tables: Sequence[Table], *, path: str | pathlib.Path
+) -> dict[str, np.ndarray]:
+    """Returns the numbers of the weights that were chosen.
+
+    Args:
+      choice: Weights that were chosen.
+      tables: Tables of the model; none: the model is not known yet.
+      path: Path of the file, for the text of an error.
+
+    Raises:
+      InputError: if one of them is damaged or no array of numbers; the message names it.
+    """
+    patterns = [name_pattern(table.rules) for table in tables]
+    weights = {}
+    with _readable(path):
+        for name, value in choice.values.items():
+            if isinstance(value, np.ndarray | Tensor):
+                array = value.array() if isinstance(value, Tensor) else value
+                _check_dtype(array, name, path)
+                weights[name] = array
+            elif (
+                is_other_tensor(value)
+                or any(pattern.fullmatch(name) for pattern in patterns)
+                or (isinstance(value, Inert) and "." in name)
+            ):
+                raise InputError(
+                    f"{path}: {shorten(name)!r} is {what_it_is(value)}, not an array of numbers."
+                )
+    return weights
+
+
+@contextlib.contextmanager
+def _readable(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns what a damaged or hostile file raises into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except PickleError as error:
         raise InputError(
-            f"Weights are read from .safetensors, .npz, {', '.join(_TORCH)} files, got {path}."
-        )
-    if ema and wrapper not in _AVERAGED:
+            f"{path} cannot be read safely: {error}. Save only the state_dict: "
+            "torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # a damaged archive can raise anything
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {shorten(error)}.") from error
+
+
+def _check_dtype(array: np.ndarray, name: str, path: str | pathlib.Path) -> None:
+    if "float8" in array.dtype.name:
         raise InputError(
-            f"{path} has no averaged weights under {' or '.join(_AVERAGED)}: leave ema=True out."
+            f"{path}: {shorten(name)!r} holds {array.dtype}, whose scales are not known here: "
+            "write the weights in float16 or bfloat16."
         )
-    for name, array in weights.items():
-        if len(name) > _MAX_NAME:
-            raise InputError(f"{path} has a name of {len(name):,} characters: {shorten(name)!r}.")
-        if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise InputError(f"{path}: {name!r} holds {array.dtype} instead of numbers.")
-    return _strip(weights, path), wrapper
+    if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
+        raise InputError(f"{path}: {shorten(name)!r} holds {array.dtype} instead of numbers.")
+
+
+def _read_pickle(path: pathlib.Path) -> Any:
+    """Returns what a pickle of plain data and arrays holds."""
+    meanings = Meanings(path.stat().st_size)
+    return read_pickle(path.read_bytes(), meanings.names, meanings.load_persistent, inert=True)
+
+
+_PICKLED = {TORCH: read_zip, LEGACY: read_legacy, PICKLE: _read_pickle}
 
 
 def write_weights(path: str | pathlib.Path, weights: dict[str, np.ndarray]) -> None:
@@ -152,40 +222,3 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path} is no valid .safetensors file: {shorten(error)}.") from error
-
-
-def _unwrap(
-    saved: Any, path: pathlib.Path, *, ema: bool
-) -> tuple[dict[str, np.ndarray], str | None]:
-    """Returns the weights in what a training program saved, and under which name they were."""
-    wrappers = (*_AVERAGED, *_WEIGHTS) if ema else (*_WEIGHTS, *_AVERAGED)
-    if isinstance(saved, dict):
-        wrapper = next((name for name in wrappers if isinstance(saved.get(name), dict)), None)
-        weights = saved if wrapper is None else saved[wrapper]
-        if weights and all(
-            isinstance(name, str) and isinstance(array, np.ndarray)
-            for name, array in weights.items()
-        ):
-            return dict(weights), wrapper
-        found = f"a dict with {', '.join(repr(shorten(name, 50)) for name in list(weights)[:3])}"
-    else:
-        found = f"a {type(saved).__name__}"
-    raise InputError(
-        f"{path} should hold a state_dict, alone or under {', '.join(wrappers)}, but holds "
-        f"{found}: torch.save(model.state_dict(), path)."
-    )
-
-
-def _strip(weights: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the weights without the prefixes of wrapper modules."""
-    stripped = {}
-    for name, array in weights.items():
-        while name.startswith(_PREFIXES):
-            prefix = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
-            name = name.removeprefix(prefix)
-        if name == "n_averaged":  # the counter of torch's AveragedModel
-            continue
-        if name in stripped:
-            raise InputError(f"{path} holds {name!r} twice, with and without a prefix.")
-        stripped[name] = array
-    return stripped

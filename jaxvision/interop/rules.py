@@ -255,8 +255,15 @@ def export(params: Any, batch_stats: Any, rules: Iterable[Rule]) -> Weights:
 
 def count_known(names: Iterable[str], rules: Iterable[Rule]) -> int:
     """Returns how many of the names in a file some rule of a table could read."""
-    patterns = [_pattern(name) for rule in rules for name in (rule.source, *rule.aliases)]
-    return sum(any(pattern.fullmatch(name) for pattern in patterns) for name in names)
+    pattern = name_pattern(rules)
+    return sum(pattern.fullmatch(name) is not None for name in names)
+
+
+def name_pattern(rules: Iterable[Rule]) -> re.Pattern[str]:
+    """Returns the expression that matches the names in a file that some rule could read."""
+    names = dict.fromkeys(name for rule in rules for name in (rule.source, *rule.aliases))
+    texts = [_pattern(name).pattern for name in names]
+    return re.compile("|".join(re.sub(r"\?P<\w+>", "?:", text) for text in texts) or "(?!)")
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -1,75 +1,42 @@
 """Reads what `torch.save` wrote, without torch and without running anything that is in the file.
 
 Such a file is a zip: `data.pkl` describes objects whose numbers lie in `data/0`, `data/1`, ...
-Unpickling may call whatever the file names, so only the handful of names that tensors need is
-known here, none of which does more than check its arguments and look at the bytes.
+Before PyTorch 1.6 it was a row of pickles, and behind them the numbers.
 """
 
-import math
+import mmap
 import pathlib
 import zipfile
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from jaxvision.errors import InputError, shorten
-from jaxvision.plain_pickle import PickleError, read_pickle
+from jaxvision.errors import shorten
+from jaxvision.interop.torch_pickle import Meanings, Storage, Storages
+from jaxvision.plain_pickle import PickleError, read_next_pickle, read_pickle
 
-_STORAGES = {
-    "DoubleStorage": np.dtype("<f8"),
-    "FloatStorage": np.dtype("<f4"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the format before 1.6
+_PROTOCOL = 1001
+_CHUNK = 2**20  # bytes that are copied at once
+_HEADER = 2**12  # bytes of the first three pickles, which have a hundred
 
 
-# Of a file's bytes, those of its tensors: a few may be views of the same numbers, not thousands.
-_MAX_VIEWS = 8
-_SMALL_BYTES = 2**24
-_MAX_RANK = 64  # numpy's
-
-
-def read_torch_file(path: pathlib.Path) -> Any:
-    """Returns the object that was saved, its tensors as NumPy arrays.
-
-    Tensors that share their numbers in the file share them here.
+def read_zip(path: pathlib.Path) -> Any:
+    """Returns the object that was saved by PyTorch 1.6 or newer, its tensors as `Tensor`.
 
     Args:
-      path: Path of a `.pth` or `.pt` file.
+      path: Path of the file, a zip.
 
     Raises:
-      InputError: if the file is damaged, of the format before PyTorch 1.6, or names anything but
-        tensors and plain containers.
+      PickleError: if the file is not as torch writes it.
     """
-    try:
-        if not zipfile.is_zipfile(path):
-            raise InputError(
-                f"{path} is damaged, or older than PyTorch 1.6, whose files only PyTorch can read: "
-                "torch.load it there and torch.save it again."
-            )
-        size = path.stat().st_size
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, size)
-            root = _root(archive)
-            tensors = _Tensors(archive, root, _SMALL_BYTES + _MAX_VIEWS * size)
-            program = archive.read(f"{root}data.pkl")
-            return read_pickle(program, tensors.names(), tensors.load_storage)
-    except InputError:
-        raise
-    except PickleError as error:
-        raise InputError(
-            f"{path} cannot be read safely: {error}. Save only the state_dict: "
-            "torch.save(model.state_dict(), path)."
-        ) from error
-    except Exception as error:  # a damaged archive can raise anything
-        raise InputError(f"{path} is damaged: {type(error).__name__}: {shorten(error)}.") from error
+    size = path.stat().st_size
+    archive = zipfile.ZipFile(path)  # closed when nothing refers to its numbers any more
+    _check_archive(archive, size)
+    root = _root(archive)
+    meanings = Meanings(size, _Zipped(archive, root, size))
+    program = archive.read(f"{root}data.pkl")
+    return read_pickle(program, meanings.names, meanings.load_persistent, inert=True)
 
 
 def _check_archive(archive: zipfile.ZipFile, size_bytes: int) -> None:
@@ -82,7 +49,7 @@ def _check_archive(archive: zipfile.ZipFile, size_bytes: int) -> None:
 
 def _root(archive: zipfile.ZipFile) -> str:
     """Returns the folder in which everything lies."""
-    roots = [name.removesuffix("data.pkl") for name in archive.namelist() if _is_index(name)]
+    roots = [name.removesuffix("data.pkl") for name in archive.namelist() if is_index(name)]
     if len(roots) != 1:
         raise PickleError(f"it has {len(roots)} files data.pkl instead of one")
     order = f"{roots[0]}byteorder"
@@ -91,66 +58,104 @@ def _root(archive: zipfile.ZipFile) -> str:
     return roots[0]
 
 
-def _is_index(name: str) -> bool:
+def is_index(name: str) -> bool:
+    """Returns whether a file in a zip is the pickle of one that `torch.save` wrote."""
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-class _Tensors:
-    """What the pickle of a file may name; no function does more than check and look at bytes."""
+class _Zipped(Storages):
+    """The numbers in a zip."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str, limit: int):
-        self._archive = archive
-        self._root = root
-        self._storages: dict[str, np.ndarray] = {}
-        self._left = limit  # bytes that tensors may still have
+    def __init__(self, archive: zipfile.ZipFile, root: str, size_bytes: int):
+        super().__init__(size_bytes)
+        self._archive, self._root = archive, root
 
-    def names(self) -> dict[str, Any]:
-        return {
-            "collections.OrderedDict": lambda: {},
-            "torch._utils._rebuild_tensor_v2": self._rebuild,
-            "torch._utils._rebuild_parameter": lambda data, *rest: data,
-            **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
-        }
+    def read_bytes(self, key: str) -> np.ndarray:
+        name = f"{self._root}data/{key}"
+        if name not in self._archive.NameToInfo:
+            raise PickleError(f"it has no file data/{shorten(key)}")
+        values = np.empty(self._archive.NameToInfo[name].file_size, np.uint8)
+        place = 0
+        with self._archive.open(name) as file:
+            while chunk := file.read(_CHUNK):  # to the end, where the checksum is compared
+                values[place : place + len(chunk)] = np.frombuffer(chunk, np.uint8)
+                place += len(chunk)
+        return values
 
-    def load_storage(self, pid: Any) -> np.ndarray:
-        """Returns the numbers of a storage; several tensors may share it, so it is read once."""
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
-            raise PickleError("it has data that is not a tensor's")
-        if key not in self._storages:
-            name = f"{self._root}data/{key}"
-            if name not in self._archive.NameToInfo:
-                raise PickleError(f"it has no file data/{shorten(key)}")
-            self._storages[key] = np.frombuffer(bytearray(self._archive.read(name)), np.uint8)
-        values = self._storages[key]
-        if not _is_count(count) or count * dtype.itemsize != len(values):
-            raise PickleError(f"data/{key} does not have as many numbers as it should")
-        return values.view(dtype)
 
-    def _rebuild(
-        self, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
-    ) -> np.ndarray:
-        """Returns the part of the storage that a tensor sees, in C order.
+# --- before PyTorch 1.6 -------------------------------------------------------------------------
 
-        Nothing may lie outside.
+
+def read_legacy(path: pathlib.Path) -> Any:
+    """Returns the object that was saved by PyTorch before 1.6, its tensors as `Tensor`.
+
+    Args:
+      path: Path of the file, which begins with a pickle of MAGIC.
+
+    Raises:
+      PickleError: if the file is not as torch wrote it.
+    """
+    size = path.stat().st_size
+    storages = _InARow(path, size)
+    meanings = Meanings(size, storages)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start, header = 0, data[:_HEADER]
+        for wanted in (MAGIC, _PROTOCOL, None):
+            found, start = read_next_pickle(header, start, {}, inert=True)
+            if wanted is not None and found != wanted:
+                raise PickleError(f"it does not begin with {MAGIC:#x} and version {_PROTOCOL}")
+        # The third tells the writer's order of bytes, but the numbers are little-endian anyhow.
+        saved, start = read_next_pickle(
+            data, start, meanings.names, storages.listen(meanings), inert=True
+        )
+        keys, start = read_next_pickle(data, start, {}, inert=True)
+    storages.find(keys, start)
+    return saved
+
+
+class _InARow(Storages):
+    """Numbers that lie one storage behind another, each after its count."""
+
+    def __init__(self, path: pathlib.Path, size_bytes: int):
+        super().__init__(size_bytes)
+        self._path, self._size = path, size_bytes
+        self._widths: dict[str, int] = {}  # bytes of a number
+        self._places: dict[str, tuple[int, int]] = {}  # first byte, and how many
+
+    def listen(self, meanings: Meanings) -> Any:
+        """Returns the function of persistent ids, of which the numbers' widths are kept."""
+
+        def load(pid: Any) -> Any:
+            storage = meanings.load_persistent(pid)
+            if isinstance(storage, Storage):
+                self._widths.setdefault(storage.key, storage.dtype.itemsize)
+            return storage
+
+        return load
+
+    def find(self, keys: Any, start: int) -> None:
+        """Finds the places of all storages.
+
+        Args:
+          keys: Keys in the order of their numbers, which can be anything.
+          start: Place of the first count.
         """
-        del rest  # requires_grad, hooks
-        fits = isinstance(storage, np.ndarray) and isinstance(shape, tuple)
-        fits = fits and isinstance(strides, tuple) and len(shape) == len(strides) <= _MAX_RANK
-        if not fits or not all(map(_is_count, (offset, *shape, *strides))):
-            raise PickleError("it has a tensor that is none")
-        if 0 in shape:
-            return np.empty(shape, storage.dtype)
-        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if last >= storage.size or math.prod(shape) > storage.size:
-            raise PickleError("it has a tensor that reaches beyond its data")
-        self._left -= math.prod(shape) * storage.itemsize
-        if self._left < 0:
-            raise PickleError(f"its tensors have more than {_MAX_VIEWS} times the file's bytes")
-        steps = [stride * storage.itemsize for stride in strides]
-        view = np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, steps)
-        return np.asarray(view, order="C")
+        if not isinstance(keys, list):
+            raise PickleError("it has no list of its data")
+        with self._path.open("rb") as file:
+            for key in keys:
+                key = key.decode("latin1") if isinstance(key, bytes) else key
+                if not isinstance(key, str) or key not in self._widths:
+                    raise PickleError("it has data that no tensor uses")
+                file.seek(start)
+                length = int.from_bytes(file.read(8), "little") * self._widths[key]
+                self._places[key] = start + 8, length
+                start += 8 + length
+                if start > self._size:
+                    raise PickleError("it is cut short")
 
-
-def _is_count(number: Any) -> bool:
-    return type(number) is int and number >= 0
+    def read_bytes(self, key: str) -> np.ndarray:
+        if key not in self._places:
+            raise PickleError(f"it has no data {shorten(key)}")
+        start, length = self._places[key]
+        return np.fromfile(self._path, np.uint8, length, offset=start)

@@ -12,9 +12,12 @@ import numpy as np
 class Tensor:
     """Pickles into the call that rebuilds a tensor, with any arguments."""
 
-    def __init__(self, offset=0, shape=(2,), strides=(1,), key="0", count=4, kind="storage"):
+    def __init__(
+        self, offset=0, shape=(2,), strides=(1,), key="0", count=4, kind="storage", view=None
+    ):
         self.arguments = offset, shape, strides
         self.storage = kind, key, count
+        self.view = view
 
 
 class Storage:
@@ -40,10 +43,13 @@ class Name:
 
 
 class Pickler(pickle._Pickler):
+    legacy = python_2 = False
+
     def persistent_id(self, obj):
         if isinstance(obj, Storage):
             kind, key, count = obj.tensor.storage
-            return kind, Name("torch", "FloatStorage"), key, "cpu", count
+            pid = kind, Name("torch", "FloatStorage"), key, "cpu", count
+            return (*pid, obj.tensor.view) if self.legacy else pid
         return None
 
     def save(self, obj, save_persistent_id=True):
@@ -53,6 +59,12 @@ class Pickler(pickle._Pickler):
             self.save(Name("torch._utils", "_rebuild_tensor_v2"))
             self.save((Storage(obj), *obj.arguments, False, {}))
             self.write(pickle.REDUCE)
+        elif self.python_2 and isinstance(obj, str):
+            self.write(pickle.SHORT_BINSTRING + bytes([len(obj)]) + obj.encode())
+        elif self.python_2 and isinstance(obj, dict):
+            self.save(Name("collections", "OrderedDict"))
+            self.save(([[key, value] for key, value in obj.items()],))
+            self.write(pickle.REDUCE)
         else:
             super().save(obj, save_persistent_id)
 
@@ -61,6 +73,23 @@ def dumps(saved):
     buffer = io.BytesIO()
     Pickler(buffer, 2).dump(saved)
     return buffer.getvalue()
+
+
+def write_legacy(path, saved, *, keys=("0",), data=None, version=1001, python_2=False, order=True):
+    """Writes the format before PyTorch 1.6, as Python 2 or 3 did."""
+    buffer = io.BytesIO()
+    keys = list(keys) if isinstance(keys, tuple) else keys
+    system = {"protocol_version": 1001, "little_endian": order}
+    for part in (0x1950A86A20F9469CFC6C, version, system, saved, keys):
+        if isinstance(part, bytes):
+            buffer.write(part)
+            continue
+        pickler = Pickler(buffer, 2)
+        pickler.legacy, pickler.python_2 = True, python_2
+        pickler.dump(part)
+    numbers = struct.pack("<q", 4) + np.arange(4, dtype="<f4").tobytes()
+    path.write_bytes(buffer.getvalue() + (numbers if data is None else data))
+    return path
 
 
 def write_torch(path, saved, *, data=b"", compression=zipfile.ZIP_STORED, **files):

@@ -14,12 +14,14 @@ from interop.forge import (
     dumps,
     npy,
     npz_bomb,
+    write_legacy,
     write_npz,
     write_safetensors,
     write_torch,
 )
 from interop.helpers import WEIGHTS, assert_equal
 
+from jaxvision import plain_pickle
 from jaxvision.errors import InputError
 from jaxvision.interop.formats import read_weights, write_weights
 
@@ -74,27 +76,42 @@ def test_tensors_that_reach_beyond_their_data(tensor, path):
 
 
 @pytest.mark.parametrize(
-    "saved",
+    ("saved", "message"),
     [
-        Call(os.system, "touch HARM"),
-        {"x": Tensor(), "model": Call(os.system, "touch HARM")},
-        Call(eval, "open('HARM', 'w')"),
-        Call(pathlib.Path, "HARM"),
-        Call(Call, 1),
-        b"cos\nsystem\n(S'touch HARM'\ntR.",
-        b"(cos\nsystem\nS'touch HARM'\no.",
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch HARM\x85R.",
-        b"c__builtin__\neval\n(S'1'\ntR.",
-        b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
-        b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
-        b"cnumpy.core.multiarray\n_reconstruct\n.",
+        (Call(os.system, "touch HARM"), "an object of posix.system, whose code is not run"),
+        ({"x": Call(os.system, "touch HARM"), "y": Call(eval, "1")}, "holds a dict with 'x', 'y'"),
+        (Call(eval, "open('HARM', 'w')"), "an object of __builtin__.eval"),
+        (Call(pathlib.Path, "HARM"), "an object of pathlib.Path"),
+        (Call(Call, 1), "an object of interop.forge.Call"),
+        (b"cos\nsystem\n(S'touch HARM'\ntR.", "the instruction b'S'"),
+        (b"(cos\nsystem\nX\x0a\0\0\0touch HARMo.", "an object of os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch HARM\x85R.", "object of os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch HARM\x85\x81.", "object of os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93)}\x92.", "object of os.system"),
+        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "object of torch._utils"),
+        (
+            b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
+            "object of torch._utils._rebuild_tensor_v2.__globals__",
+        ),
+        (b"cnumpy.core.multiarray\n_reconstruct\n.", "holds a function"),
     ],
 )
-def test_no_code_is_run(saved, path, monkeypatch):
+def test_no_code_is_run(saved, message, path, monkeypatch):
     monkeypatch.chdir(path.parent)
-    with pytest.raises(InputError, match="cannot be read safely: it names"):
+    with pytest.raises(InputError, match=message):
         read_weights(write_torch(path, saved))
     assert not (path.parent / "HARM").exists()
+
+
+def test_code_beside_the_weights_is_not_run(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    beside = {"args": Call(os.system, "touch HARM"), "hook": Call(eval, "open('HARM', 'w')")}
+    assert list(read_weights(write_torch(path, {"model": {"x": Tensor()}} | beside))) == ["x"]
+    assert not (path.parent / "HARM").exists()
+    for harm in (Call(os.system, "touch HARM"), Call(Call, 1)):
+        write_torch(path, {"model": {"x": Tensor(), "y.weight": harm}})
+        with pytest.raises(InputError, match="'y.weight' is an object of .*, not an array"):
+            read_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +160,10 @@ def doubled(opcodes, times=60):
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (b"}" + doubled(b"N") + b"Ns.", "keys are neither text nor small numbers"),
-        (b"}" + b")" + b"\x85" * 1000 + b"Ns.", "keys are neither text nor small numbers"),
-        (b"ccollections\nOrderedDict\n]" + doubled(b"N") + b"N\x86a\x85R.", "takes 0 positional"),
-        (doubled(b"N") + b"Q.", "not enough values"),
+        (b"}" + doubled(b"N") + b"Ns.", "holds a dict with nothing"),
+        (b"}" + b")" + b"\x85" * 1000 + b"Ns.", "holds a dict with nothing"),
+        (b"ccollections\nOrderedDict\n]" + doubled(b"N") + b"N\x86a\x85R.", "a dict with nothing"),
+        (doubled(b"N") + b"Q.", "it has data that is not a tensor"),
         (doubled(b"N") + b"." , "holds a tuple"),
         (b"}\x96" + struct.pack("<Q", 3 * 2**30) + b"Ns.", "is cut short"),
         (b"}X" + b"\0\0\x10\0" + b"\x1b" * 2**20 + b"Ns.", r"a dict with '(\\\\x1b){6}.* \.\.\. "),
@@ -154,8 +171,8 @@ def doubled(opcodes, times=60):
         (dumps({"x": Tensor(key="0" * 10**6)}), "no file data/0000000000"),
         (dumps({"x": Tensor(shape=(1,) * 65, strides=(1,) * 65)}), "a tensor that is none"),
         (dumps({"x": Tensor(shape=((),), strides=(1,))}), "a tensor that is none"),
-        (dumps({"x": Tensor(shape=(1,), strides=(2**70,))}), "is broken"),
-        (dumps({"x": Tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1))}), "is broken"),
+        (dumps({"x": Tensor(shape=(1,), strides=(2**70,))}), "is damaged"),
+        (dumps({"x": Tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1))}), "is damaged"),
     ],
     ids=[
         "doubled-key", "deep-key", "pairs", "doubled-storage", "doubled", "sizes", "long-key",
@@ -170,6 +187,103 @@ def test_programs_that_take_time_or_memory(program, message, path):
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
     assert len(str(error.value)) < 2000 and "\x1b" not in str(error.value)
+
+
+# --- the format before 1.6 --------------------------------------------------------------------
+
+
+def test_honest_files_of_the_old_format(path):
+    expected = {"x": np.array([1, 2], np.float32)}
+    view = Tensor(shape=(2,), view=("v", 1, 2))
+    for saved in ({"x": Tensor(1)}, {"x": view}, {"model": {"x": Tensor(1)}, "args": Call(eval)}):
+        for python_2 in (False, True):
+            assert_equal(read_weights(write_legacy(path, saved, python_2=python_2)), expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"saved": {"x": Tensor(shape=(2,), view=("v", 3, 2))}},
+        {"saved": {"x": Tensor(shape=(2,), view=("v", -1, 2))}},
+        {"saved": {"x": Tensor(shape=(3,), view=("v", 1, 2))}},
+        {"saved": {"x": Tensor(shape=(2,), view=(1,))}},
+        {"saved": {"x": Tensor(shape=(5,))}},
+        {"saved": {"x": Tensor()}, "keys": ()},
+        {"saved": {"x": Tensor()}, "keys": ("1",)},
+        {"saved": {"x": Tensor()}, "keys": ("0", "0")},
+        {"saved": {"x": Tensor()}, "keys": (("0",),)},
+        {"saved": {"x": Tensor()}, "keys": 3},
+        {"saved": {"x": Tensor()}, "data": struct.pack("<q", 2**62) + b"x" * 16},
+        {"saved": {"x": Tensor()}, "data": struct.pack("<q", -1) + b"x" * 16},
+        {"saved": {"x": Tensor()}, "data": struct.pack("<q", 3) + b"x" * 12},
+        {"saved": {"x": Tensor()}, "data": b""},
+        {"saved": {"x": Tensor()}, "version": 1002},
+        {"saved": {"x": Tensor()}, "version": doubled(b"N") + b"."},
+        {"saved": {"x": Tensor()}, "version": b"(" * 10**4},
+        {"saved": b")" + b"\x85" * 3_000 + b"."},
+    ],
+)
+def test_hostile_files_of_the_old_format(arguments, path, monkeypatch):
+    monkeypatch.setattr(plain_pickle, "_MAX_INSTRUCTIONS", 2_000)
+    write_legacy(path, **arguments)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="w.pth (cannot be read safely|is damaged)") as error:
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"\x8f(" + doubled(b"N") + b"\x90.", "holds an object of a set"),
+        (b"}X\1\0\0\0x(" + doubled(b"N") + b"\x91s.", "a dict with 'x'"),
+        (b"cm\nC\n)\x81" + doubled(b"N") + b"b.", "an object of m.C"),
+        (b"cm\nC\n)\x81}X\x0b\0\0\0_parametersNsb.", "an object of m.C"),
+        (
+            b"ccollections\nOrderedDict\nq\1(" + b"NN\x86" * 100 + b"lq\0." ,
+            "instruction b'l'",
+        ),
+        (
+            b"](" + b"X\1\0\0\0xN\x86" * 1000 + b"eq\0\x850ccollections\nOrderedDict\nq\1"
+            + b"h\1h\0\x85R0" * 1000 + b".",
+            "more items than the file has bytes",
+        ),
+    ],
+    ids=["set", "frozenset", "state", "half-module", "list", "ordered"],
+)  # fmt: skip
+def test_inert_objects_cost_nothing(program, message, path):
+    write_torch(path, program)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_modules_that_are_their_own_children(path):
+    def module(children, parameters=()):
+        state = {"_parameters": dict(parameters), "_buffers": {}, "_modules": children}
+        return b"cm\nC\n)\x81" + dumps(state)[2:-1] + b"b"
+
+    write_torch(path, b"\x80\x02" + module({}, {"weight": Tensor()}) + b".")
+    assert list(read_weights(path)) == ["weight"]
+    # Sixty modules, each with the next one twice.
+    program = b"cm\nC\n)\x81q\x00"
+    for i in range(60):
+        state = b"(" + b"".join(b"X%b%b" % (struct.pack("<I", len(n)), n) + x for n, x in (
+            (b"_parameters", b"}"), (b"_buffers", b"}"),
+            (b"_modules", b"}(X\1\0\0\0ah%cX\1\0\0\0bh%cu" % (i, i)),
+        ))  # fmt: skip
+        program += b"0cm\nC\n)\x81q%c}%bub" % (i + 1, state)
+    write_torch(path, program + b".")
+    with pytest.raises(InputError, match="a module of more than 100,000 parts"):
+        read_weights(path)
 
 
 def test_views_of_one_storage_are_shared_and_few(path, monkeypatch):

@@ -94,6 +94,39 @@ def write_pth(folder: pathlib.Path) -> list[Target]:
     return [*whole_files(folder), *[Target("w.pth", program, torch_file)] * 2]
 
 
+def legacy_file(program: object, **options: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return forge.write_legacy(pathlib.Path(folder) / "w", program, **options).read_bytes()
+
+
+def write_legacy(folder: pathlib.Path) -> list[Target]:
+    forge.write_legacy(folder / "w.pth", TENSORS)
+    forge.write_legacy(folder / "w.ckpt", {"model": TENSORS, "args": forge.Call(eval)})
+    module = {"_parameters": TENSORS, "_buffers": {}, "_modules": {}}
+    program = b"\x80\x02cm\nC\n)\x81" + forge.dumps(module)[2:-1] + b"b."
+    (folder / "w.bin").write_bytes(torch_file(program))
+    arrays = {"x": np.arange(4.0), "y": np.ones((2, 3), np.float32), "z": {"a"}}
+    (folder / "w.pkl").write_bytes(pickle.dumps(arrays, 4))
+    return [*whole_files(folder), Target("w.bin", program, torch_file)]
+
+
+def crafted_legacy() -> Iterator[tuple[str, bytes]]:
+    for program in programs():
+        yield "w.pth", legacy_file(program)
+        yield "w.pth", legacy_file(TENSORS, version=program)
+        yield "w.pkl", b"\x80\x02" + program
+    for count in (-1, 2**31, 2**62, 2**63 - 1):
+        yield "w.pth", legacy_file(TENSORS, data=struct.pack("<q", count) + b"x" * 99)
+    for view in (("v", 2**62, 4), ("v", 0, 2**62), ("v",), 3):
+        yield "w.pth", legacy_file({"x": forge.Tensor(view=view)})
+    repeated = b"]" + b"N" + b"\x94" * 10 + b"."
+    yield "w.pkl", b"\x80\x04" + repeated
+    pairs = b"](" + b"K\x01K\x02\x86" * 300_000 + b"eq\0\x85q\x010ccollections\nOrderedDict\nq\2"
+    yield "w.pth", torch_file(pairs + b"h\1R0h\2" * 100_000 + b".")
+    text = b"X" + struct.pack("<I", 10**7) + b"x" * 10**7 + b"X\6\0\0\0latin1\x86q\0"
+    yield "w.pth", torch_file(text + b"0c_codecs\nencode\nq\1" + b"h\0R0h\1" * 1000 + b".")
+
+
 def doubled(start: bytes) -> bytes:
     return start + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
 
@@ -502,6 +535,7 @@ def weights_reader(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 READERS = {
     "pth": Reader(weights_reader, write_pth, crafted_pth),
+    "legacy": Reader(weights_reader, write_legacy, crafted_legacy),
     "safetensors": Reader(weights_reader, write_safetensors, crafted_safetensors),
     "npz": Reader(weights_reader, write_npz, crafted_npz),
     "cifar": Reader(read_cifar, write_cifar, crafted_cifar),
