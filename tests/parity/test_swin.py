@@ -207,6 +207,6 @@ def test_tables_are_resampled_as_timm_does(size, old):
     table = np.random.default_rng(0).standard_normal(((2 * old - 1) ** 2, 2)).astype(np.float32)
     shape = ((2 * window[0] - 1) * (2 * window[1] - 1), 2)
     theirs = timm.layers.resize_rel_pos_bias_table(peers.torch.from_numpy(table), window, shape)
-    fitted = fit_table(table, shape, config)
+    fitted = fit_table(table, shape, config, 16 * old, stage=0)
     assert fitted is not None
     np.testing.assert_allclose(fitted[0], theirs.numpy(), atol=1e-5)
