@@ -1,7 +1,9 @@
 """Names of the weights of both Swin Transformers in timm, torchvision and transformers.
 
 The three cut windows alike where every map of `image_size` is a whole number of them, as at the
-published sizes; elsewhere a model is only that of the library that its config follows.
+published sizes; elsewhere a model is only that of the library that its config follows. A model with
+windows="fitted" is timm's `create_model(name, img_size=...)` at any size, with `strict_img_size` or
+without; timm's `always_partition=True`, which no file tells, has no counterpart here.
 """
 
 import dataclasses
