@@ -23,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dtype = "float32"
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.encoder_from = ""  # the same for the encoder of a captioner
+    # pixels, or (height, width), of the images that these weights belong to; 0: as they say
+    config.model.init_image_size = FieldReference(0, field_type=object)
     # BatchNorms that evaluate in training too: frozen (those of frozen parts) | all | none
     config.model.freeze_batch_stats = "frozen"
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate

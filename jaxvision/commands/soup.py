@@ -56,6 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     model = trained.model
     weight_names(model, format=arguments.format)  # refuses an unknown one before the work
 
+    size = getattr(model.config, "image_size", None)
+
+    def fill(weights: Weights) -> None:
+        assign_weights(model, dict(weights), source="jaxvision", image_size=size)
+
     def mix(models: Sequence[Weights]) -> Weights:
         weights = mean_weights(models)
         if arguments.recalibrate:
@@ -66,15 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.greedy:
         spec = get_spec(trained.spec.name, task="classification")
         options = DataOptions(**data_arguments(arguments))
-        size = getattr(model.config, "image_size", spec.image_size)
         source = open_eval_split(
-            options, paths[0], image_size=size, class_names=trained.class_names
+            options, paths[0], image_size=size or spec.image_size, class_names=trained.class_names
         )
         runner = Runner(trained, batch_size=arguments.batch)
 
         def score(weights: Weights) -> float:
             show_progress(f"{len(source):,} images")
-            assign_weights(model, dict(weights), source="jaxvision")
+            fill(weights)
             return accuracy(runner(model, source))
 
         soup = greedy_soup(ingredients, score, mix)
@@ -88,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         weights = mix([each.weights for each in ingredients])
         show_progress()
         say(f"mean of {len(paths)} models")
-    assign_weights(model, dict(weights), source="jaxvision")
+    fill(weights)
     save_weights(model, arguments.out, format=arguments.format)
     say(f"wrote {arguments.out} with the names of {arguments.format}")
     if not arguments.recalibrate and any(name.endswith("/var") for name in weights):

@@ -10,7 +10,7 @@ from jaxvision.errors import InputError
 from jaxvision.evaluation.soup import mean_weights
 from jaxvision.interop.load import assign_weights
 from jaxvision.interop.rules import Weights, flatten
-from jaxvision.interop.run_folder import check_stored_models, open_run, read_run
+from jaxvision.interop.run_folder import check_stored_models, open_run, read_run, run_image_size
 from jaxvision.options.options import read_options
 from jaxvision.tasks.registry import check_stored_task
 from jaxvision.train.setup import make_run
@@ -54,14 +54,15 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     Raises:
       InputError: if the run cannot be opened.
     """
-    stored = open_run(path).config
+    folder = open_run(path)
+    stored = folder.config
     check_stored_models(stored, where=str(path))
     check_stored_task(stored["task"], where=str(path))
     # One device or all of this machine: the mesh of the training need not be here.
     options = read_options(stored | {"mesh": stored["mesh"] | {"data": -1, "fsdp": 1}})
     run = make_run(options, workdir=path)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
-    assign_weights(model, weights)
+    assign_weights(model, weights, image_size=run_image_size(folder))
     trees = (nnx.to_pure_dict(x) for x in nnx.split(model, nnx.Param, nnx.BatchStat)[1:])
     abstract = (run.abstract_state.params, run.abstract_state.batch_stats)
     placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), tuple(trees), abstract)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +12,19 @@ from jaxtyping import Float
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.rules import Rule, Weights
 from jaxvision.layers.position import resize_position_embedding
+from jaxvision.options.size import Size
 
 _MOST_NUMBERS = 2**28  # of a position table that is made, 1 GiB
 
+# What a user does about weights whose grid nobody can tell.
+HOW_TO_TELL = (
+    "give the size of the images that they were trained on, image_size=(height, width), or "
+    "--config.model.init_image_size of a run"
+)
+
 Grid = tuple[int, int]
 Resize = Callable[[np.ndarray, Grid, Grid, int], np.ndarray]
-Fit = Callable[[np.ndarray, tuple[int, ...], Any], tuple[np.ndarray, str] | None]
+Fit = Callable[[np.ndarray, tuple[int, ...], Any, Size | None], tuple[np.ndarray, str] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +36,8 @@ class Source:
       requires: Fields of the config and the only value that the library knows, or a function of the
         config that returns it.
       fits: Functions by our path, or by a shell pattern of several: (array in our layout, wanted
-        shape, config) -> the array in that shape and what was done, or None if it cannot be made to
-        fit.
+        shape, config, image size that the array belongs to or None) -> the array in that shape and
+        what was done, or None if it fits as it is, or cannot be made to fit.
       usual: Fields of the config and the value that the library takes unless it is told another;
         a file does not say which, so loading into a model with another value says so.
       heads: Paths of our classifiers; the model keeps its own for other classes.
@@ -49,18 +56,8 @@ class Source:
     prepare: Callable[[Weights], Weights] = dict
 
 
-@runtime_checkable
-class HasGrid(Protocol):
-    """A config that knows the rows and columns of its position table."""
-
-    @property
-    def grid(self) -> Grid:
-        """Rows and columns of patches."""
-        ...  # a protocol has no body
-
-
 def fit_channels(
-    kernel: np.ndarray, shape: tuple[int, ...], config: object
+    kernel: np.ndarray, shape: tuple[int, ...], config: object, image_size: Size | None = None
 ) -> tuple[np.ndarray, str] | None:
     """Returns the first kernel, made for RGB, for another number of channels, as timm does.
 
@@ -71,10 +68,11 @@ def fit_channels(
       kernel: Kernel in HWIO.
       shape: Shape that is wanted.
       config: Config of the model; not used.
+      image_size: Size of the images that the kernel saw; not used.
     """
-    del config
+    del config, image_size
     channels = shape[2]
-    if kernel.shape != (*shape[:2], 3, shape[3]):
+    if channels == 3 or kernel.shape != (*shape[:2], 3, shape[3]):
         return None
     wide = kernel.astype(np.float32)
     if channels == 1:
@@ -86,37 +84,84 @@ def fit_channels(
 def fit_positions(
     table: np.ndarray,
     shape: tuple[int, ...],
-    config: HasGrid,
+    config: Any,
+    image_size: Size | None = None,
     *,
     resize: Resize,
     method: str = "bicubic",
+    grid: Callable[[Any], Grid] = lambda config: config.grid,
 ) -> tuple[np.ndarray, str] | None:
     """Returns the position table for another grid of patches; rows before the grid stay.
 
     Args:
-      table: Positions of a square grid: a file does not say which other grid it has.
+      table: Positions of a grid, row by row, behind those that are in no grid.
       shape: Shape that is wanted.
       config: Config of the model.
+      image_size: Size of the images that the table belongs to; None: unknown, so that the table is
+        of a square grid, for a square grid, or refused.
       resize: Function (table, old grid, new grid, rows before the grid) -> table.
       method: Description of what `resize` does, for the report.
+      grid: Function (config) -> rows and columns of its patches.
 
     Raises:
-      InputError: if the new table would take more than a gibibyte.
+      InputError: if nobody can tell the grid of the table, or the new table would take more than a
+        gibibyte.
     """
-    if math.prod(shape) > _MOST_NUMBERS:
+    new = grid(config)
+    prefix = shape[1] - math.prod(new)
+    count = table.shape[1] - prefix
+    if count < 1 or (table.shape[0], table.shape[2]) != (1, shape[2]):
+        return None
+    if table.shape != shape and math.prod(shape) > _MOST_NUMBERS:
         raise InputError(
             f"The positions of image_size {shorten(getattr(config, 'image_size', '?'))} would be"
             f" {shape}, more numbers than the {_MOST_NUMBERS:,} that a table may have: give a"
             " smaller image_size."
         )
-    rows, columns = config.grid
-    prefix = shape[1] - rows * columns
-    patches = table.shape[1] - prefix
-    side = math.isqrt(max(patches, 0))
-    if side == 0 or side * side != patches or (table.shape[0], table.shape[2]) != (1, shape[2]):
+    if image_size is not None:
+        old = grid(config_at(config, image_size))
+        if math.prod(old) != count:
+            raise _unknown(count, f"{image_size} pixels are {old[0]} x {old[1]} patches")
+    else:
+        side = math.isqrt(count)
+        old = side, side
+        if side * side != count or new[0] != new[1]:
+            raise _unknown(count, f"the model wants {new[0]} x {new[1]}")
+    if old == new:
         return None
-    resized = resize(table.astype(np.float32), (side, side), (rows, columns), prefix)
-    return resized, f"positions resized from {side} x {side} to {rows} x {columns}, {method}"
+    resized = resize(table.astype(np.float32), old, new, prefix)
+    return resized, f"positions resized from {show(old)} to {show(new)}, {method}"
+
+
+def _unknown(count: int, found: str) -> InputError:
+    """Returns the error of a table whose grid nobody can tell."""
+    return InputError(
+        f"The weights have {count} positions of patches, whose rows and columns they do not tell, "
+        f"and {found}: {HOW_TO_TELL}."
+    )
+
+
+def show(grid: Grid) -> str:
+    """Returns "18 x 32"."""
+    return f"{grid[0]} x {grid[1]}"
+
+
+def config_at(config: Any, image_size: Size) -> Any:
+    """Returns the config of a model for images of another size.
+
+    Args:
+      config: Config of the model.
+      image_size: Size of the images, in pixels.
+
+    Raises:
+      InputError: if the model cannot have images of this size.
+    """
+    try:
+        return dataclasses.replace(config, image_size=image_size)
+    except ValueError as error:
+        raise InputError(
+            f"The weights cannot belong to images of image_size={image_size}: {error}"
+        ) from error
 
 
 def resize_as_timm(

@@ -20,13 +20,14 @@ from jaxvision.interop.rules import (
     Entry,
     Rule,
     Weights,
+    check_names,
     convert,
     count_known,
     expand,
     export,
     flatten,
 )
-from jaxvision.interop.run_folder import read_run
+from jaxvision.interop.run_folder import open_run, read_run, run_image_size
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import get_spec
@@ -122,18 +123,19 @@ def load_weights(
       InputError: if the file cannot be read, or an array is neither used nor excused; the message
         names it.
     """
-    file = read_file_or_run(path, ema=ema)
-    report = assign_weights(
-        model,
-        file.weights,
-        source=source or file.source,
-        image_size=image_size or file.image_size,
-    )
     # It reads files through this module.
     from jaxvision.interop.describe import describe_weights
 
+    known = describe_weights(path)
+    file = read_file_or_run(path, ema=ema)
+    if image_size is None:
+        image_size = file.image_size or (known.image_size if known is not None else None)
+    report = assign_weights(
+        model, file.weights, source=source or file.source, image_size=image_size
+    )
     name = getattr(model, "spec_name", None)
-    known = describe_weights(path, get_spec(name) if name else None, file)
+    if known is None and name is not None:
+        known = describe_weights(path, get_spec(name), file)
     if known is not None and isinstance(model, Model):
         model.preprocess = known.preprocess
     return dataclasses.replace(report, wrapper=file.wrapper)
@@ -152,7 +154,7 @@ def read_file_or_run(path: str | pathlib.Path, *, ema: bool = False) -> WeightFi
     file = pathlib.Path(path).expanduser()
     if file.is_dir():
         weights, wrapper = read_run(path, ema=ema)
-        return WeightFile(weights, wrapper, OWN)
+        return WeightFile(weights, wrapper, OWN, image_size=run_image_size(open_run(path)))
     if not file.exists() and pretrained.is_tag(str(path)):
         row = pretrained.get_weights(str(path))
         weights, wrapper = read_checkpoint(row.fetch(), ema=ema)
@@ -220,13 +222,17 @@ def assign_weights(
     current = _trees(model)
     target = jax.eval_shape(unstack_blocks, current)
     shapes = {path: leaf.shape for tree in target for path, leaf in flatten(tree).items()}
-    entries = [entry for entry in expand(rules, shapes) if entry.rule.constant is None]
+    every = expand(rules, shapes)
+    entries = [entry for entry in every if entry.rule.constant is None]
 
     weights = chosen.prepare(weights)
-    adapted = _fit(weights, entries, shapes, chosen, config)
     left_out, own_heads = fit_heads(weights, rules, shapes, chosen)
-    adapted |= own_heads
     missing = [f"{head}/*" for head in own_heads]
+    try:
+        adapted = _fit(weights, entries, shapes, chosen, config, image_size) | own_heads
+    except InputError:
+        check_names(weights, every, allow_missing=missing)  # what is wrong first with another model
+        raise
     loaded = [entry.find(weights) for entry in entries]
     _check_finite(weights, [name for name in loaded if name is not None])
     new = convert(weights, rules, target=target, allow_missing=missing)
@@ -335,16 +341,31 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
     paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
     others = list(sources.values()) or [Source(rules=lambda config: ())]
+    fits = {**others[0].fits, **_encoder_fits(model)}
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.
     paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]
     return Source(
         rules=lambda config: tuple(Rule(path, path) for path in dict.fromkeys(paths)),
         requires={},
-        fits=others[0].fits,
+        fits=fits,
         heads=heads,
         classes=others[0].classes,
     )
+
+
+def _encoder_fits(model: nnx.Module) -> dict[str, Fit]:
+    """Returns what of a captioner's encoder can be made to fit, by our paths of the captioner."""
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, Model):
+        return {}
+    sources, config = _sources(encoder)
+
+    def inside(fit: Fit) -> Fit:
+        return lambda array, shape, _, image_size: fit(array, shape, config, image_size)
+
+    first = next(iter(sources.values()), None)
+    return {f"encoder/{path}": inside(fit) for path, fit in first.fits.items()} if first else {}
 
 
 def detect_source(model: nnx.Module, weights: Weights) -> str:
@@ -371,7 +392,12 @@ def detect_source(model: nnx.Module, weights: Weights) -> str:
 
 
 def _fit(
-    weights: Weights, entries: list[Entry], shapes: dict, source: Source, config: Any
+    weights: Weights,
+    entries: list[Entry],
+    shapes: dict,
+    source: Source,
+    config: Any,
+    image_size: Size | None,
 ) -> dict[str, str]:
     """Replaces what can be made to fit; returns our path -> what was done."""
     done = {}
@@ -380,10 +406,7 @@ def _fit(
         fit = _matching(source.fits, path)
         if fit is None or name is None or weights[name].ndim != len(shapes[path]):
             continue
-        array = transform.to_jax(weights[name])
-        fitted = None
-        if array.shape != shapes[path]:
-            fitted = fit(array, shapes[path], config)
+        fitted = fit(transform.to_jax(weights[name]), shapes[path], config, image_size)
         if fitted is not None:
             weights[name], done[path] = transform.to_torch(fitted[0]), fitted[1]
     return done

@@ -1,20 +1,15 @@
 """Names of the PVT's weights in Hugging Face, the only library that has the first version."""
 
-import dataclasses
 import functools
-
-import numpy as np
 
 from jaxvision.interop.adapt import (
     Fit,
-    Grid,
     Source,
     fit_channels,
     fit_positions,
     resize_as_augreg,
 )
 from jaxvision.interop.rules import Rule, conv, linear, norm
-from jaxvision.models.pvt import PVTConfig
 
 _PATCHES, _STAGE = "pvt.encoder.patch_embeddings.{stage}", "stages/{stage}"
 _THEIRS, _OURS = "pvt.encoder.block.{stage}.{i}", "stages/{stage}/blocks/{i}"
@@ -38,24 +33,19 @@ _RULES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class _StageTable:
-    """What `fit_positions` asks of a config."""
-
-    grid: Grid
-
-
-def _fit_stage(
-    table: np.ndarray, shape: tuple[int, ...], config: PVTConfig, *, stage: int
-) -> tuple[np.ndarray, str] | None:
-    about = _StageTable(config.grid(stage))
+def _stage_positions(stage: int) -> Fit:
     # As the model itself resizes its tables for images of another size.
-    return fit_positions(table, shape, about, resize=resize_as_augreg, method="bilinear")
+    return functools.partial(
+        fit_positions,
+        resize=resize_as_augreg,
+        method="bilinear",
+        grid=lambda config: config.grid(stage),
+    )
 
 
 _FITS: dict[str, Fit] = {
     "stages/0/patch_embed/kernel": fit_channels,
-    **{f"stages/{s}/pos_embed": functools.partial(_fit_stage, stage=s) for s in range(4)},
+    **{f"stages/{s}/pos_embed": _stage_positions(s) for s in range(4)},
 }
 
 SOURCES = {"hf": Source(rules=lambda config: _RULES, usual={"norm_eps": 1e-6}, fits=_FITS)}

@@ -193,18 +193,13 @@ def convert(
     """
     leaves = {path: leaf for tree in target for path, leaf in flatten(tree).items()}
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+    entries = expand(rules, leaves)
+    missing, extra = _unmatched(source, entries, allow_missing, allow_extra)
     values: Weights = {}
-    used: set[str] = set()
-    missing, misfits = [], []
-    for entry in expand(rules, leaves):
+    misfits = []
+    for entry in entries:
         name = entry.find(source)
-        if name is not None:
-            used.add(name)
-        if entry.rule.constant is not None:
-            continue
-        if name is None:
-            if not all(_matches(path, allow_missing) for path in entry.targets):
-                missing.append(entry.names[0])
+        if name is None or entry.rule.constant is not None:
             continue
         array, shape = source[name], entry.shape_in_file(shapes)
         if array.shape != shape:
@@ -219,7 +214,6 @@ def convert(
                 if path in values and not np.array_equal(part, values[path]):
                     misfits.append(f"{name!r} differs from the array that the model shares with it")
                 values[path] = np.asarray(part, order="C")
-    extra = [name for name in source if name not in used and not _matches(name, allow_extra)]
     if missing or extra or misfits:
         raise InputError(_complaint(missing, extra, misfits, source))
     params, batch_stats = (
@@ -227,6 +221,44 @@ def convert(
         for tree in target
     )
     return params, batch_stats
+
+
+def check_names(
+    source: Weights, entries: Sequence[Entry], *, allow_missing: Sequence[str] = ()
+) -> None:
+    """Checks the names of `convert` alone, whatever shapes the arrays have.
+
+    Args:
+      source: Arrays by name.
+      entries: Entries of the table that `expand` returned.
+      allow_missing: Shell patterns of our paths that may be absent.
+
+    Raises:
+      InputError: naming the first arrays that are missing or unused.
+    """
+    missing, extra = _unmatched(source, entries, allow_missing, ())
+    if missing or extra:
+        raise InputError(_complaint(missing, extra, [], source))
+
+
+def _unmatched(
+    source: Weights,
+    entries: Sequence[Entry],
+    allow_missing: Sequence[str],
+    allow_extra: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """Returns the names that the file lacks, and those that the model has no use for."""
+    found = [(entry, entry.find(source)) for entry in entries]
+    missing = [
+        entry.names[0]
+        for entry, name in found
+        if name is None
+        and entry.rule.constant is None
+        and not all(_matches(path, allow_missing) for path in entry.targets)
+    ]
+    used = {name for _, name in found}
+    extra = [name for name in source if name not in used and not _matches(name, allow_extra)]
+    return missing, extra
 
 
 def export(params: Any, batch_stats: Any, rules: Iterable[Rule]) -> Weights:

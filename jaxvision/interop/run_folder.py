@@ -16,7 +16,7 @@ from jaxvision.interop.rules import Weights, flatten
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
 from jaxvision.options.options import Options, as_json, check_types
-from jaxvision.options.size import MAX_SIDE, is_size
+from jaxvision.options.size import MAX_SIDE, Size, is_size
 from jaxvision.outside import is_address
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,21 @@ def check_stored_models(stored: Mapping[str, Any], *, where: str, named: bool = 
                 f"{where} is a run of {part}{name}, whose code is not imported because a folder "
                 f"says so: {how}import it in Python by jaxvision.get_spec({name!r})."
             )
+
+
+def run_image_size(run: RunFolder) -> Size:
+    """Returns the size of the images that the model of a run is built for, in pixels."""
+    kwargs, data = run.config["model"]["kwargs"], run.config["data"]
+    inner = kwargs.get("encoder_options")  # of a captioner
+    given = inner.get("image_size") if isinstance(inner, dict) else None
+    size = given or kwargs.get("image_size") or data["image_size"]
+    size = tuple(size) if isinstance(size, list) else size
+    if not is_size(size):
+        raise InputError(
+            f"{run.folder}/config.json is damaged (image_size is {shorten(size)}, pixels up to "
+            f"{MAX_SIDE} wanted): restore it."
+        )
+    return size
 
 
 def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, str]:

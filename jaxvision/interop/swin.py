@@ -1,20 +1,26 @@
 """Names of the weights of both Swin Transformers in timm, torchvision and transformers.
 
 The three cut windows alike where every map of `image_size` is a whole number of them, as at the
-published sizes; elsewhere a model is only that of the library that its config follows.
+published sizes; elsewhere a model is only that of the library that its config follows. A model with
+windows="fitted" is timm's `create_model(name, img_size=...)` at any size, with `strict_img_size` or
+without; timm's `always_partition=True`, which no file tells, has no counterpart here.
 """
 
+import dataclasses
 import functools
+import math
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxvision.interop.adapt import Fit, Source, fit_channels
+from jaxvision.errors import InputError
+from jaxvision.interop.adapt import HOW_TO_TELL, Fit, Source, config_at, fit_channels, show
 from jaxvision.interop.rules import LINEAR, Rule, Transform, Weights, conv, linear, norm
 from jaxvision.layers.window import Sides, log_spaced_coordinates, relative_position_index
 from jaxvision.models.spec import param_dtype
 from jaxvision.models.swin import SwinConfig
 from jaxvision.models.swin_v2 import SwinV2Config
+from jaxvision.options.size import Size
 
 Rules = tuple[Rule, ...]
 
@@ -167,25 +173,68 @@ def _without_buffers(weights: Weights) -> Weights:
 
 
 def fit_table(
-    table: Float[np.ndarray, "steps heads"], shape: tuple[int, ...], config: SwinConfig
+    table: Float[np.ndarray, "steps heads"],
+    shape: tuple[int, ...],
+    config: SwinConfig,
+    image_size: Size | None = None,
+    *,
+    stage: int,
 ) -> tuple[np.ndarray, str] | None:
     """Returns a table of relative positions for another window, as timm resamples it.
 
     Args:
-      table: Position biases of a square window: a file does not say which other window it has.
+      table: Position biases of a window, all steps down for each across.
       shape: Shape that is wanted.
       config: Config of the model.
+      image_size: Size of the images that the table belongs to; None: unknown, so that the table is
+        of a square window, for a square window, or refused.
+      stage: Number of the stage.
+
+    Raises:
+      InputError: if nobody can tell the window of the table.
     """
-    side = (round(len(table) ** 0.5) + 1) // 2
-    stage = config.stage_heads.index(shape[1]) if shape[1] in config.stage_heads else None
-    if stage is None or table.shape != ((2 * side - 1) ** 2, shape[1]):
+    new = config.stage_window(stage)
+    if table.shape[1] != shape[1]:
         return None
-    window = config.stage_window(stage)
-    down, across = (_resample(side, new) for new in window)
-    grid = table.astype(np.float64).reshape(2 * side - 1, 2 * side - 1, -1)
+    old = _window(len(table), new, config, image_size, stage)
+    if old == new:
+        return None
+    down, across = (_resample(*sides) for sides in zip(old, new, strict=True))
+    grid = table.astype(np.float64).reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
     resized = np.einsum("Rr,Cc,rcH->RCH", down, across, grid, optimize=True)
-    done = f"position biases of windows of {side} x {side} resampled for {window[0]} x {window[1]}"
+    done = f"position biases of windows of {show(old)} resampled for {show(new)}"
     return resized.reshape(shape).astype(table.dtype), done
+
+
+def _window(
+    steps: int, new: Sides, config: SwinConfig, image_size: Size | None, stage: int
+) -> Sides:
+    """Returns the window of a table with so many steps; the new one only says what can be told."""
+    if image_size is None:
+        side = (math.isqrt(steps) + 1) // 2
+        if _steps((side, side)) == steps and new[0] == new[1]:
+            return side, side
+        found = f"the model's windows are {show(new)}"
+    else:
+        then = config_at(config, image_size)
+        windows = (
+            dataclasses.replace(then, window_size=side).stage_window(stage)
+            for side in range(1, max(*then.stage_map(stage), config.window_size) + 1)
+        )
+        # Grows with the side, until the window covers the map.
+        fitting = [window for window in windows if _steps(window) == steps]
+        if fitting:
+            return fitting[0]
+        found = f"no windows at image_size={image_size} have so many"
+    raise InputError(
+        f"The weights have {steps} relative positions in stage {stage}, whose window they do not "
+        f"tell, and {found}: {HOW_TO_TELL}."
+    )
+
+
+def _steps(window: Sides) -> int:
+    """Returns how many relative positions a window has."""
+    return (2 * window[0] - 1) * (2 * window[1] - 1)
 
 
 @functools.cache
@@ -245,7 +294,11 @@ def _hf_image_size(config: SwinConfig) -> int | Sides:
 
 
 _PATCHES: dict[str, Fit] = {"patch_embed/kernel": fit_channels}
-_FITS = {**_PATCHES, "stages/*/blocks/*/position_bias/table": fit_table}
+_TABLES: dict[str, Fit] = {
+    f"stages/{stage}/blocks/*/position_bias/table": functools.partial(fit_table, stage=stage)
+    for stage in range(8)  # more than there are
+}
+_FITS = {**_PATCHES, **_TABLES}
 
 SOURCES = {
     "timm": Source(

@@ -67,6 +67,8 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
         known = describe_weights(weights)
         file = read_file_or_run(weights)
         known = known or describe_weights(weights, spec, file)
+        if known is not None and file.image_size is None:
+            file = dataclasses.replace(file, image_size=known.image_size)
         if spec is None:
             if known is None or known.model is None:
                 raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")

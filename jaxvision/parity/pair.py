@@ -121,8 +121,11 @@ def make_pair(
     randomise(peer)
     options = {get_spec(name).outputs_option: CLASSES} | overrides
     # Shapes only: the weights all come from the peer, and drawing others takes seconds.
-    model = nnx.eval_shape(lambda: create_model(name, dtype=dtype, rngs=nnx.Rngs(0), **options))
-    report = assign_weights(model, arrays(peer.state_dict()), source=source)
+    model: Any = nnx.eval_shape(
+        lambda: create_model(name, dtype=dtype, rngs=nnx.Rngs(0), **options)
+    )
+    size = getattr(model.config, "image_size", None)
+    report = assign_weights(model, arrays(peer.state_dict()), source=source, image_size=size)
     if report.adapted or report.left_out:
         raise InputError(f"The {source} module is another model than {name}: {report}.")
     return Pair(peer, model, source)

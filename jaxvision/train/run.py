@@ -150,6 +150,7 @@ class Run:
                 self.build,
                 model.init_from,
                 encoder_path=model.encoder_from,
+                image_size=model.init_image_size or None,
                 seed=self.options.seed,
             )
 

@@ -140,7 +140,7 @@ def changed(**changes):
         (changed(data__image_size=10**6), "data.image_size is 1000000, pixels up to 16384"),
         (changed(data__image_size=[1, 2, 3]), "pixels up to 16384 wanted"),
         (changed(data__eval_resize=10**9), "at most 16384, but is 1000000000"),
-        (changed(model__kwargs__image_size=10**6), "image_size must be a whole number of at mo"),
+        (changed(model__kwargs__image_size=10**6), "image_size is 1000000, pixels up to 16384"),
         (changed(model__kwargs__image_size=16384, model__kwargs__patch_size=1), "give a smaller"),
     ],
 )

@@ -4,8 +4,10 @@ import functools
 
 import numpy as np
 import pytest
+from flax import nnx
 from parity import members, peers
 
+from jaxvision.errors import InputError
 from jaxvision.interop.swin import fit_table
 from jaxvision.layers.window import log_spaced_coordinates, relative_position_index, shift_mask
 from jaxvision.models.swin import SwinConfig
@@ -207,6 +209,37 @@ def test_tables_are_resampled_as_timm_does(size, old):
     table = np.random.default_rng(0).standard_normal(((2 * old - 1) ** 2, 2)).astype(np.float32)
     shape = ((2 * window[0] - 1) * (2 * window[1] - 1), 2)
     theirs = timm.layers.resize_rel_pos_bias_table(peers.torch.from_numpy(table), window, shape)
-    fitted = fit_table(table, shape, config)
+    fitted = fit_table(table, shape, config, 16 * old, stage=0)
     assert fitted is not None
     np.testing.assert_allclose(fitted[0], theirs.numpy(), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch about timm
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("size", [(64, 64), (72, 56), (48, 48), (96, 96)])
+def test_weights_at_another_size_make_the_model_that_timm_makes(version, size):
+    """A quarter of 256, 288 x 224, 192 (whose last windows shrink) and 384, from 224."""
+    from jaxvision.interop.load import assign_weights
+    from jaxvision.models.registry import create_model
+
+    torch, trained = peers.torch, timm_swin(version, 56, 7)
+    peers.randomise(trained)
+    peer = timm_swin(version, size, 7, strict_img_size=False).eval()
+    module = getattr(timm.models, "swin_transformer" + "_v2" * (version == 2))
+    peer.load_state_dict(module.checkpoint_filter_fn(trained.state_dict(), peer))
+    name = "swin_t" if version == 1 else "swin_v2_t_w8"
+    options = {**OURS, "num_classes": peers.CLASSES, "image_size": size, "window_size": 7}
+    weights = peers.arrays(trained.state_dict())
+    model = create_model(name, rngs=nnx.Rngs(0), windows="fitted", **options)
+    report = assign_weights(model, weights, source="timm", image_size=56)
+    assert bool(report.adapted) == (version == 1 and size == (48, 48))
+    images, _ = peers.batch(*size)
+    images = images.astype(np.float32)
+    with torch.no_grad():
+        theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    ours = nnx.jit(lambda model, images: model(images))(model, images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    padded = create_model(name, rngs=nnx.Rngs(0), **{**options, "windows": "padded"})
+    if size in ((72, 56), (48, 48), (64, 64)):
+        with pytest.raises(InputError, match="build the model with windows='fitted'"):
+            assign_weights(padded, weights, source="timm", image_size=56)
