@@ -15,7 +15,7 @@ from jaxvision.files import output_path, written_aside
 from jaxvision.interop import hub
 from jaxvision.interop.torch_file import read_torch_file
 
-_TORCH = (".pth", ".pt", ".bin")
+_TORCH = (".pth", ".pt", ".bin", ".th")
 _WRITABLE = (".safetensors", ".npz")
 
 # Where training programs put the weights beside optimizer and epoch, and their moving average.
@@ -34,7 +34,7 @@ def read_weights(path: str | pathlib.Path, *, ema: bool = False) -> dict[str, np
     put before every name (`module.`, `params/`) are removed.
 
     Args:
-      path: Path of a `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` file as written by
+      path: Path of a `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin`, `.th` file as written by
         `torch.save`; or an address of the Hugging Face hub, see `hub.fetch`.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.

@@ -108,6 +108,16 @@ def test_other_input_channels():
         np.testing.assert_allclose(mono(grey[..., :1]), expected, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("shortcut", ["projection", "zero_padding"])
+def test_programs_for_cifar_have_names_of_their_own(shortcut):
+    model = helpers.resnet(stem="cifar", shortcut=shortcut)
+    weights = helpers.random_weights(model, "akamaster")
+    assert "linear.weight" in weights
+    assert ("layer2.0.shortcut.0.weight" in weights) == (shortcut == "projection")
+    assert assign_weights(model, weights).source == "akamaster"
+    helpers.assert_equal(extract_weights(model, format="akamaster"), weights)
+
+
 def test_source_is_told_by_the_names_or_by_the_user():
     weights = helpers.random_weights(helpers.vit(), "torchvision")
     assert assign_weights(helpers.vit(), weights).source == "torchvision"
@@ -118,7 +128,7 @@ def test_source_is_told_by_the_names_or_by_the_user():
         InputError, match="known from timm, torchvision, hf, augreg, jaxvision, got 'keras'"
     ):
         assign_weights(helpers.vit(), weights, source="keras")
-    with pytest.raises(InputError, match="no ResNet of torchvision or timm or hf: 'class_tok"):
+    with pytest.raises(InputError, match="no ResNet of torchvision or .* or akamaster: 'class_tok"):
         assign_weights(helpers.resnet(), weights)
 
 
@@ -163,6 +173,8 @@ def test_a_model_that_raises_is_as_before(make):
         (lambda: helpers.vit(stem="conv"), "timm", "with stem='conv'"),
         (lambda: helpers.vit(position="sincos2d"), "timm", "position='learned' or use another"),
         (lambda: helpers.resnet(plain=True), "timm", "with plain=True"),
+        (lambda: helpers.resnet(shortcut="zero_padding"), "timm", "shortcut='zero_padding'"),
+        (lambda: helpers.resnet(), "akamaster", "with stem='imagenet'"),
         (lambda: helpers.vit(), "onnx", "known from timm, torchvision, hf, augreg, jaxvision, got"),
     ],
 )
