@@ -7,12 +7,12 @@ also those of kuangliu/pytorch-cifar. chenyaofo/pytorch-cifar-models names as to
 from typing import Any
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import Rule, batch_norm, conv, linear
+from jaxvision.interop.rules import Rule, batch_norm, classifier, conv
 
 _THEIRS, _OURS = "layer{stage+1}.{i}", "stages/{stage}/{i}"
 
 
-def _rules(downsample: str, head: str) -> tuple[Rule, ...]:
+def _trunk(downsample: str) -> tuple[Rule, ...]:
     return (
         *conv("conv1", "stem/conv"),
         *batch_norm("bn1", "stem/norm"),
@@ -20,19 +20,19 @@ def _rules(downsample: str, head: str) -> tuple[Rule, ...]:
         *batch_norm(f"{_THEIRS}.bn{{n}}", f"{_OURS}/norm{{n}}"),
         *conv(f"{_THEIRS}.{downsample}.0", f"{_OURS}/downsample/conv"),
         *batch_norm(f"{_THEIRS}.{downsample}.1", f"{_OURS}/downsample/norm"),
-        *linear(head, "head"),
     )
 
 
-def _source(rules: tuple[Rule, ...], **requires: Any) -> Source:
+def _source(trunk: tuple[Rule, ...], head: str, **requires: Any) -> Source:
     return Source(
-        rules=lambda config: rules,
+        rules=lambda config: (*trunk, *classifier(head, config.head_hidden)),
         requires={"plain": False, **requires},
         fits={"stem/conv/kernel": fit_channels},
+        beside_head=(f"{head}.weight", f"{head}.bias"),
     )
 
 
-_TORCHVISION = _source(_rules("downsample", "fc"), shortcut="projection")
+_TORCHVISION = _source(_trunk("downsample"), "fc", shortcut="projection")
 _LAYER = "resnet.encoder.stages.{stage}.layers.{i}"
 
 
@@ -49,7 +49,6 @@ _HF = (
     *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
     *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
     *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
-    *linear("classifier.1", "head"),
 )
 
 SOURCES = {
@@ -57,6 +56,7 @@ SOURCES = {
     "timm": _TORCHVISION,
     "hf": _source(
         _HF,
+        "classifier.1",
         shortcut="projection",
         stem="imagenet",
         groups=1,
@@ -64,5 +64,5 @@ SOURCES = {
         norm_eps=1e-5,
         norm_momentum=0.1,
     ),
-    "akamaster": _source(_rules("shortcut", "linear"), stem="cifar"),
+    "akamaster": _source(_trunk("shortcut"), "linear", stem="cifar"),
 }

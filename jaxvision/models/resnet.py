@@ -50,6 +50,8 @@ class ResNetConfig:
         block is the identity; without effect if `plain`.
       drop_path_rate: Drop-path rate of the last block's branch; rises linearly from 0.
       dropout_rate: Dropout rate before the head.
+      head_hidden: Number of units of a hidden layer with ReLU in the head; 0: a linear head.
+      head_hidden_dropout_rate: Dropout rate after the hidden layer.
       norm_eps: Epsilon of every batch norm.
       norm_momentum: Momentum of every batch norm, in torch's sense.
       dtype: Compute dtype; parameters, statistics and logits are float32 (float64 if this is).
@@ -70,6 +72,8 @@ class ResNetConfig:
     zero_init_last: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
+    head_hidden: int = 0
+    head_hidden_dropout_rate: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     dtype: str = "float32"
@@ -222,7 +226,7 @@ class ResNet(ImageModel):
 
     config: ResNetConfig
     weight_sources = "jaxvision.interop.resnet:SOURCES"
-    head_dropout = True
+    head_dropout = "dropout_rate"
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         self.config = config
