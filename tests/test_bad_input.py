@@ -215,7 +215,7 @@ NUMBERS = [
         ("accumulate_steps", "0", "1..1000000, got 0"),
         ("total_steps", "0", "exactly one of --config.total_steps and --config.total_epochs"),
         ("total_epochs", "inf", "0.0..1000000.0, got inf"),
-        ("model.kwargs.depth", "1000000000", "whole number of at most 400"),
+        ("model.kwargs.depth", "1000000000", "whole number of at most 600"),
         ("data.image_size", "1000000", "up to 16384, a whole number or '(height, width)'"),
         ("data.image_size", "0", "whole number or '(height, width)', got 0"),
         ("data.image_size", "32.5", "whole number or '(height, width)', got 32.5"),

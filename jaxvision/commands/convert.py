@@ -14,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         required=True,
         choices=[
-            *("timm", "torchvision", "hf", "augreg", "jaxvision"),
+            *("timm", "torchvision", "hf", "augreg", "akamaster", "jaxvision"),
             *("torch", "cs231n", "cs231n_2025"),
         ],
-        help="whose names to write; the last three: of a captioner",
+        help="whose names to write; akamaster: of a ResNet for CIFAR; last three: of a captioner",
     )
     parser.add_argument("--model", help="name or alias; a run knows its own")
 

@@ -22,7 +22,7 @@ MAX_STEPS, TOLERANCE = 500, 1e-5
 
 def remove_head(model: Any) -> None:
     """Makes a classifier return what its head would read."""
-    for name in ("head", "head_dist"):
+    for name in ("head", "head_hidden", "head_dist"):
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
 

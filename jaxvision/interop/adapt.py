@@ -50,7 +50,7 @@ class Source:
     requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fits: Mapping[str, Fit] = dataclasses.field(default_factory=dict)
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    heads: tuple[str, ...] = ("head",)
+    heads: tuple[str, ...] = ("head", "head_hidden")
     classes: str | None = None
     beside_head: tuple[str, ...] = ()
     prepare: Callable[[Weights], Weights] = dict
@@ -280,7 +280,9 @@ def fit_heads(
         if reason is not None:
             own[head] = reason
     used = any(f"{head}/kernel" in shapes and head not in own for head in source.heads)
-    taken += [] if used else [name for name in source.beside_head if name in weights]
+    if not used:
+        named = {name for rule in rules for name in (rule.source, *rule.aliases)}
+        taken += [name for name in source.beside_head if name in weights and name not in named]
     for name in taken:
         del weights[name]
     return tuple(taken), own
@@ -310,6 +312,8 @@ def _fit_head(
         return [], None  # not a head of this model at all: `convert` says what is wrong
     (_, kernel), (_, bias) = (found[path] for path in paths)
     width, classes = shapes[paths[0]]
+    if kernel.shape[1:] == bias.shape and len(kernel) != width and "head_hidden/kernel" in shapes:
+        return names, "the file's has no such hidden layer: the model keeps its own"
     if kernel.shape != (width, *bias.shape) or bias.shape == (classes,):
         return [], None
     reason = f"{len(bias)} classes in the file, {classes} in the model: the model keeps its own"

@@ -8,7 +8,8 @@ from jaxvision.interop.rules import SAME, Rule, Transform, Weights
 from jaxvision.models.vit import ViTConfig
 
 # The layer between class token and head that some models trained on ImageNet-21k have. timm left it
-# out; here it can be left out only with its head, which would say something else without it.
+# out; here a model without `pooler` leaves it out only with its head, which would say something
+# else without it.
 PRE_LOGITS = ("pre_logits/kernel", "pre_logits/bias")
 
 _LAYER, _OURS = "Transformer/encoderblock_{i}", "blocks/{i}"
@@ -39,6 +40,7 @@ def rules(config: ViTConfig, patches: str = "patch_embed") -> tuple[Rule, ...]:
         *_mlp(0, "fc1"),
         *_mlp(1, "fc2"),
         *_parts("Transformer/encoder_norm", "norm", kind="scale"),
+        *(_parts("pre_logits", "pooler") if config.pooler else ()),
         *_parts("head", "head"),
     )
 

@@ -57,10 +57,11 @@ SOURCES = {
         requires={"position": "learned", "stem": "resnet"},
         usual={"norm_eps": 1e-6},
         fits=fits(resize_as_timm, _FIRST_KERNEL),
+        beside_head=("head.weight", "head.bias"),
     ),
     "augreg": Source(
         rules=_augreg,
-        requires={**PLAIN, "stem": "resnet"},
+        requires={**PLAIN, "stem": "resnet", "head_hidden": 0},
         usual={"norm_eps": 1e-6},
         fits=fits(resize_as_augreg, _FIRST_KERNEL, method="bilinear"),
         beside_head=augreg.PRE_LOGITS,

@@ -107,13 +107,13 @@ def load_weights(
 
     Args:
       model: Any model of `create_model`.
-      path: Path of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file, or
+      path: Path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin` or `.th` file, or
         `hub:owner/name[/file]`. Never runs code from the file. Or the folder of a run: the newest
         checkpoint, the averaged weights if it has them; or one of its checkpoints,
         `<run>/checkpoints/<step>`.
       source: Library whose names the file has: "timm", "torchvision", "hf" (transformers), "augreg"
-        (Google's .npz), of a captioner "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own
-        names); None: told by the names in the file.
+        (Google's .npz), of a ResNet for CIFAR "akamaster", of a captioner "cs231n", "cs231n_2025"
+        or "torch", or "jaxvision" (our own names); None: told by the names in the file.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
       image_size: Size of the images that the weights belong to, in pixels, where the file does not

@@ -1,24 +1,38 @@
-"""Names of the ResNet's weights, the same in torchvision and timm, and others in transformers."""
+"""Names of the ResNet's weights, the same in torchvision and timm, and others in transformers.
+
+Programs for CIFAR-10 have names of their own: those of akamaster/pytorch_resnet_cifar10, which are
+also those of kuangliu/pytorch-cifar. chenyaofo/pytorch-cifar-models names as torchvision does.
+"""
+
+from typing import Any
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import Rule, batch_norm, conv, linear
+from jaxvision.interop.rules import Rule, batch_norm, classifier, conv
 
 _THEIRS, _OURS = "layer{stage+1}.{i}", "stages/{stage}/{i}"
-_RULES = (
-    *conv("conv1", "stem/conv"),
-    *batch_norm("bn1", "stem/norm"),
-    *conv(f"{_THEIRS}.conv{{n}}", f"{_OURS}/conv{{n}}"),
-    *batch_norm(f"{_THEIRS}.bn{{n}}", f"{_OURS}/norm{{n}}"),
-    *conv(f"{_THEIRS}.downsample.0", f"{_OURS}/downsample/conv"),
-    *batch_norm(f"{_THEIRS}.downsample.1", f"{_OURS}/downsample/norm"),
-    *linear("fc", "head"),
-)
-_SOURCE = Source(
-    rules=lambda config: _RULES,
-    requires={"plain": False},
-    fits={"stem/conv/kernel": fit_channels},
-)
 
+
+def _trunk(downsample: str) -> tuple[Rule, ...]:
+    return (
+        *conv("conv1", "stem/conv"),
+        *batch_norm("bn1", "stem/norm"),
+        *conv(f"{_THEIRS}.conv{{n}}", f"{_OURS}/conv{{n}}"),
+        *batch_norm(f"{_THEIRS}.bn{{n}}", f"{_OURS}/norm{{n}}"),
+        *conv(f"{_THEIRS}.{downsample}.0", f"{_OURS}/downsample/conv"),
+        *batch_norm(f"{_THEIRS}.{downsample}.1", f"{_OURS}/downsample/norm"),
+    )
+
+
+def _source(trunk: tuple[Rule, ...], head: str, **requires: Any) -> Source:
+    return Source(
+        rules=lambda config: (*trunk, *classifier(head, config.head_hidden)),
+        requires={"plain": False, **requires},
+        fits={"stem/conv/kernel": fit_channels},
+        beside_head=(f"{head}.weight", f"{head}.bias"),
+    )
+
+
+_TORCHVISION = _source(_trunk("downsample"), "fc", shortcut="projection")
 _LAYER = "resnet.encoder.stages.{stage}.layers.{i}"
 
 
@@ -35,22 +49,20 @@ _HF = (
     *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
     *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
     *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
-    *linear("classifier.1", "head"),
 )
 
 SOURCES = {
-    "torchvision": _SOURCE,
-    "timm": _SOURCE,
-    "hf": Source(
-        rules=lambda config: _HF,
-        requires={
-            "plain": False,
-            "stem": "imagenet",
-            "groups": 1,
-            "base_width": 64,
-            "norm_eps": 1e-5,
-            "norm_momentum": 0.1,
-        },
-        fits={"stem/conv/kernel": fit_channels},
+    "torchvision": _TORCHVISION,
+    "timm": _TORCHVISION,
+    "hf": _source(
+        _HF,
+        "classifier.1",
+        shortcut="projection",
+        stem="imagenet",
+        groups=1,
+        base_width=64,
+        norm_eps=1e-5,
+        norm_momentum=0.1,
     ),
+    "akamaster": _source(_trunk("shortcut"), "linear", stem="cifar"),
 }

@@ -78,6 +78,19 @@ def conv(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def classifier(source: str, hidden: int) -> tuple[Rule, ...]:
+    """Returns the rules of the head of an image model.
+
+    Args:
+      source: Name of the linear head in the other library, without the last part.
+      hidden: Number of units of its hidden layer; 0: the head is linear. Otherwise the names are
+        those of Sequential(Dropout, Linear, ReLU, Dropout, Linear) in its place.
+    """
+    if not hidden:
+        return linear(source, "head")
+    return *linear(f"{source}.1", "head_hidden"), *linear(f"{source}.4", "head")
+
+
 def norm(source: str, target: str) -> tuple[Rule, ...]:
     """Returns the rules of a `torch.nn.LayerNorm`."""
     return (

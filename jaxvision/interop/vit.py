@@ -19,7 +19,7 @@ from jaxvision.interop.adapt import (
     resize_as_torchvision,
     resize_as_transformers,
 )
-from jaxvision.interop.rules import LINEAR, Rule, conv, linear, norm
+from jaxvision.interop.rules import LINEAR, Rule, classifier, conv, linear, norm
 from jaxvision.models.vit import ViTConfig
 
 BLOCK = "blocks/{i}"
@@ -52,14 +52,14 @@ _TIMM = (
     *linear("blocks.{i}.mlp.fc1", f"{BLOCK}/mlp/fc1"),
     *linear("blocks.{i}.mlp.fc2", f"{BLOCK}/mlp/fc2"),
     _layer_scale(2),
-    *linear("head", "head"),
 )
 
 
 def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
     """Returns timm's table."""
     # timm names the last norm after its place: before or behind the pooling.
-    return *_TIMM, *norm("norm" if config.pool == "token" else "fc_norm", "norm")
+    last = norm("norm" if config.norm_first else "fc_norm", "norm")
+    return *_TIMM, *last, *classifier("head", config.head_hidden)
 
 
 # --- torchvision --------------------------------------------------------------------------------
@@ -88,8 +88,13 @@ _TORCHVISION = (
     *_mlp(0, "linear_1", "fc1"),
     *_mlp(3, "linear_2", "fc2"),
     *norm("encoder.ln", "norm"),
-    *linear("heads.head", "head"),
+    *linear("heads.pre_logits", "pooler"),
 )
+
+
+def _torchvision(config: ViTConfig) -> tuple[Rule, ...]:
+    return *_TORCHVISION, *classifier("heads.head", config.head_hidden)
+
 
 # --- transformers -------------------------------------------------------------------------------
 
@@ -138,14 +143,18 @@ def _aliases(name: str) -> tuple[str, ...]:
     return tuple(alias for alias in dict.fromkeys((old, *bare)) if alias != name)
 
 
-_HF = (*hf_rules("vit"), *linear("classifier", "head"))
-# The layer behind the class token that a ViTModel has and a ViTForImageClassification has not.
-HF_POOLER = (
-    "pooler.dense.weight",
-    "pooler.dense.bias",
-    "vit.pooler.dense.weight",
-    "vit.pooler.dense.bias",
+# The layer behind the class token that a ViTModel has and a ViTForImageClassification has not; a
+# model without `pooler` leaves it out together with its head.
+_POOLER = tuple(
+    dataclasses.replace(rule, aliases=(rule.source.removeprefix("vit."),))
+    for rule in linear("vit.pooler.dense", "pooler")
 )
+
+
+def _hf(config: ViTConfig) -> tuple[Rule, ...]:
+    pooler = _POOLER if config.pooler else ()
+    return *hf_rules("vit"), *pooler, *classifier("classifier", config.head_hidden)
+
 
 # --- all ----------------------------------------------------------------------------------------
 
@@ -176,23 +185,28 @@ SOURCES = {
         requires={"position": "learned", "stem": "patch"},
         usual={"norm_eps": 1e-6},
         fits=fits(resize_as_timm),
+        beside_head=("head.weight", "head.bias"),
     ),
     "torchvision": Source(
-        rules=lambda config: _TORCHVISION,
+        rules=_torchvision,
         requires=PLAIN,
         usual={"norm_eps": 1e-6},
         fits=fits(resize_as_torchvision),
+        beside_head=("heads.head.weight", "heads.head.bias"),
     ),
     "hf": Source(
-        rules=lambda config: _HF,
+        rules=_hf,
         requires=PLAIN,
         usual={"norm_eps": 1e-12},
         fits=fits(resize_as_transformers),
-        beside_head=HF_POOLER,
+        beside_head=(
+            *(name for rule in _POOLER for name in (rule.source, *rule.aliases)),
+            *("classifier.weight", "classifier.bias"),
+        ),
     ),
     "augreg": Source(
         rules=augreg.rules,
-        requires=PLAIN,
+        requires={**PLAIN, "head_hidden": 0},
         usual={"norm_eps": 1e-6},
         fits=fits(resize_as_augreg, method="bilinear"),
         beside_head=augreg.PRE_LOGITS,

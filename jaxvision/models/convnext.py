@@ -216,7 +216,7 @@ class ConvNeXt(ImageModel):
     config: ConvNeXtConfig
     weight_sources = "jaxvision.interop.convnext:SOURCES"
     layer_groups = LayerGroups(with_head="norm/")
-    head_dropout = True
+    head_dropout = "dropout_rate"
 
     def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
         widths, dtypes = config.stage_widths, layer_dtypes(config.dtype)

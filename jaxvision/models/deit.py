@@ -34,6 +34,11 @@ class DeiTConfig(ViTConfig):
                 f"The heads read the class and the distillation token: pool must be 'token', got "
                 f"{self.pool!r}."
             )
+        if self.pooler or self.head_hidden or self.head_dropout_rate:
+            raise ValueError(
+                "pooler, head_hidden and head_dropout_rate belong to one head: leave them out of a "
+                "model with a distillation token, which has two."
+            )
 
     @property
     def num_prefix_tokens(self) -> int:

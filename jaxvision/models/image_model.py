@@ -44,13 +44,16 @@ class ImageModel(Model):
 
     Attributes:
       head: Classifier, a linear map; None: the model returns what it would read.
+      head_hidden: Hidden layer of the classifier, in families with `config.head_hidden`; None: the
+        classifier is linear.
       layer_groups: Places of the family's parameters between image and head.
-      head_dropout: Whether dropout with `config.dropout_rate` is applied before the head.
+      head_dropout: Field of the config that is the dropout rate before the head; None: no dropout.
     """
 
     head: nnx.Linear | None
+    head_hidden: nnx.Linear | None = None
     layer_groups: ClassVar[LayerGroups] = LayerGroups()
-    head_dropout: ClassVar[bool] = False
+    head_dropout: ClassVar[str | None] = None
 
     def __call__(
         self,
@@ -114,7 +117,7 @@ class ImageModel(Model):
     def new_head(
         self, width: int, kernel_init: jax.nn.initializers.Initializer, rngs: nnx.Rngs
     ) -> nnx.Linear | None:
-        """Returns a classifier for `config.num_classes`, or None for 0.
+        """Returns a classifier for `config.num_classes`, or None for 0; sets its hidden layer.
 
         Args:
           width: Number of channels of what the head reads.
@@ -122,8 +125,18 @@ class ImageModel(Model):
           rngs: Source of the initial values.
         """
         config, dtype = self.config, param_dtype(self.config.dtype)
+        hidden = getattr(config, "head_hidden", 0) if config.num_classes else 0
+        if hidden:
+            init = jax.nn.initializers.he_normal()
+            self.head_hidden = linear_head(
+                width, hidden, kernel_init=init, param_dtype=dtype, rngs=rngs
+            )
         return linear_head(
-            width, config.num_classes, kernel_init=kernel_init, param_dtype=dtype, rngs=rngs
+            hidden or width,
+            config.num_classes,
+            kernel_init=kernel_init,
+            param_dtype=dtype,
+            rngs=rngs,
         )
 
     def pool(self, features: jax.Array) -> Float[Array, "batch channels"]:
@@ -137,10 +150,14 @@ class ImageModel(Model):
 
         Args:
           features: Features of this model.
-          train: Whether the dropout before the head is on.
+          train: Whether the dropout before the head, and in it, is on.
           rngs: Source of randomness; needed only if `train` and some rate is > 0.
         """
         pooled = self.pool(features).astype(param_dtype(self.config.dtype))
-        if self.head_dropout:
-            pooled = dropout(pooled, self.config.dropout_rate, train=train, rngs=rngs)
+        if self.head_dropout is not None:
+            rate = getattr(self.config, self.head_dropout)
+            pooled = dropout(pooled, rate, train=train, rngs=rngs)
+        if self.head_hidden is not None:
+            rate = self.config.head_hidden_dropout_rate
+            pooled = dropout(nnx.relu(self.head_hidden(pooled)), rate, train=train, rngs=rngs)
         return pooled if self.head is None else self.head(pooled)

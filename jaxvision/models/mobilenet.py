@@ -178,7 +178,7 @@ class MobileNet(ImageModel):
     """
 
     config: MobileNetConfig
-    head_dropout = True
+    head_dropout = "dropout_rate"
 
     def __init__(self, config: MobileNetConfig, *, rngs: nnx.Rngs):
         self.config = config

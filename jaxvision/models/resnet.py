@@ -1,9 +1,10 @@
-"""ResNet and its wide and grouped relatives, as torchvision computes them."""
+"""ResNet with its wide and grouped relatives as in torchvision, and the paper's for CIFAR-10."""
 
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -41,11 +42,16 @@ class ResNetConfig:
       stem_width: Number of channels of the stem.
       in_channels: Number of channels of the image.
       num_classes: Number of outputs of the head; 0: no head, the call returns the pooled features.
+      shortcut: Kind of shortcut where a block changes the size: "projection" (a 1x1 convolution and
+        its norm, the paper's option B) or "zero_padding" (every second pixel, with channels of
+        zeros in equal numbers before and behind; no parameters, the paper's option A).
       plain: Whether the shortcuts are left out, to see why they are there.
       zero_init_last: Whether the scale of the last norm of each block starts at 0, so that the
         block is the identity; without effect if `plain`.
       drop_path_rate: Drop-path rate of the last block's branch; rises linearly from 0.
       dropout_rate: Dropout rate before the head.
+      head_hidden: Number of units of a hidden layer with ReLU in the head; 0: a linear head.
+      head_hidden_dropout_rate: Dropout rate after the hidden layer.
       norm_eps: Epsilon of every batch norm.
       norm_momentum: Momentum of every batch norm, in torch's sense.
       dtype: Compute dtype; parameters, statistics and logits are float32 (float64 if this is).
@@ -61,10 +67,13 @@ class ResNetConfig:
     stem_width: int = 64
     in_channels: int = 3
     num_classes: int = 1000
+    shortcut: str = "projection"
     plain: bool = False
     zero_init_last: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
+    head_hidden: int = 0
+    head_hidden_dropout_rate: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     dtype: str = "float32"
@@ -72,6 +81,7 @@ class ResNetConfig:
     def __post_init__(self):
         check_choice("block", self.block, ("basic", "bottleneck"))
         check_choice("stem", self.stem, ("imagenet", "cifar"))
+        check_choice("shortcut", self.shortcut, ("projection", "zero_padding"))
         check_rates(self)
         if len(self.stage_depths) != len(self.stage_widths):
             raise ValueError(
@@ -80,6 +90,12 @@ class ResNetConfig:
             )
         if self.block == "basic" and (self.groups, self.base_width) != (1, 64):
             raise ValueError("groups and base_width need block='bottleneck'.")
+        widths = [self.stem_width, *(width * self.expansion for width in self.stage_widths)]
+        if self.shortcut == "zero_padding" and widths != sorted(widths):
+            raise ValueError(
+                "shortcut='zero_padding' adds channels and takes none away: stem_width and "
+                f"stage_widths must not fall, got {self.stem_width} and {self.stage_widths}."
+            )
         if self.plain and self.drop_path_rate:
             raise ValueError(
                 "plain=True leaves nothing when a branch is dropped: set drop_path_rate=0."
@@ -138,9 +154,10 @@ class ResNetBlock(nnx.Module):
             self.conv3 = Conv(inner, out_channels, 1, rngs=rngs, **dtypes)
             self.norm3 = BatchNorm(out_channels, init_scale=last_scale, **norm)
         resizes = stride != 1 or in_channels != out_channels
+        projects = resizes and config.shortcut == "projection" and not config.plain
         self.downsample = (
             None
-            if config.plain or not resizes
+            if not projects
             else ConvNormAct(
                 in_channels,
                 out_channels,
@@ -155,6 +172,7 @@ class ResNetBlock(nnx.Module):
         )
         self.bottleneck = config.block == "bottleneck"
         self.plain = config.plain
+        self.stride = stride
         self.drop_path_rate = drop_path_rate
 
     def __call__(
@@ -172,8 +190,23 @@ class ResNetBlock(nnx.Module):
         if self.plain:
             return nnx.relu(branch)
         branch = drop_path(branch, self.drop_path_rate, train=train, rngs=rngs)
-        shortcut = inputs if self.downsample is None else self.downsample(inputs, train=train)
+        if self.downsample is not None:
+            shortcut = self.downsample(inputs, train=train)
+        else:
+            shortcut = _subsample_and_pad(inputs, self.stride, branch.shape[-1])
         return nnx.relu(shortcut + branch)
+
+
+def _subsample_and_pad(inputs: jax.Array, stride: int, channels: int) -> jax.Array:
+    """Returns every `stride`-th pixel, with zeros around its channels; most blocks change nothing.
+
+    The paper does not say where the zeros are: Idelbayev's weights have half of them on each side.
+    """
+    more = channels - inputs.shape[-1]
+    if stride == 1 and more == 0:
+        return inputs
+    around = ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2))
+    return jnp.pad(inputs[:, ::stride, ::stride], around)
 
 
 class ResNet(ImageModel):
@@ -193,7 +226,7 @@ class ResNet(ImageModel):
 
     config: ResNetConfig
     weight_sources = "jaxvision.interop.resnet:SOURCES"
-    head_dropout = True
+    head_dropout = "dropout_rate"
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -304,6 +337,31 @@ def _bottleneck(*stage_depths: int, groups: int = 1, base_width: int = 64) -> Re
     )
 
 
+def _cifar(blocks: int, num_params: int) -> ModelSpec:
+    """Returns a net of 6 * `blocks` + 2 layers for images of 32 pixels."""
+    return ModelSpec(
+        name=f"cifar_resnet{6 * blocks + 2}",
+        family="resnet",
+        build=ResNet,
+        config=ResNetConfig(
+            block="basic",
+            stage_depths=(blocks,) * 3,
+            stage_widths=(16, 32, 64),
+            stem="cifar",
+            stem_width=16,
+            num_classes=10,
+            shortcut="zero_padding",
+            zero_init_last=False,
+        ),
+        image_size=32,
+        # Idelbayev's weights (github.com/akamaster/pytorch_resnet_cifar10) were trained with the
+        # mean and deviation of ImageNet, not with those of CIFAR-10.
+        preprocess=Preprocess(crop_fraction=1.0),
+        num_params=num_params,
+        source="He et al. 2016, section 4.2",
+    )
+
+
 _RESNEXT = _bottleneck(3, 4, 6, 3, groups=32, base_width=4)
 _WIDE = _bottleneck(3, 4, 6, 3, base_width=128)
 
@@ -316,4 +374,10 @@ SPECS = (
     _spec("resnet152", _bottleneck(3, 8, 36, 3), 60_192_808, hf="microsoft/resnet-152"),
     _spec("resnext50_32x4d", _RESNEXT, 25_028_904, "Xie et al. 2017, table 1"),
     _spec("wide_resnet50_2", _WIDE, 68_883_240, "Zagoruyko and Komodakis 2016"),
+    _cifar(3, 269_722),
+    _cifar(5, 464_154),
+    _cifar(7, 658_586),
+    _cifar(9, 853_018),
+    _cifar(18, 1_727_962),
+    _cifar(200, 19_421_274),
 )

@@ -120,8 +120,8 @@ class ModelSpec:
       family: Name of the family, in lists; "": that of the variant.
       image_size: Side in pixels that the variant was published at.
       preprocess: Evaluation preprocessing of the published weights.
-      num_params: Published number of parameters with 1000 classes; of a captioner, the number that
-        its config gives; None: nobody has published it.
+      num_params: Published number of parameters with the published classes, mostly 1000; of a
+        captioner, the number that its config gives; None: nobody has published it.
       source: Paper and table that the variant comes from.
       timm: Name of the same model in timm; None: timm has none.
       torchvision: Name of the same model in torchvision.
@@ -239,7 +239,7 @@ def check_numbers(config: Any, usual: Any) -> None:
         if field.name == "image_size":
             most = 2 * MAX_SIDE  # height and width
         elif "depth" in field.name:
-            most = 400 if kind is numbers.Integral else 10  # blocks, or their multiplier
+            most = 600 if kind is numbers.Integral else 10  # blocks, or their multiplier
         good = all(isinstance(x, kind) and not isinstance(x, bool) and x >= 0 for x in values)
         if not good or not sum(values) <= most:
             raise ValueError(

@@ -14,12 +14,13 @@ from jaxvision.layers.drop_path import drop_path_rates
 from jaxvision.layers.dropout import draw_block_key, dropout
 from jaxvision.layers.encoder_block import EncoderBlock
 from jaxvision.layers.initializer import trunc_normal
+from jaxvision.layers.linear import linear
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
 from jaxvision.layers.window import local_mask
 from jaxvision.models.attention_config import SizedConfig
-from jaxvision.models.image_model import ImageModel
+from jaxvision.models.image_model import ImageModel, LayerGroups
 from jaxvision.models.spec import (
     HALF,
     HFPeer,
@@ -42,7 +43,11 @@ class ViTConfig(SizedConfig):
       patch_size: Side of a patch in pixels.
       mlp_ratio: Ratio of the hidden channels of the MLP to the width.
       pool: Kind of pooling: "token" (the class token after the final norm) or "average" (the mean
-        of the patches, then the norm, as in timm's `global_pool="avg"` with `fc_norm`).
+        of the patches, timm's `global_pool="avg"`).
+      fc_norm: Whether the final norm of pool="average" stands behind the mean, as usual in timm;
+        False: before it.
+      pooler: Whether what was pooled goes through one more layer and tanh: the pooler of a ViTModel
+        in transformers, the `pre_logits` of Google's files and of torchvision.
       class_token: Whether there is a class token; "average" can do without.
       class_token_position: Whether the class token has a row in the table of learned positions.
       position: Kind of positions: "learned" or "sincos2d" (fixed).
@@ -52,6 +57,9 @@ class ViTConfig(SizedConfig):
       local_window: Side of the neighbourhood in patches, odd, that a patch may attend to; None:
         all.
       zero_init_head: Whether the head's kernel starts at 0, so that the logits do.
+      head_dropout_rate: Dropout rate before the head, timm's `drop_rate`.
+      head_hidden: Number of units of a hidden layer with ReLU in the head; 0: a linear head.
+      head_hidden_dropout_rate: Dropout rate after the hidden layer.
     """
 
     width: int
@@ -60,6 +68,8 @@ class ViTConfig(SizedConfig):
     patch_size: int
     mlp_ratio: float = 4.0
     pool: str = "token"
+    fc_norm: bool = True
+    pooler: bool = False
     class_token: bool = True
     class_token_position: bool = True
     position: str = "learned"
@@ -67,6 +77,9 @@ class ViTConfig(SizedConfig):
     layer_scale_init: float | None = None
     local_window: int | None = None
     zero_init_head: bool = False
+    head_dropout_rate: float = 0.0
+    head_hidden: int = 0
+    head_hidden_dropout_rate: float = 0.0
 
     STEMS: ClassVar[tuple[str, ...]] = ("patch", "conv")
 
@@ -78,6 +91,11 @@ class ViTConfig(SizedConfig):
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool='token' needs class_token=True; without one use pool='average'.")
         check_divisible(*self.image_shape, self.patch_size)
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether the final norm stands before the pooling."""
+        return self.pool == "token" or not self.fc_norm
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -112,6 +130,8 @@ class ViT(ImageModel):
 
     config: ViTConfig
     weight_sources = "jaxvision.interop.vit:SOURCES"
+    layer_groups = LayerGroups(with_head="pooler/")
+    head_dropout = "head_dropout_rate"
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.config, dtypes = config, layer_dtypes(config.dtype)
@@ -122,6 +142,12 @@ class ViT(ImageModel):
         self.pos_embed = self._table(num_positions, 0.02, rngs) if learned else None
         self.blocks = build_blocks(self._block, config.depth, scan=config.scan, rngs=rngs)
         self.norm = layer_norm(config.width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        init = trunc_normal(0.02)
+        self.pooler = (
+            linear(config.width, config.width, kernel_init=init, rngs=rngs, **dtypes)
+            if config.pooler
+            else None
+        )
         self.head = self._head(rngs)
 
     def _stem(self, rngs: nnx.Rngs) -> Any:
@@ -162,10 +188,14 @@ class ViT(ImageModel):
     def pool(
         self, features: Float[Array, "batch tokens features"]
     ) -> Float[Array, "batch channels"]:
-        """Returns the class token, or the mean of the patches with the norm after it."""
+        """Returns the class token or the mean of the patches, normalised, and through a pooler."""
         if self.config.pool == "token":
-            return features[:, 0]
-        return self.norm(jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1))
+            pooled = features[:, 0]
+        else:
+            pooled = jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1)
+        if not self.config.norm_first:
+            pooled = self.norm(pooled)
+        return pooled if self.pooler is None else jnp.tanh(self.pooler(pooled))
 
     def trunk(
         self,
@@ -176,8 +206,8 @@ class ViT(ImageModel):
     ) -> tuple[Float[Array, "batch tokens features"], dict[int, jax.Array]]:
         """Returns the tokens after the final norm, those before the patches first, and their map.
 
-        The one map holds the patches among the tokens; its stride is the patch size. With
-        pool="average" the norm comes after the pooling, so that neither is normalised.
+        The one map holds the patches among the tokens; its stride is the patch size. Where the norm
+        comes after the pooling (`fc_norm`), neither is normalised.
 
         The images may have any size that is a whole number of patches.
         """
@@ -189,7 +219,7 @@ class ViT(ImageModel):
 
         rates = drop_path_rates(config.drop_path_rate, config.depth)
         tokens, _ = run_blocks(self.blocks, tokens, step, rates=rates, key=key, remat=config.remat)
-        if config.pool == "token":
+        if config.norm_first:
             tokens = self.norm(tokens)
         size, prefix = config.patch_size, config.num_prefix_tokens
         grid = images.shape[1] // size, images.shape[2] // size

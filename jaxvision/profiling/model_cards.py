@@ -29,8 +29,8 @@ class Card:
       family: Name of the family.
       aliases: Further names that `create_model` takes.
       task: Task of the model, "classification" or "captioning".
-      parameters: Number of parameters, with 1000 classes; of a captioner with the vocabulary
-        of its row.
+      parameters: Number of parameters, with the published classes; of a captioner with the
+        vocabulary of its row.
       macs: Multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,
         or of one vector of features, and a caption of full length.
       activations: Elements of all outputs of convolutions and matrix products, for one image.

@@ -99,9 +99,10 @@ def test_torch_files(torch, tmp_path):
 def test_a_modules_state_dict_with_its_metadata(torch, tmp_path):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     assert module.state_dict()._metadata
-    torch.save(module.state_dict(), tmp_path / "w.bin")
     expected = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    assert_equal(read_weights(tmp_path / "w.bin"), expected)
+    for name in ("w.bin", "w.th"):
+        torch.save(module.state_dict(), tmp_path / name)
+        assert_equal(read_weights(tmp_path / name), expected)
 
 
 @pytest.mark.parity

@@ -102,6 +102,42 @@ def test_other_input_channels():
         np.testing.assert_allclose(mono(grey[..., :1]), expected, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("make", [helpers.resnet, helpers.vit])
+@pytest.mark.parametrize("format", ["timm", "torchvision", "hf", "jaxvision"])
+def test_a_head_with_a_hidden_layer_starts_new_behind_a_trunk_without(make, format):
+    weights = extract_weights(make(seed=1), format=format)
+    model = make(head_hidden=7)
+    report = assign_weights(model, weights)
+    assert set(report.adapted) == {"head", "head_hidden"} and len(report.left_out) == 2
+    assert np.array_equal(model.head.kernel[...], make(head_hidden=7).head.kernel[...])
+    own = extract_weights(model, format=format)  # and its own weights it reads
+    report = assign_weights(make(head_hidden=7, seed=2), own)
+    assert not report.adapted and not report.left_out
+    report = assign_weights(make(head_hidden=7, num_classes=3), own)
+    assert set(report.adapted) == {"head"}
+
+
+def test_googles_pre_logits_are_the_pooler():
+    model = helpers.vit(pooler=True)
+    weights = helpers.random_weights(model, "augreg")
+    assert weights["pre_logits/kernel"].shape == (16, 16)
+    assert not assign_weights(model, weights).left_out
+    with pytest.raises(InputError, match="no use for 'pre_logits/kernel'"):
+        assign_weights(helpers.vit(), weights)  # its head would read something else
+    report = assign_weights(helpers.vit(num_classes=3), weights)
+    assert "pre_logits/kernel" in report.left_out
+
+
+@pytest.mark.parametrize("shortcut", ["projection", "zero_padding"])
+def test_programs_for_cifar_have_names_of_their_own(shortcut):
+    model = helpers.resnet(stem="cifar", shortcut=shortcut)
+    weights = helpers.random_weights(model, "akamaster")
+    assert "linear.weight" in weights
+    assert ("layer2.0.shortcut.0.weight" in weights) == (shortcut == "projection")
+    assert assign_weights(model, weights).source == "akamaster"
+    helpers.assert_equal(extract_weights(model, format="akamaster"), weights)
+
+
 def test_source_is_told_by_the_names_or_by_the_user():
     weights = helpers.random_weights(helpers.vit(), "torchvision")
     assert assign_weights(helpers.vit(), weights).source == "torchvision"
@@ -112,7 +148,7 @@ def test_source_is_told_by_the_names_or_by_the_user():
         InputError, match="known from timm, torchvision, hf, augreg, jaxvision, got 'keras'"
     ):
         assign_weights(helpers.vit(), weights, source="keras")
-    with pytest.raises(InputError, match="no ResNet of torchvision or timm or hf: 'class_tok"):
+    with pytest.raises(InputError, match="no ResNet of torchvision or .* or akamaster: 'class_tok"):
         assign_weights(helpers.resnet(), weights)
 
 
@@ -157,6 +193,8 @@ def test_a_model_that_raises_is_as_before(make):
         (lambda: helpers.vit(stem="conv"), "timm", "with stem='conv'"),
         (lambda: helpers.vit(position="sincos2d"), "timm", "position='learned' or use another"),
         (lambda: helpers.resnet(plain=True), "timm", "with plain=True"),
+        (lambda: helpers.resnet(shortcut="zero_padding"), "timm", "shortcut='zero_padding'"),
+        (lambda: helpers.resnet(), "akamaster", "with stem='imagenet'"),
         (lambda: helpers.vit(), "onnx", "known from timm, torchvision, hf, augreg, jaxvision, got"),
     ],
 )

@@ -133,7 +133,7 @@ def changed(**changes):
         (changed(model=5), "config.model must be a group of options, got 5"),
         (changed(model__name=None), "config.model.name must be a text, got None"),
         (changed(model__kwargs=[1]), "model.kwargs must be a group of options, got"),
-        (changed(model__kwargs__depth=10**9), "depth must be a whole number of at most 400"),
+        (changed(model__kwargs__depth=10**9), "depth must be a whole number of at most 600"),
         (changed(model__kwargs__depth="2"), "depth must be a whole|Type-check"),  # of beartype here
         (changed(model__kwargs__num_heads=0), "config.json of the run: integer modulo by zero"),
         (changed(model__kwargs__drop_path_rate="a"), "config.json of the run: ('<='|Type-ch)"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxvision as jv
 from jaxvision.layers.pool import max_pool
-from jaxvision.models import registry
 from jaxvision.models.resnet import ResNet, ResNetConfig
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
@@ -32,12 +32,12 @@ def num_params(module):
     ],
 )
 def test_num_params_by_stage(name, counts):
-    model = nnx.eval_shape(lambda: registry.create_model(name, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: jv.create_model(name, rngs=nnx.Rngs(0)))
     assert [num_params(part) for part in (model.stem, *model.stages, model.head)] == counts
 
 
 def test_layout_of_resnet50():
-    model = nnx.eval_shape(lambda: registry.create_model("resnet50", rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: jv.create_model("resnet50", rngs=nnx.Rngs(0)))
 
     def maps(model):
         outputs = model.stem(jnp.zeros((1, 224, 224, 3)))
@@ -102,6 +102,26 @@ def test_plain_has_no_shortcuts():
     np.testing.assert_allclose(block(10 * inputs, train=True), outputs, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet56"])
+def test_a_plain_net_for_cifar_has_the_parameters_of_the_residual_one(name):
+    counts = {
+        plain: num_params(
+            nnx.eval_shape(lambda plain=plain: jv.create_model(name, rngs=nnx.Rngs(0), plain=plain))
+        )
+        for plain in (False, True)
+    }
+    assert counts[False] == counts[True] == jv.get_spec(name).num_params
+
+
+def test_zero_padding_keeps_every_second_pixel():
+    block = build(shortcut="zero_padding").stages[1][0]
+    inputs = jnp.abs(jax.random.normal(jax.random.key(1), (2, 5, 4, 8)))
+    outputs = block(inputs, train=True)  # the branch starts at 0
+    assert outputs.shape == (2, 3, 2, 16)
+    np.testing.assert_array_equal(outputs[..., 4:12], inputs[:, ::2, ::2])
+    assert not outputs[..., :4].any() and not outputs[..., 12:].any()
+
+
 def test_drop_path_rises_over_all_blocks():
     model = build(drop_path_rate=0.4)
     rates = [block.drop_path_rate for blocks in model.stages for block in blocks]
@@ -121,6 +141,8 @@ def test_norm_options_reach_every_norm():
         ({"block": "dense"}, "block must be one of basic, bottleneck, got 'dense'"),
         ({"stem": "none"}, "stem must be one of"),
         ({"stage_depths": (1, 1, 1)}, "must name the same stages"),
+        ({"shortcut": "none"}, "shortcut must be one of projection, zero_padding"),
+        ({"shortcut": "zero_padding", "stem_width": 12}, r"must not fall, got 12 and \(8, 16\)"),
         ({"groups": 2}, "need block='bottleneck'"),
         ({"plain": True, "drop_path_rate": 0.1}, "set drop_path_rate=0"),
         ({"dropout_rate": -0.1}, "dropout_rate is a probability"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxvision.models.deit import DeiTConfig
 from jaxvision.models.vit import ViT, ViTConfig
 
 TINY = {"width": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "image_size": 16}
@@ -39,6 +40,45 @@ def test_features_and_pooling():
     model = build(pool="average")
     pooled = model.norm(model.features(IMAGES)[:, 1:].mean(1))
     np.testing.assert_allclose(model(IMAGES), model.head(pooled), atol=1e-6)
+
+
+def test_the_norm_before_the_average():
+    model = build(pool="average", fc_norm=False, class_token=False)
+    tokens = model.features(IMAGES)
+    np.testing.assert_allclose(tokens.mean(-1), 0.0, atol=1e-5)
+    np.testing.assert_allclose(model(IMAGES), model.head(tokens.mean(1)), atol=1e-6)
+
+
+def test_pooler():
+    model, plain = build(pooler=True), build(pooler=True, num_classes=0)
+    pooled = jnp.tanh(model.pooler(model.features(IMAGES)[:, 0]))
+    np.testing.assert_allclose(model(IMAGES), model.head(pooled), atol=1e-6)
+    np.testing.assert_allclose(plain(IMAGES), pooled, atol=1e-6)
+
+
+def test_a_hidden_layer_in_the_head_and_its_two_dropouts():
+    rates = {"head_dropout_rate": 0.5, "head_hidden_dropout_rate": 0.3}
+    model = build(head_hidden=64, **rates)
+    token = model.features(IMAGES)[:, 0]
+    assert model.head_hidden.kernel.shape == (16, 64) and model.head.kernel.shape == (64, 5)
+    expected = model.head(nnx.relu(model.head_hidden(token)))
+    np.testing.assert_allclose(model(IMAGES), expected, atol=1e-6)
+
+    # What is dropped before and behind the hidden layer shows where both maps are the identity.
+    model = build(head_hidden=16, num_classes=16, **rates)
+    for layer in (model.head_hidden, model.head):
+        layer.kernel[...] = jnp.eye(16)
+    ones = jnp.ones((4000, 17, 16))
+    logits = model.classify(ones, train=True, rngs=nnx.Rngs(dropout=0))
+    values, counts = np.unique(np.asarray(logits), return_counts=True)
+    np.testing.assert_allclose(values, [0.0, 2 / 0.7], rtol=1e-6)
+    assert counts[1] / counts.sum() == pytest.approx(0.5 * 0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("option", [{"pooler": True}, {"head_hidden": 3}])
+def test_two_heads_have_none_of_this(option):
+    with pytest.raises(ValueError, match="belong to one head"):
+        DeiTConfig(**TINY, **option)
 
 
 def test_attention_maps_reproduce_the_features():

@@ -3,6 +3,7 @@
 import pytest
 
 timm = pytest.importorskip("timm")
+torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 CLASSES = 10
@@ -23,7 +24,7 @@ def timm_vit(image_size=32, **options):
     )
 
 
-def torchvision_vit(image_size=32):
+def torchvision_vit(image_size=32, **options):
     return torchvision.models.VisionTransformer(
         image_size=image_size,
         patch_size=8,
@@ -32,7 +33,22 @@ def torchvision_vit(image_size=32):
         hidden_dim=48,
         mlp_dim=192,
         num_classes=CLASSES,
+        **options,
     )
+
+
+def with_hidden(module, name, hidden=24):
+    """Replaces the linear head by one with a hidden layer; its dropouts are drawn by no peer."""
+    linear = module.get_submodule(name)
+    layers = (
+        torch.nn.Dropout(0.0),
+        torch.nn.Linear(linear.in_features, hidden),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.0),
+        torch.nn.Linear(hidden, CLASSES),
+    )
+    module.set_submodule(name, torch.nn.Sequential(*layers))
+    return module
 
 
 def torchvision_resnet(block="BasicBlock", **options):
@@ -64,10 +80,31 @@ SMALL_VITS = {
         "timm",
         {"pool": "average"},
     ),
+    "timm vit, average of normalised tokens": (
+        lambda: timm_vit(global_pool="avg", fc_norm=False, class_token=False),
+        "timm",
+        {"pool": "average", "fc_norm": False, "class_token": False},
+    ),
+    "timm vit, hidden layer": (
+        lambda: with_hidden(timm_vit(), "head"),
+        "timm",
+        {"head_hidden": 24},
+    ),
     "torchvision vit": (torchvision_vit, "torchvision", {}),
+    "torchvision vit, pooler": (
+        lambda: torchvision_vit(representation_size=48),
+        "torchvision",
+        {"pooler": True},
+    ),
 }
 SHALLOW = {"stage_depths": (1, 1, 1, 1)}
 SMALL_RESNETS = {
+    "torchvision hidden layer": (
+        lambda: with_hidden(torchvision_resnet(), "fc"),
+        "resnet18",
+        "torchvision",
+        SHALLOW | {"head_hidden": 24},
+    ),
     "torchvision basic": (torchvision_resnet, "resnet18", "torchvision", SHALLOW),
     "torchvision resnext": (
         lambda: torchvision_resnet("Bottleneck", groups=32, width_per_group=4),

@@ -39,6 +39,18 @@ def hf_vit(width=48, depth=2, patch_size=8, image_size=32):
     )
 
 
+class HFPooled(torch.nn.Module):
+    """What programs make of a ViTModel and its pooler; transformers' own classifier has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = transformers.ViTModel(hf_vit().config)
+        self.classifier = torch.nn.Linear(48, peers.CLASSES)
+
+    def forward(self, images):
+        return self.classifier(self.vit(images).pooler_output)
+
+
 def hf_resnet(layer_type="basic", widths=(64, 128, 256, 512), depths=(1, 1, 1, 1), **options):
     return transformers.ResNetForImageClassification(
         transformers.ResNetConfig(
@@ -58,6 +70,7 @@ def hf_bottleneck():
 SHALLOW = {"stage_depths": (1, 1, 1, 1)}
 MEMBERS = {
     "vit": (hf_vit, "vit_ti16", VIT, (32, 32)),
+    "vit, pooler": (HFPooled, "vit_ti16", {**VIT, "pooler": True}, (32, 32)),
     "vit, not square": (
         lambda: hf_vit(image_size=(16, 40)),
         "vit_ti16",
@@ -151,6 +164,25 @@ def test_an_encoder_without_a_head(tmp_path):
     assert set(report.left_out) == {"pooler.dense.weight", "pooler.dense.bias"}
     assert report.adapted == {"head": "the file has none, the model keeps its own"}
     assert peers.forward_distance(pair, peers.batch(32, 32)[0], "float32") < peers.FLOAT32_BAR
+
+
+def test_an_encoder_with_its_pooler():
+    """What our model without a head returns is the `pooler_output`."""
+    build, name, options, _ = MEMBERS["vit, pooler"]
+    pair = peers.make_pair(build(), name, source="hf", dtype="float32", **options)
+    encoder = pair.peer.vit
+    model = jv.create_model(name, num_classes=0, rngs=nnx.Rngs(0), **options)
+    report = assign_weights(model, peers.arrays(encoder.state_dict()))
+    assert not report.left_out
+    images = peers.batch(32, 32)[0]
+    with torch.no_grad():
+        theirs = encoder(peers.to_torch(images, "float32")).pooler_output
+    ours = peers.forward(model, jnp.asarray(images, "float32"))
+    assert peers.distance(ours, theirs.numpy()) < peers.FLOAT32_BAR
+    headed = jv.create_model(name, num_classes=3, rngs=nnx.Rngs(0), **options)
+    report = assign_weights(headed, peers.arrays(encoder.state_dict()))
+    assert report.adapted == {"head": "the file has none, the model keeps its own"}
+    assert not report.left_out
 
 
 def test_the_usual_epsilon_is_noted():

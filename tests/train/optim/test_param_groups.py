@@ -33,6 +33,8 @@ def smallest_members():
     members = {}
     for name in jv.list_models():
         spec = get_spec(name)
+        if name.startswith("cifar_resnet"):
+            continue  # three stages, and three quarters of them are all
         best = members.setdefault(spec.family, spec)
         members[spec.family] = min(best, spec, key=lambda s: (s.num_params, s.name))
     return {family: spec.name for family, spec in members.items()}
