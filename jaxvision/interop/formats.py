@@ -64,7 +64,7 @@ def read_checkpoint(
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
     if path.suffix == ".npz":
-        weights = _read_npz(path)
+        weights = read_npz(path)
     elif path.suffix == ".safetensors":
         weights = _read_safetensors(path)
     elif path.suffix in _TORCH:
@@ -116,7 +116,12 @@ def check_writable(path: str | pathlib.Path) -> None:
         raise InputError(f"Weights are written to {' or '.join(_WRITABLE)} files, got {path}.")
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a `.npz` file by name.
+
+    Raises:
+      InputError: if it is damaged, holds anything but arrays, or would fill the memory.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()

@@ -12,6 +12,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run
+from jaxvision.interop.rules import Weights
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import ModelSpec
@@ -63,10 +64,12 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
         check_stored_models(run.config, where=weights, named=spec is not None)
         spec = spec or get_spec(own)
     assert spec is not None
+    file = read_file_or_run(weights)
     options = _run_options(run, spec) if run else {}
+    if run is not None and spec.task == "captioning":
+        options |= _options_of_features(file.weights)
     spec = spec_with(spec.name, options)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
-    file = read_file_or_run(weights)
     classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
@@ -96,6 +99,19 @@ def _run_options(run: RunFolder, spec: ModelSpec) -> dict[str, Any]:
     if run.config["task"] == "captioning":
         options.setdefault("max_length", run.config["caption"]["max_length"])
     return options | {"dtype": model["dtype"]}
+
+
+def _options_of_features(weights: Weights) -> dict[str, Any]:
+    """Returns the options of a captioner that was trained on features; its config has others."""
+    if any(name.startswith("encoder/") for name in weights):
+        return {}
+    # Without a projection the features are as wide as the words.
+    found = [
+        weights[name].shape[axis]
+        for name, axis in (("visual_proj/kernel", 0), ("decoder/embed/embedding", 1))
+        if name in weights and weights[name].ndim == 2
+    ]
+    return {"encoder": None, "feature_width": found[0]} if found else {}
 
 
 def _hashable(value: Any) -> Any:
