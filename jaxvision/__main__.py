@@ -12,6 +12,7 @@ from jaxvision.commands import (
     average,
     caption,
     convert,
+    embed,
     models,
     parity,
     predict,
@@ -34,6 +35,7 @@ _COMMANDS = {
     "soup": soup,
     "probe": probe,
     "predict": predict,
+    "embed": embed,
     "caption": caption,
     "score": score,
 }

@@ -11,7 +11,14 @@ from jaxvision.commands.arguments import count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("images", nargs="+", help="images, folders or zip files")
-    parser.add_argument("--run", dest="workdir", required=True, help="the folder of a run")
+    parser.add_argument(
+        "--run", "--weights", dest="workdir", required=True, help="the folder of a run"
+    )
+    parser.add_argument(
+        "--encoder-weights",
+        metavar="PATH",
+        help="of a run on features: where the weights are now that computed them",
+    )
     parser.add_argument("--beam", type=count, help="hypotheses; 1: greedy; default: the run's")
     parser.add_argument("--n-best", type=count, default=1, help="captions of each image")
     parser.add_argument("--length-penalty", type=float, help="above 0 favours longer captions")
@@ -48,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--attention draws one image, but there are {len(images)}; name one of them."
         )
     show_progress(f"reading {arguments.workdir}")
-    trained, vocabulary, options = open_captioner(arguments.workdir)
+    trained, vocabulary, options = open_captioner(arguments.workdir, arguments.encoder_weights)
     settings = _settings(arguments, vocabulary, options)
     form, failed = "json" if arguments.json else "text", 0
     captioned = caption_images(

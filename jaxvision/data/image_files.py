@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from jaxvision.data.file_tree import list_files, report_left_out
 from jaxvision.data.source import IMAGE_SUFFIXES, DataError, is_image
 from jaxvision.data.zip_reader import ZipReader
@@ -16,12 +18,13 @@ class ImageFile:
 
     Attributes:
       name: Path of the image, behind that of its zip if it is in one.
-      read: Function that returns the bytes; raises DataError or OSError.
+      read: Function that returns the bytes, or pixels that were never encoded; raises DataError or
+        OSError.
       size: Function that returns their number; raises OSError.
     """
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | np.ndarray]
     size: Callable[[], int]
 
 

@@ -2,23 +2,26 @@
 
 import dataclasses
 import json
-import os
+import pathlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
+from jaxvision.data.captions.features import ENCODER_FILE
 from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.image_files import ImageFile
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError, printable
-from jaxvision.evaluation.predict import decoded_ahead
+from jaxvision.evaluation.embed import reopen_encoder
+from jaxvision.evaluation.predict import in_batches
+from jaxvision.files import read_json
 from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
 from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.plots.caption_pictures import check_grid
@@ -57,12 +60,20 @@ class Captioned:
     pixels: np.ndarray | None = None
 
 
-def open_captioner(run: str) -> tuple[Trained, Vocabulary, dict[str, Any]]:
+def open_captioner(
+    run: str, encoder_weights: str | None = None
+) -> tuple[Trained, Vocabulary, dict[str, Any]]:
     """Returns the model of a run, its vocabulary, and the `config.caption` it was trained with.
 
+    A captioner that was trained on features gets the encoder that computed them.
+
+    Args:
+      run: Folder of the run, or of one of its checkpoints.
+      encoder_weights: File or folder of that encoder's weights; None: where they were.
+
     Raises:
-      InputError: if there is no run of a captioner for images, or its vocabulary is missing or
-        another.
+      InputError: if there is no run of a captioner, or its vocabulary is missing or another, or its
+        encoder is not known, or not there.
     """
     folder = open_run(run)
     if folder.config["task"] != "captioning":
@@ -73,8 +84,33 @@ def open_captioner(run: str) -> tuple[Trained, Vocabulary, dict[str, Any]]:
     vocabulary = load_vocabulary(str(folder.folder / VOCABULARY_FILE))
     check_vocabulary(vocabulary, size=trained.model.config.vocab_size, where=f"the run {run}")
     if trained.model.config.encoder is None:
-        raise InputError(f"{run} captions features, not images: its model has no encoder.")
+        trained = _with_encoder(trained, run, folder.folder / ENCODER_FILE, encoder_weights)
+    elif encoder_weights:
+        raise InputError(f"{run} has an encoder of its own: leave --encoder-weights out.")
     return trained, vocabulary, folder.config["caption"]
+
+
+def _with_encoder(
+    trained: Trained, run: str, description: pathlib.Path, weights: str | None
+) -> Trained:
+    """Returns a captioner of features as one of images."""
+    if not description.exists():
+        raise InputError(
+            f"{run} captions features, not images, and does not know which encoder made them: "
+            "compute them by `python -m jaxvision embed`, and train on those."
+        )
+    try:
+        described = read_json(description)
+    except ValueError as error:
+        raise InputError(f"{description} is damaged ({error}): restore it.") from error
+    encoder = reopen_encoder(described, where=run, option="--encoder-weights", weights=weights)
+    model = trained.model
+    model.encoder = nnx.data(encoder.model)  # in place of None, which is static
+    model.config = dataclasses.replace(
+        model.config, encoder=encoder.spec.name, feature_width=None, memory=described["kind"]
+    )
+    spec = dataclasses.replace(trained.spec, preprocess=encoder.spec.preprocess)
+    return dataclasses.replace(trained, spec=spec, transform=encoder.transform)
 
 
 def caption_images(
@@ -106,27 +142,19 @@ def caption_images(
         decoded = generate(model, memory, settings, key=jax.random.key(seed), image_ids=ids)
         return decoded.tokens, decoded.scores
 
-    size, number = min(batch_size, len(images)), 0
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for group, decoded in decoded_ahead(pool, images, size, trained.transform):
-            usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-            answers: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
-            if usable:
-                blank = [np.zeros_like(usable[0])] * (size - len(usable))  # one shape, one program
-                ids = jnp.arange(number, number + size)
-                tokens, scores = run(trained.model, jnp.asarray(np.stack([*usable, *blank])), ids)
-                answers = zip(np.asarray(tokens), np.asarray(scores), strict=True)
-            number += len(usable)
-            for image, pixels in zip(group, decoded, strict=True):
-                if isinstance(pixels, str):
-                    yield Captioned(image.name, (), pixels)
-                    continue
-                captions = tuple(
-                    Caption(vocabulary.decode(row), float(score), tuple(row.tolist()))
-                    for row, score in zip(*next(answers), strict=True)
-                    if np.isfinite(score)
-                )
-                yield Captioned(image.name, captions, pixels=pixels)
+    def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
+        return run(trained.model, pixels, jnp.arange(first, first + len(pixels)))
+
+    for image, pixels, answer in in_batches(images, trained.transform, compute, batch_size):
+        if isinstance(pixels, str):
+            yield Captioned(image.name, (), pixels)
+            continue
+        captions = tuple(
+            Caption(vocabulary.decode(row), float(score), tuple(row.tolist()))
+            for row, score in zip(*answer, strict=True)
+            if np.isfinite(score)
+        )
+        yield Captioned(image.name, captions, pixels=pixels)
 
 
 def caption_lines(captioned: Captioned, form: str) -> list[str]:

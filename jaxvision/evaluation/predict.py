@@ -6,7 +6,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -82,20 +82,16 @@ def predict(
         values, indices = jax.lax.top_k(probabilities, min(top, probabilities.shape[-1]))
         return values, indices
 
-    size = min(batch_size, len(images))
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for group, decoded in decoded_ahead(pool, images, size, trained.transform):
-            usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-            answers: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
-            if usable:
-                blank = [np.zeros_like(usable[0])] * (size - len(usable))  # one shape, one program
-                values, indices = run(trained.model, jnp.asarray(np.stack([*usable, *blank])))
-                answers = zip(np.asarray(values), np.asarray(indices), strict=True)
-            for image, pixels in zip(group, decoded, strict=True):
-                if isinstance(pixels, str):
-                    yield Prediction(image.name, (), pixels)
-                else:
-                    yield Prediction(image.name, guesses(*next(answers), class_names))
+    def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
+        del first
+        return run(trained.model, pixels)
+
+    for image, pixels, answer in in_batches(images, trained.transform, compute, batch_size):
+        if isinstance(pixels, str):
+            yield Prediction(image.name, (), pixels)
+        else:
+            values, indices = answer
+            yield Prediction(image.name, guesses(values, indices, class_names))
 
 
 def read_classes(path: str, trained: Trained) -> tuple[str, ...]:
@@ -157,14 +153,45 @@ def guesses(
     )
 
 
-def decoded_ahead(
+def in_batches(
+    images: Sequence[ImageFile],
+    transform: Transform,
+    compute: Callable[[jax.Array, int], tuple[jax.Array, ...]],
+    batch_size: int,
+) -> Iterator[tuple[ImageFile, np.ndarray | str, tuple[np.ndarray, ...]]]:
+    """Yields (image, its pixels or an error, what was computed of it), in their order.
+
+    Args:
+      images: Images to decode.
+      transform: Resize and crop of an image.
+      compute: Function (pixels uint8 [b, height, width, 3], number of usable images before) ->
+        arrays [b, ...]. The last batch is filled up with black images: one shape, one program.
+      batch_size: Number of images in a batch, at most.
+    """
+    size, number = min(batch_size, len(images)), 0
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for group, decoded in _decoded_ahead(pool, images, size, transform):
+            usable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+            answers: Iterator[tuple[np.ndarray, ...]] = iter(())
+            if usable:
+                blank = [np.zeros_like(usable[0])] * (size - len(usable))
+                outputs = compute(jnp.asarray(np.stack([*usable, *blank])), number)
+                answers = zip(*map(np.asarray, outputs), strict=True)
+            number += len(usable)
+            for image, pixels in zip(group, decoded, strict=True):
+                yield image, pixels, () if isinstance(pixels, str) else next(answers)
+
+
+def _decoded_ahead(
     pool: ThreadPoolExecutor, images: Sequence[ImageFile], size: int, transform: Transform
 ) -> Iterator[tuple[Sequence[ImageFile], list[np.ndarray | str]]]:
     """Yields groups of images with their pixels or errors; the next group is decoded meanwhile."""
 
     def decode(image: ImageFile) -> np.ndarray | str:
         try:
-            return transform(decode_image(image.read(), exif_orientation=True), None)
+            data = image.read()
+            decoded = isinstance(data, np.ndarray)
+            return transform(data if decoded else decode_image(data, exif_orientation=True), None)
         except (DataError, OSError) as error:
             return f"{image.name} cannot be used: {reason(error)}".rstrip(".") + "."
 

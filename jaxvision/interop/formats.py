@@ -81,7 +81,7 @@ def read_places(path: str | pathlib.Path) -> list[Place]:
         raise InputError(f"There is no file {path}.")
     kind = file_kind(path)
     if kind == NPZ:
-        return [Place((), dict(_read_npz(path)))]
+        return [Place((), dict(read_npz(path)))]
     if kind == SAFETENSORS:
         return [Place((), dict(_read_safetensors(path)))]
     with _readable(path):
@@ -186,7 +186,12 @@ def check_writable(path: str | pathlib.Path) -> None:
         raise InputError(f"Weights are written to {' or '.join(_WRITABLE)} files, got {path}.")
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a `.npz` file by name.
+
+    Raises:
+      InputError: if it is damaged, holds anything but arrays, or would fill the memory.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()

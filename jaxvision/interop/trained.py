@@ -15,6 +15,7 @@ from jaxvision.interop.describe import describe_weights
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.hub_config import Description
 from jaxvision.interop.load import LoadReport, count_classes, read_file_or_run
+from jaxvision.interop.rules import Weights
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import Model, ModelSpec
@@ -60,8 +61,10 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
         run = open_run(weights)
         spec, options = _model_of_run(run, weights, name)
         known, size = None, _hashable(run.config["data"]["image_size"])
-        spec = spec_with(spec.name, options)
         file = read_file_or_run(weights)
+        if spec.task == "captioning":
+            options |= _options_of_features(file.weights)
+        spec = spec_with(spec.name, options)
     else:
         _check_there(weights)
         known = describe_weights(weights)
@@ -146,6 +149,19 @@ def _run_options(run: RunFolder, spec: ModelSpec) -> dict[str, Any]:
     if run.config["task"] == "captioning":
         options.setdefault("max_length", run.config["caption"]["max_length"])
     return options | {"dtype": model["dtype"]}
+
+
+def _options_of_features(weights: Weights) -> dict[str, Any]:
+    """Returns the options of a captioner that was trained on features; its config has others."""
+    if any(name.startswith("encoder/") for name in weights):
+        return {}
+    # Without a projection the features are as wide as the words.
+    found = [
+        weights[name].shape[axis]
+        for name, axis in (("visual_proj/kernel", 0), ("decoder/embed/embedding", 1))
+        if name in weights and weights[name].ndim == 2
+    ]
+    return {"encoder": None, "feature_width": found[0]} if found else {}
 
 
 def _hashable(value: Any) -> Any:

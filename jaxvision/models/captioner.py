@@ -236,9 +236,13 @@ class Captioner(Model):
             self._check_features(inputs)
             features = inputs
         elif self.config.freeze_encoder:
-            features = jax.lax.stop_gradient(self._look(self.encoder, inputs))
+            features = jax.lax.stop_gradient(
+                image_features(self.encoder, inputs, self.config.memory)
+            )
         else:
-            features = self._look(self.encoder, inputs, train=train, rngs=rngs)
+            features = image_features(
+                self.encoder, inputs, self.config.memory, train=train, rngs=rngs
+            )
         features = jax.lax.collapse(features, 1, -1)
         features = features.astype(self.config.dtype)
         return features if self.visual_proj is None else self.visual_proj(features)
@@ -303,12 +307,6 @@ class Captioner(Model):
         rows, columns = jax.eval_shape(_last_map, self.encoder, inputs).shape[1:3]
         return rows, columns
 
-    def _look(self, encoder: ImageModel, images: jax.Array, **how: Any) -> jax.Array:
-        """Returns the encoder's features, of any rank."""
-        if self.config.memory == "grid":
-            return _last_map(encoder, images, **how)
-        return (encoder if self.config.memory == "pooled" else encoder.features)(images, **how)
-
     def _check_features(self, features: jax.Array) -> None:
         if features.ndim not in (2, 3) or features.shape[-1] != self.feature_width:
             raise ValueError(
@@ -316,6 +314,22 @@ class Captioner(Model):
                 f"{self.feature_width}], got shape {features.shape}: a captioner for images needs "
                 "an encoder."
             )
+
+
+def image_features(
+    encoder: ImageModel, images: jax.Array, memory: str, **how: Any
+) -> Float[Array, "batch *space channels"]:
+    """Returns what a decoder sees of images, or would see if it had this encoder.
+
+    Args:
+      encoder: Image model without a head.
+      images: Normalised images [batch, height, width, 3].
+      memory: Part of the features, see `CaptionerConfig`.
+      **how: Further arguments of the model's call.
+    """
+    if memory == "grid":
+        return _last_map(encoder, images, **how)
+    return (encoder if memory == "pooled" else encoder.features)(images, **how)
 
 
 def _build_encoder(config: CaptionerConfig, rngs: nnx.Rngs) -> ImageModel:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,14 @@ from jaxtyping import Array, Bool, Int
 
 from jaxvision.data.captions.caption_source import CaptionSource, CaptionSubset
 from jaxvision.data.captions.caption_target import CaptionTarget, check_captions
+from jaxvision.data.captions.features import ENCODER_FILE, CaptionedFeatures
 from jaxvision.data.captions.open_captions import open_caption_source
 from jaxvision.data.captions.subword import SubwordVocabulary
 from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.decode.settings import DecodeSettings
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
+from jaxvision.files import read_json, write_json
 from jaxvision.interop.run_folder import VOCABULARY_FILE
 from jaxvision.metrics.losses import token_cross_entropy
 from jaxvision.options.caption import CaptionOptions
@@ -89,6 +91,7 @@ class Captioning(Task):
                 train_source, vocabulary, caption.max_length, strict=caption.strict_length
             )
         eval_source = open_split(data.eval_split)
+        _check_same_encoder(_encoder(train_source), _encoder(eval_source), where="training split")
         model_options: dict[str, Any] = {"max_length": caption.max_length}
         features = eval_source[0].get("features")
         if features is not None:
@@ -173,16 +176,25 @@ class Captioning(Task):
             self._check_same_vocabulary(pathlib.Path(path).expanduser())
 
     def check_kept(self, workdir: pathlib.Path) -> None:
-        """Checks that the run's vocabulary is this one."""
+        """Checks that the run's vocabulary is this one, and the encoder of its features."""
         self._check_same_vocabulary(workdir)
+        path = workdir / ENCODER_FILE
+        try:
+            kept = read_json(path) if path.exists() else None
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}): restore it.") from error
+        _check_same_encoder(kept, _encoder(self.data.eval_source), where=f"run in {workdir}")
 
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
-        """Writes the vocabulary, or checks that the run's is this one."""
+        """Writes the vocabulary and the encoder of features, or checks that the run has these."""
         vocabulary, _ = self.words()
         if resumes:
             self.check_kept(workdir)
         if jax.process_index() == 0:
             vocabulary.save(str(workdir / VOCABULARY_FILE))
+            encoder = _encoder(self.data.train_source)
+            if encoder is not None:
+                write_json(workdir / ENCODER_FILE, dict(encoder))
 
     def eval_subset(self, indices: Sequence[int]) -> CaptionSource:
         """Returns some images of the evaluation split with their captions."""
@@ -254,6 +266,28 @@ def shift(
 ) -> tuple[Int[Array, "batch targets"], Int[Array, "batch targets"]]:
     """Returns what a decoder is given and what it shall say: the one place that shifts by one."""
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def _encoder(source: Any) -> Mapping[str, Any] | None:
+    """Returns the description of what computed a source's features, if there is one."""
+    return source.encoder if isinstance(source, CaptionedFeatures) else None
+
+
+def _check_same_encoder(
+    one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, *, where: str
+) -> None:
+    """Checks that two descriptions are of the same encoder, wherever its weights were."""
+    if one is None or other is None:
+        return
+    keys = sorted({*one, *other} - {"weights"})
+    differ = [key for key in keys if one.get(key) != other.get(key)]
+    if differ:
+        key = differ[0]
+        raise InputError(
+            f"The features of the {where} and of the evaluation split are of different encoders "
+            f"({key}: {shorten(one.get(key))} and {shorten(other.get(key))}): compute both "
+            "with the same `python -m jaxvision embed`."
+        )
 
 
 def _check_options(options: Options) -> None:

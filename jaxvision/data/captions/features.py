@@ -2,23 +2,25 @@
 
 A folder holds `features.npy`, float32 or float16 [images, positions, channels], and
 `image_ids.npy`, int32 [images]. Both are plain numpy files; the first is mapped into memory, so
-that it may be larger than that.
+that it may be larger than that. `features.json` beside them says which encoder it was, for those
+who want the features of another image.
 """
 
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from jaxvision.data.captions.caption_source import CaptionExample, Captions, CaptionSource
 from jaxvision.data.source import CorruptImageError, DataError, missing_data
-from jaxvision.files import output_path
+from jaxvision.files import output_path, read_json, write_json
 
 _ARRAY, _IDS = "features.npy", "image_ids.npy"
-_PREPARE = (
-    f"expected {_ARRAY} and {_IDS}, written by jaxvision.data.captions.features.write_features"
-)
+ENCODER_FILE = "features.json"
+_PREPARE = f"expected {_ARRAY} and {_IDS}, written by `python -m jaxvision embed --data=...`"
 
 
 class FeatureArray:
@@ -61,10 +63,18 @@ class CaptionedFeatures(CaptionSource):
       captions: Captions of the images.
       features: Features, one row for each image, or more.
       rows: Row in the features of each image, in the order of the captions.
+      encoder: Description of the encoder; None: nobody has written it down.
     """
 
-    def __init__(self, captions: Captions, features: FeatureArray, rows: np.ndarray):
+    def __init__(
+        self,
+        captions: Captions,
+        features: FeatureArray,
+        rows: np.ndarray,
+        encoder: Mapping[str, Any] | None = None,
+    ):
         self._captions, self._features, self._rows = captions, features, rows
+        self.encoder = encoder
         self.vocabulary = captions.vocabulary
 
     def __len__(self) -> int:
@@ -103,9 +113,11 @@ def open_features(captions: Captions, folder: str) -> CaptionedFeatures:
     folder = os.path.expanduser(folder)
     if not all(os.path.isfile(os.path.join(folder, name)) for name in (_ARRAY, _IDS)):
         raise missing_data("Features", where=folder, prepare=_PREPARE)
+    described = pathlib.Path(folder, ENCODER_FILE)
     try:
         array = np.load(os.path.join(folder, _ARRAY), mmap_mode="r", allow_pickle=False)
         image_ids = np.load(os.path.join(folder, _IDS), allow_pickle=False)
+        encoder = read_json(described) if described.exists() else None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder} holds no readable features ({error}); {_PREPARE}.") from error
     fits = array.dtype in (np.float32, np.float16) and array.ndim == 3 and array.size
@@ -124,7 +136,7 @@ def open_features(captions: Captions, folder: str) -> CaptionedFeatures:
             f" {captions.describe(missing[0])} with the image id {captions.image_id(missing[0])};"
             " compute them again."
         )
-    return CaptionedFeatures(captions, FeatureArray(array), np.array(rows, np.int64))
+    return CaptionedFeatures(captions, FeatureArray(array), np.array(rows, np.int64), encoder)
 
 
 def write_features(
@@ -133,6 +145,7 @@ def write_features(
     *,
     num_images: int,
     dtype: str = "float32",
+    encoder: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes features to a folder; they appear there only when they are complete.
 
@@ -143,6 +156,7 @@ def write_features(
       num_images: Number of images in all batches together.
       dtype: Data type of the file: float32 | float16, which takes half the space and is read as
         float32.
+      encoder: Description of what computed them, as JSON holds it; None: none is written.
 
     Raises:
       DataError: if there are more or fewer images, or one twice.
@@ -166,9 +180,11 @@ def write_features(
             f" different, but {num_images} were announced; give each image once."
         )
     array.flush()
-    for name in (_ARRAY, _IDS):  # never those of one run beside the ids of another
+    for name in (_ARRAY, _IDS, ENCODER_FILE):  # never those of one run beside the ids of another
         if os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))
+    if encoder is not None:
+        write_json(pathlib.Path(folder, ENCODER_FILE), dict(encoder))
     os.replace(unfinished, os.path.join(folder, _ARRAY))
     unfinished = os.path.join(folder, f"{_IDS}.unfinished")
     with open(unfinished, "wb") as file:
