@@ -16,7 +16,7 @@ from jaxvision.interop.mobilenet import (
     timm_source,
     torchvision_names,
 )
-from jaxvision.interop.rules import Rule, linear
+from jaxvision.interop.rules import Rule, linear, or_bare
 from jaxvision.models.efficientnet import EfficientNetConfig
 from jaxvision.models.mobilenet import Block
 
@@ -55,12 +55,13 @@ def _hf_names(stage: int, before: int, block: Block) -> BlockNames:
 
 def _hf(config: EfficientNetConfig) -> tuple[Rule, ...]:
     stem, encoder = "efficientnet.embeddings", "efficientnet.encoder"
-    return (
+    rules = (
         *conv_norm((f"{stem}.convolution", f"{stem}.batchnorm"), "stem"),
         *block_rules(config, _hf_names),
         *conv_norm((f"{encoder}.top_conv", f"{encoder}.top_bn"), "last_conv"),
         *linear("classifier", "head"),
     )
+    return or_bare(rules, "efficientnet.")
 
 
 def _torchvision_eps(config: EfficientNetConfig) -> float:

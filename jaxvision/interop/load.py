@@ -159,7 +159,7 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
       InputError: if the weights belong to another family.
     """
     chosen, config = _source(model, source or _detect(model, weights))
-    weights = chosen.prepare(weights)
+    weights = chosen.prepare(weights, config)
     path = chosen.classes or f"{chosen.heads[0]}/bias"
     for rule in chosen.rules(config):
         if rule.targets == path:
@@ -210,8 +210,8 @@ def assign_weights(
     every = expand(rules, shapes)
     entries = [entry for entry in every if entry.rule.constant is None]
 
-    weights = chosen.prepare(weights)
-    left_out, own_heads = fit_heads(weights, rules, shapes, chosen)
+    weights = chosen.prepare(weights, config)
+    left_out, own_heads = fit_heads(weights, rules, shapes, chosen, config)
     missing = [f"{head}/*" for head in own_heads]
     try:
         adapted = _fit(weights, entries, shapes, chosen, config, image_size) | own_heads
@@ -349,7 +349,10 @@ def _detect(model: nnx.Module, weights: Weights) -> str:
     """Returns the source whose table knows most of the names, the first if two know as many."""
     sources, config = _sources(model)
     known = sources | {OWN: _own_source(model, sources)}
-    counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}
+    counts = {
+        name: count_known(each.prepare(weights, config), each.rules(config))
+        for name, each in known.items()
+    }
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
         raise InputError(

@@ -1,7 +1,7 @@
 """Names of the ResNet's weights, the same in torchvision and timm, and others in transformers."""
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import Rule, batch_norm, conv, linear
+from jaxvision.interop.rules import Rule, batch_norm, conv, linear, or_bare
 
 _THEIRS, _OURS = "layer{stage+1}.{i}", "stages/{stage}/{i}"
 _RULES = (
@@ -29,13 +29,16 @@ def _hf_conv(theirs: str, conv_path: str, norm_path: str) -> tuple[Rule, ...]:
     )
 
 
-_HF = (
-    *_hf_conv("resnet.embedder.embedder", "stem/conv", "stem/norm"),
-    *_hf_conv(f"{_LAYER}.layer.0", f"{_OURS}/conv1", f"{_OURS}/norm1"),
-    *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
-    *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
-    *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
-    *linear("classifier.1", "head"),
+_HF = or_bare(
+    (
+        *_hf_conv("resnet.embedder.embedder", "stem/conv", "stem/norm"),
+        *_hf_conv(f"{_LAYER}.layer.0", f"{_OURS}/conv1", f"{_OURS}/norm1"),
+        *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
+        *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
+        *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
+        *linear("classifier.1", "head"),
+    ),
+    "resnet.",
 )
 
 SOURCES = {
