@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         required=True,
         choices=[
-            *("timm", "torchvision", "hf", "augreg", "jaxvision"),
+            *("timm", "torchvision", "hf", "augreg", "efficientnet_pytorch", "jaxvision"),
             *("torch", "cs231n", "cs231n_2025"),
         ],
         help="whose names to write; the last three: of a captioner",

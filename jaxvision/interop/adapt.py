@@ -68,10 +68,10 @@ class Source:
 def fit_channels(
     kernel: np.ndarray, shape: tuple[int, ...], config: object, image_size: Size | None = None
 ) -> tuple[np.ndarray, str] | None:
-    """Returns the first kernel, made for RGB, for another number of channels, as timm does.
+    """Returns the first kernel for another number of channels, as timm's `adapt_input_conv` does.
 
-    One channel gets the sum of the three; more repeat them in turn, scaled by 3 / channels so that
-    the outputs keep their size.
+    One channel gets the sum of all; more, or fewer, get them in turn from the first, scaled by the
+    ratio of the numbers so that the outputs keep their size.
 
     Args:
       kernel: Kernel in HWIO.
@@ -80,14 +80,15 @@ def fit_channels(
       image_size: Size of the images that the kernel saw; not used.
     """
     del config, image_size
-    channels = shape[2]
-    if channels == 3 or kernel.shape != (*shape[:2], 3, shape[3]):
+    old, new = kernel.shape[2], shape[2]
+    if old == new or kernel.shape != (*shape[:2], old, shape[3]):
         return None
     wide = kernel.astype(np.float32)
-    if channels == 1:
-        return wide.sum(axis=2, keepdims=True), "3 input channels summed into 1"
-    repeated = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
-    return repeated, f"3 input channels repeated for {channels}, scaled by 3 / {channels}"
+    if new == 1:
+        return wide.sum(axis=2, keepdims=True), f"{old} input channels summed into 1"
+    taken = wide[:, :, np.arange(new) % old] * np.float32(old / new)
+    done = f"repeated for {new}" if new > old else f"reduced to the first {new}"
+    return taken, f"{old} input channels {done}, scaled by {old} / {new}"
 
 
 def fit_positions(

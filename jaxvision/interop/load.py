@@ -110,8 +110,8 @@ def load_weights(
         checkpoint, the averaged weights if it has them; or one of its checkpoints,
         `<run>/checkpoints/<step>`.
       source: Library whose names the file has: "timm", "torchvision", "hf" (transformers), "augreg"
-        (Google's .npz), of a captioner "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own
-        names); None: told by the names in the file.
+        (Google's .npz), "efficientnet_pytorch", of a captioner "cs231n", "cs231n_2025" or "torch",
+        or "jaxvision" (our own names); None: told by the names in the file.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
       image_size: Size of the images that the weights belong to, in pixels, where the file does not

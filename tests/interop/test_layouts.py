@@ -10,7 +10,7 @@ from interop import helpers
 
 import jaxvision.parity.torchvision_import  # noqa: F401 - before timm
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights
+from jaxvision.interop.load import assign_weights, extract_weights
 from jaxvision.models.registry import create_model
 
 timm = pytest.importorskip("timm")
@@ -294,3 +294,56 @@ def test_deit_of_the_third_version_of_its_authors():
     assign_weights(expected, arrays(back))
     assert not assign_weights(model, arrays(official)).adapted
     same_without(model, expected)
+
+
+# --- efficientnet-pytorch -------------------------------------------------------------------------
+
+
+def lukemelas(name, config):
+    """Returns what efficientnet-pytorch calls an array of timm."""
+    before = np.cumsum([0, *(len(blocks) for blocks in config.stages())])
+    found = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", name)
+    if found is None:
+        ends = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head"}
+        ends |= {"bn2": "_bn1", "classifier": "_fc"}
+        part, _, rest = name.partition(".")
+        return f"{ends[part]}.{rest}"
+    stage, block, rest = int(found[1]), int(found[2]), found[3]
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    later = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    later |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    parts = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    parts |= later if stage else first
+    part, _, rest = rest.rpartition(".")
+    return f"_blocks.{before[stage] + block}.{parts[part]}.{rest}"
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "tf_efficientnet_lite0"])
+def test_efficientnet_pytorch(name):
+    peer = timm.create_model(name, num_classes=5)
+    weights = arrays(randomised(peer).state_dict())
+    expected, model = ours(name, num_classes=5), ours(name, num_classes=5, norm_momentum=0.01)
+    assign_weights(expected, weights)
+    renamed = {lukemelas(n, model.config): w for n, w in weights.items()}
+    assert "_blocks.15._bn2.running_var" in renamed and len(renamed) == len(weights)
+    report = assign_weights(model, renamed)
+    assert report.source == "efficientnet_pytorch"
+    assert not (report.adapted or report.left_out or report.notes)
+    same_without(model, expected)
+    assert set(extract_weights(model, format="efficientnet_pytorch")) == set(renamed)
+    other = ours(name.removeprefix("tf_"), num_classes=5)
+    with pytest.raises(InputError, match="no EfficientNet with padding='symmetric'"):
+        assign_weights(other, renamed)
+
+
+def test_the_real_efficientnet_pytorch():
+    package = pytest.importorskip("efficientnet_pytorch")
+    peer = randomised(package.EfficientNet.from_name("efficientnet-b0", num_classes=5))
+    model = ours("tf_efficientnet_b0", num_classes=5)
+    report = assign_weights(model, arrays(peer.state_dict()))
+    assert report.source == "efficientnet_pytorch" and not report.left_out
+    images = np.random.default_rng(0).standard_normal((1, 224, 224, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    found = nnx.jit(lambda model, images: model(images))(model, images)
+    np.testing.assert_allclose(found, theirs, atol=1e-5 * np.abs(theirs).max())
