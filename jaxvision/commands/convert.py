@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         required=True,
         choices=[
-            *("timm", "torchvision", "hf", "augreg", "akamaster", "jaxvision"),
+            *("timm", "torchvision", "hf", "augreg", "efficientnet_pytorch", "akamaster"),
+            "jaxvision",
             *("torch", "cs231n", "cs231n_2025"),
         ],
         help="whose names to write; akamaster: of a ResNet for CIFAR; last three: of a captioner",

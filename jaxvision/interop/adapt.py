@@ -1,6 +1,7 @@
 """What may differ between a file and a model, and how the array is made to fit."""
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from jaxvision.interop.rules import Rule, Weights
 from jaxvision.layers.position import resize_position_embedding
 from jaxvision.options.size import Size
 
+_NONE = "the file has none, the model keeps its own"
 _MOST_NUMBERS = 2**28  # of a position table that is made, 1 GiB
 
 # What a user does about weights whose grid nobody can tell.
@@ -43,7 +45,12 @@ class Source:
       heads: Paths of our classifiers; the model keeps its own for other classes.
       classes: Path of an array of ours as long as there are classes; None: the first head's bias.
       beside_head: Names in a file that only its classifiers read; left out with them.
-      prepare: Function that makes the arrays of any file of the library look as the table says.
+      end: Our parts between the last feature map and the head, which an encoder made for its maps
+        alone has not; the model keeps its own then, as it keeps its head.
+      unused: Function (config) -> shell patterns of names that the model cannot use, whatever else
+        the file holds, such as those that served its training only.
+      prepare: Function (weights, config) that makes the arrays of any file of the library look as
+        the table says.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
@@ -53,16 +60,18 @@ class Source:
     heads: tuple[str, ...] = ("head", "head_hidden")
     classes: str | None = None
     beside_head: tuple[str, ...] = ()
-    prepare: Callable[[Weights], Weights] = dict
+    end: tuple[str, ...] = ()
+    unused: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    prepare: Callable[[Weights, Any], Weights] = lambda weights, config: dict(weights)
 
 
 def fit_channels(
     kernel: np.ndarray, shape: tuple[int, ...], config: object, image_size: Size | None = None
 ) -> tuple[np.ndarray, str] | None:
-    """Returns the first kernel, made for RGB, for another number of channels, as timm does.
+    """Returns the first kernel for another number of channels, as timm's `adapt_input_conv` does.
 
-    One channel gets the sum of the three; more repeat them in turn, scaled by 3 / channels so that
-    the outputs keep their size.
+    One channel gets the sum of all; more, or fewer, get them in turn from the first, scaled by the
+    ratio of the numbers so that the outputs keep their size.
 
     Args:
       kernel: Kernel in HWIO.
@@ -71,14 +80,15 @@ def fit_channels(
       image_size: Size of the images that the kernel saw; not used.
     """
     del config, image_size
-    channels = shape[2]
-    if channels == 3 or kernel.shape != (*shape[:2], 3, shape[3]):
+    old, new = kernel.shape[2], shape[2]
+    if old == new or kernel.shape != (*shape[:2], old, shape[3]):
         return None
     wide = kernel.astype(np.float32)
-    if channels == 1:
-        return wide.sum(axis=2, keepdims=True), "3 input channels summed into 1"
-    repeated = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
-    return repeated, f"3 input channels repeated for {channels}, scaled by 3 / {channels}"
+    if new == 1:
+        return wide.sum(axis=2, keepdims=True), f"{old} input channels summed into 1"
+    taken = wide[:, :, np.arange(new) % old] * np.float32(old / new)
+    done = f"repeated for {new}" if new > old else f"reduced to the first {new}"
+    return taken, f"{old} input channels {done}, scaled by {old} / {new}"
 
 
 def fit_positions(
@@ -259,23 +269,29 @@ def _aligned_cubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
 
 def fit_heads(
-    weights: Weights, rules: tuple[Rule, ...], shapes: dict, source: Source
+    weights: Weights, rules: tuple[Rule, ...], shapes: dict, source: Source, config: Any
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Takes heads that the model cannot use out of the weights, and what only they read.
+    """Takes out of the weights heads and other parts that the model cannot use.
 
     Args:
       weights: Arrays by name in the file; changed in place.
       rules: Table of rules.
       shapes: Shape of every path of the model.
       source: Source that the weights come from.
+      config: Config of the model.
 
     Returns:
-      The names taken out, and for each head that the model keeps, why.
+      The names taken out, and for each part that the model keeps, why.
     """
-    taken: list[str] = []
+    unused = source.unused(config)
+    taken = [name for name in weights if any(fnmatch.fnmatchcase(name, each) for each in unused)]
+    weights_left = {name: array for name, array in weights.items() if name not in taken}
     own = {}
+    if not any(_names(weights_left, rules, head) for head in source.heads):
+        parts = [part for part in source.end if any(p.startswith(f"{part}/") for p in shapes)]
+        own = {part: _NONE for part in parts if not _names(weights_left, rules, part)}
     for head in source.heads:
-        names, reason = _fit_head(weights, rules, shapes, head)
+        names, reason = _fit_head(weights_left, rules, shapes, head)
         taken += names
         if reason is not None:
             own[head] = reason
@@ -286,6 +302,17 @@ def fit_heads(
     for name in taken:
         del weights[name]
     return tuple(taken), own
+
+
+def _names(weights: Weights, rules: tuple[Rule, ...], part: str) -> list[str]:
+    """Returns the names in a file of what belongs to a part of ours."""
+    return [
+        name
+        for rule in rules
+        if isinstance(rule.targets, str) and rule.targets.startswith(f"{part}/")
+        for name in (rule.source, *rule.aliases)
+        if name in weights
+    ]
 
 
 def _fit_head(
@@ -307,7 +334,7 @@ def _fit_head(
     if paths[0] not in shapes:
         return names, None
     if not found:
-        return [], "the file has none, the model keeps its own"
+        return [], _NONE
     if len(found) < len(paths):
         return [], None  # not a head of this model at all: `convert` says what is wrong
     (_, kernel), (_, bias) = (found[path] for path in paths)

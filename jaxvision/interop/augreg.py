@@ -45,12 +45,14 @@ def rules(config: ViTConfig, patches: str = "patch_embed") -> tuple[Rule, ...]:
     )
 
 
-def without_empty_axes(weights: Weights) -> Weights:
+def without_empty_axes(weights: Weights, config: object = None) -> Weights:
     """Returns the weights as later files have them: norms without axes of size 1.
 
     Args:
       weights: Arrays by name in the file.
+      config: Config of the model; not used.
     """
+    del config
     return {
         name: array.reshape(-1) if array.ndim == 4 and array.shape[:3] == (1, 1, 1) else array
         for name, array in weights.items()

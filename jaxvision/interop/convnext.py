@@ -1,9 +1,20 @@
 """Names of the ConvNeXt's weights in timm, torchvision and Hugging Face."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import SAME, Rule, Transform, conv, linear, norm
+from jaxvision.interop.rules import (
+    SAME,
+    Rule,
+    Transform,
+    conv,
+    linear,
+    norm,
+    or_as,
+    or_bare,
+    unflattened,
+)
 from jaxvision.models.convnext import ConvNeXtConfig
 
 _BLOCK = "stages/{stage}/blocks/{i}"
@@ -41,18 +52,35 @@ _TIMM = (
     *norm("head.norm", "norm"),
     *linear("head.fc", "head"),
 )
-_HF_STAGE = "convnext.encoder.stages.{stage}"
-_HF = (
-    *conv("convnext.embeddings.patch_embeddings", "stem"),
-    *norm("convnext.embeddings.layernorm", "stem_norm"),
-    *_downsample(f"{_HF_STAGE}.downsampling_layer", "stages/{stage}"),
+# The authors' files, whose convolutions between the stages have a list of their own.
+_FACEBOOK = (
+    *conv("downsample_layers.0.0", "stem"),
+    *norm("downsample_layers.0.1", "stem_norm"),
+    *_downsample("downsample_layers.{stage}", "stages/{stage}"),
     *_block(
-        f"{_HF_STAGE}.layers.{{i}}",
+        "stages.{stage}.{i}",
         _BLOCK,
-        names=("dwconv", "layernorm", "pwconv1", "pwconv2", "layer_scale_parameter"),
+        names=("dwconv", "norm", "pwconv1", "pwconv2", "gamma"),
     ),
-    *norm("convnext.layernorm", "norm"),
-    *linear("classifier", "head"),
+    *norm("norm", "norm"),
+    *linear("head", "head"),
+)
+_TIMM_OR_FACEBOOK = or_as(_TIMM, _FACEBOOK)
+_HF_STAGE = "convnext.encoder.stages.{stage}"
+_HF = or_bare(
+    (
+        *conv("convnext.embeddings.patch_embeddings", "stem"),
+        *norm("convnext.embeddings.layernorm", "stem_norm"),
+        *_downsample(f"{_HF_STAGE}.downsampling_layer", "stages/{stage}"),
+        *_block(
+            f"{_HF_STAGE}.layers.{{i}}",
+            _BLOCK,
+            names=("dwconv", "layernorm", "pwconv1", "pwconv2", "layer_scale_parameter"),
+        ),
+        *norm("convnext.layernorm", "norm"),
+        *linear("classifier", "head"),
+    ),
+    "convnext.",
 )
 _COLUMN = Transform(lambda a: a.reshape(-1), lambda a: a.reshape(-1, 1, 1))  # (C, 1, 1) <-> (C,)
 
@@ -75,18 +103,19 @@ def _torchvision(config: ConvNeXtConfig) -> tuple[Rule, ...]:
 _FITS = {"stem/kernel": fit_channels}
 
 
-def _one_eps(rules: Callable[[ConvNeXtConfig], tuple[Rule, ...]]) -> Source:
+def _one_eps(rules: Callable[[ConvNeXtConfig], tuple[Rule, ...]], **fields: Any) -> Source:
     """Returns the source of a library that takes one epsilon for all norms."""
     return Source(
         rules=rules,
         requires={"head_norm_eps": lambda config: config.norm_eps},
         usual={"norm_eps": 1e-6},
         fits=_FITS,
+        **fields,
     )
 
 
 SOURCES = {
-    "timm": _one_eps(lambda config: _TIMM),
+    "timm": _one_eps(lambda config: _TIMM_OR_FACEBOOK, end=("norm",), prepare=unflattened),
     "torchvision": _one_eps(_torchvision),
     "hf": Source(
         rules=lambda config: _HF,

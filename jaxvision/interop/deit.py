@@ -5,7 +5,7 @@ The others are Vision Transformers, there as here.
 
 from jaxvision.interop.adapt import Source, resize_as_timm, resize_as_transformers
 from jaxvision.interop.rules import Rule, linear
-from jaxvision.interop.vit import PLAIN, fits, hf_rules, timm_rules
+from jaxvision.interop.vit import HF_POOLER, PLAIN, fits, hf_rules, timm_rules, timm_source
 from jaxvision.models.deit import DeiTConfig
 
 
@@ -38,10 +38,9 @@ def _hf(config: DeiTConfig) -> tuple[Rule, ...]:
 
 
 SOURCES = {
-    "timm": Source(
-        rules=_timm,
+    "timm": timm_source(
+        _timm,
         requires={"position": "learned", "stem": "patch", "distillation_head": True},
-        usual={"norm_eps": 1e-6},
         fits=fits(resize_as_timm),
         heads=("head", "head_dist"),
     ),
@@ -51,5 +50,6 @@ SOURCES = {
         usual={"norm_eps": 1e-12},
         fits=fits(resize_as_transformers),
         heads=("head", "head_dist"),
+        beside_head=HF_POOLER,
     ),
 }

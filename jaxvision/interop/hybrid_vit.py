@@ -7,7 +7,7 @@ those files with 1e-8 in the variance and 1e-5, and so do we.
 from jaxvision.interop import augreg
 from jaxvision.interop.adapt import Source, resize_as_augreg, resize_as_timm
 from jaxvision.interop.rules import CONV, Rule, norm
-from jaxvision.interop.vit import PLAIN, fits, timm_rules
+from jaxvision.interop.vit import PLAIN, fits, timm_rules, timm_source
 from jaxvision.models.hybrid_vit import HybridViTConfig
 
 _BLOCK = "patch_embed/stages/{stage}/{i}"
@@ -52,10 +52,9 @@ def _augreg(config: HybridViTConfig) -> tuple[Rule, ...]:
 
 
 SOURCES = {
-    "timm": Source(
-        rules=_timm,
+    "timm": timm_source(
+        _timm,
         requires={"position": "learned", "stem": "resnet"},
-        usual={"norm_eps": 1e-6},
         fits=fits(resize_as_timm, _FIRST_KERNEL),
         beside_head=("head.weight", "head.bias"),
     ),

@@ -112,8 +112,9 @@ def load_weights(
         checkpoint, the averaged weights if it has them; or one of its checkpoints,
         `<run>/checkpoints/<step>`.
       source: Library whose names the file has: "timm", "torchvision", "hf" (transformers), "augreg"
-        (Google's .npz), of a ResNet for CIFAR "akamaster", of a captioner "cs231n", "cs231n_2025"
-        or "torch", or "jaxvision" (our own names); None: told by the names in the file.
+        (Google's .npz), "efficientnet_pytorch", of a ResNet for CIFAR "akamaster", of a captioner
+        "cs231n", "cs231n_2025" or "torch", or "jaxvision" (our own names); None: told by the names
+        in the file.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
       image_size: Size of the images that the weights belong to, in pixels, where the file does not
@@ -174,7 +175,7 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
       InputError: if the weights belong to another family.
     """
     chosen, config = source_of(model, source or detect_source(model, weights))
-    weights = chosen.prepare(weights)
+    weights = chosen.prepare(weights, config)
     path = chosen.classes or f"{chosen.heads[0]}/bias"
     for rule in chosen.rules(config):
         if rule.targets == path:
@@ -225,8 +226,8 @@ def assign_weights(
     every = expand(rules, shapes)
     entries = [entry for entry in every if entry.rule.constant is None]
 
-    weights = chosen.prepare(weights)
-    left_out, own_heads = fit_heads(weights, rules, shapes, chosen)
+    weights = chosen.prepare(weights, config)
+    left_out, own_heads = fit_heads(weights, rules, shapes, chosen, config)
     missing = [f"{head}/*" for head in own_heads]
     try:
         adapted = _fit(weights, entries, shapes, chosen, config, image_size) | own_heads
@@ -380,7 +381,10 @@ def detect_source(model: nnx.Module, weights: Weights) -> str:
     """
     sources, config = _sources(model)
     known = sources | {OWN: _own_source(model, sources)}
-    counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}
+    counts = {
+        name: count_known(each.prepare(weights, config), each.rules(config))
+        for name, each in known.items()
+    }
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
         raise InputError(

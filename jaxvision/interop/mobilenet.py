@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import Rule, Transform, batch_norm, conv, linear
+from jaxvision.interop.rules import Rule, Transform, batch_norm, conv, linear, or_bare
 from jaxvision.models.mobilenet import Block, MobileNetConfig
 
 FITS = {"stem/conv/kernel": fit_channels}
@@ -123,7 +123,11 @@ def timm_eps(config: MobileNetConfig) -> float:
 def timm_source(rules: Callable[[Any], tuple[Rule, ...]]) -> Source:
     """Returns how timm keeps one of these families."""
     return Source(
-        rules=rules, requires={"norm_eps": timm_eps}, usual={"norm_momentum": 0.1}, fits=FITS
+        rules=rules,
+        requires={"norm_eps": timm_eps},
+        usual={"norm_momentum": 0.1},
+        fits=FITS,
+        end=("last_conv", "hidden"),
     )
 
 
@@ -199,7 +203,7 @@ def _hf_v1(config: MobileNetConfig) -> tuple[Rule, ...]:
         for half, part in enumerate(("depthwise", "project")):
             names = _hf_layer(f"mobilenet_v1.layer.{2 * n + half}")
             rules += conv_norm(names, f"stages/{stage}/{i}/{part}")
-    return *rules, *linear("classifier", "head")
+    return or_bare((*rules, *linear("classifier", "head")), "mobilenet_v1.")
 
 
 def _hf_v2(config: MobileNetConfig) -> tuple[Rule, ...]:
@@ -213,12 +217,13 @@ def _hf_v2(config: MobileNetConfig) -> tuple[Rule, ...]:
             project=_hf_layer(f"{at}.reduce_1x1"),
         )
 
-    return (
+    rules = (
         *conv_norm(_hf_layer("mobilenet_v2.conv_stem.first_conv"), "stem"),
         *block_rules(config, names),
         *conv_norm(_hf_layer("mobilenet_v2.conv_1x1"), "last_conv"),
         *linear("classifier", "head"),
     )
+    return or_bare(rules, "mobilenet_v2.")
 
 
 TENSORFLOW = {"padding": "same", "norm_eps": 1e-3}

@@ -9,27 +9,30 @@ from jaxvision.interop.adapt import (
     fit_positions,
     resize_as_augreg,
 )
-from jaxvision.interop.rules import Rule, conv, linear, norm
+from jaxvision.interop.rules import Rule, conv, linear, norm, or_bare
 
 _PATCHES, _STAGE = "pvt.encoder.patch_embeddings.{stage}", "stages/{stage}"
 _THEIRS, _OURS = "pvt.encoder.block.{stage}.{i}", "stages/{stage}/blocks/{i}"
-_RULES = (
-    *conv(f"{_PATCHES}.projection", f"{_STAGE}/patch_embed"),
-    *norm(f"{_PATCHES}.layer_norm", f"{_STAGE}/patch_norm"),
-    Rule(f"{_PATCHES}.cls_token", f"{_STAGE}/cls_token"),
-    Rule(f"{_PATCHES}.position_embeddings", f"{_STAGE}/pos_embed"),
-    *norm(f"{_THEIRS}.layer_norm_1", f"{_OURS}/norm1"),
-    *conv(f"{_THEIRS}.attention.self.sequence_reduction", f"{_OURS}/reduction/proj"),
-    *norm(f"{_THEIRS}.attention.self.layer_norm", f"{_OURS}/reduction/norm"),
-    *linear(f"{_THEIRS}.attention.self.query", f"{_OURS}/attn/query"),
-    *linear(f"{_THEIRS}.attention.self.key", f"{_OURS}/attn/key"),
-    *linear(f"{_THEIRS}.attention.self.value", f"{_OURS}/attn/value"),
-    *linear(f"{_THEIRS}.attention.output.dense", f"{_OURS}/attn/out"),
-    *norm(f"{_THEIRS}.layer_norm_2", f"{_OURS}/norm2"),
-    *linear(f"{_THEIRS}.mlp.dense1", f"{_OURS}/mlp/fc1"),
-    *linear(f"{_THEIRS}.mlp.dense2", f"{_OURS}/mlp/fc2"),
-    *norm("pvt.encoder.layer_norm", "norm"),
-    *linear("classifier", "head"),
+_RULES = or_bare(
+    (
+        *conv(f"{_PATCHES}.projection", f"{_STAGE}/patch_embed"),
+        *norm(f"{_PATCHES}.layer_norm", f"{_STAGE}/patch_norm"),
+        Rule(f"{_PATCHES}.cls_token", f"{_STAGE}/cls_token"),
+        Rule(f"{_PATCHES}.position_embeddings", f"{_STAGE}/pos_embed"),
+        *norm(f"{_THEIRS}.layer_norm_1", f"{_OURS}/norm1"),
+        *conv(f"{_THEIRS}.attention.self.sequence_reduction", f"{_OURS}/reduction/proj"),
+        *norm(f"{_THEIRS}.attention.self.layer_norm", f"{_OURS}/reduction/norm"),
+        *linear(f"{_THEIRS}.attention.self.query", f"{_OURS}/attn/query"),
+        *linear(f"{_THEIRS}.attention.self.key", f"{_OURS}/attn/key"),
+        *linear(f"{_THEIRS}.attention.self.value", f"{_OURS}/attn/value"),
+        *linear(f"{_THEIRS}.attention.output.dense", f"{_OURS}/attn/out"),
+        *norm(f"{_THEIRS}.layer_norm_2", f"{_OURS}/norm2"),
+        *linear(f"{_THEIRS}.mlp.dense1", f"{_OURS}/mlp/fc1"),
+        *linear(f"{_THEIRS}.mlp.dense2", f"{_OURS}/mlp/fc2"),
+        *norm("pvt.encoder.layer_norm", "norm"),
+        *linear("classifier", "head"),
+    ),
+    "pvt.",
 )
 
 

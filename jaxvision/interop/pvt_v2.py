@@ -1,7 +1,7 @@
 """Names of the PVT v2's weights in timm and in Hugging Face."""
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import LINEAR, Rule, conv, linear, norm
+from jaxvision.interop.rules import LINEAR, Rule, conv, linear, norm, or_bare, unflattened
 from jaxvision.models.pvt_v2 import PVTv2Config
 
 _STAGE, _BLOCK = "stages/{stage}", "stages/{stage}/blocks/{i}"
@@ -46,21 +46,24 @@ def _timm(config: PVTv2Config) -> tuple[Rule, ...]:
 
 _HF_STAGE = "pvt_v2.encoder.layers.{stage}"
 _HF_BLOCK = f"{_HF_STAGE}.blocks.{{i}}"
-_HF = (
-    *_patch_embed(f"{_HF_STAGE}.patch_embedding", _STAGE, norm_name="layer_norm"),
-    *norm(f"{_HF_BLOCK}.layer_norm_1", f"{_BLOCK}/norm1"),
-    *conv(f"{_HF_BLOCK}.attention.spatial_reduction", f"{_BLOCK}/reduction/proj"),
-    *norm(f"{_HF_BLOCK}.attention.layer_norm", f"{_BLOCK}/reduction/norm"),
-    *linear(f"{_HF_BLOCK}.attention.query", f"{_BLOCK}/attn/query"),
-    *linear(f"{_HF_BLOCK}.attention.key", f"{_BLOCK}/attn/key"),
-    *linear(f"{_HF_BLOCK}.attention.value", f"{_BLOCK}/attn/value"),
-    *linear(f"{_HF_BLOCK}.attention.proj", f"{_BLOCK}/attn/out"),
-    *norm(f"{_HF_BLOCK}.layer_norm_2", f"{_BLOCK}/norm2"),
-    *linear(f"{_HF_BLOCK}.mlp.dense1", f"{_BLOCK}/mlp/fc1"),
-    *conv(f"{_HF_BLOCK}.mlp.dwconv.dwconv", f"{_BLOCK}/mlp/conv"),
-    *linear(f"{_HF_BLOCK}.mlp.dense2", f"{_BLOCK}/mlp/fc2"),
-    *norm(f"{_HF_STAGE}.layer_norm", f"{_STAGE}/norm"),
-    *linear("classifier", "head"),
+_HF = or_bare(
+    (
+        *_patch_embed(f"{_HF_STAGE}.patch_embedding", _STAGE, norm_name="layer_norm"),
+        *norm(f"{_HF_BLOCK}.layer_norm_1", f"{_BLOCK}/norm1"),
+        *conv(f"{_HF_BLOCK}.attention.spatial_reduction", f"{_BLOCK}/reduction/proj"),
+        *norm(f"{_HF_BLOCK}.attention.layer_norm", f"{_BLOCK}/reduction/norm"),
+        *linear(f"{_HF_BLOCK}.attention.query", f"{_BLOCK}/attn/query"),
+        *linear(f"{_HF_BLOCK}.attention.key", f"{_BLOCK}/attn/key"),
+        *linear(f"{_HF_BLOCK}.attention.value", f"{_BLOCK}/attn/value"),
+        *linear(f"{_HF_BLOCK}.attention.proj", f"{_BLOCK}/attn/out"),
+        *norm(f"{_HF_BLOCK}.layer_norm_2", f"{_BLOCK}/norm2"),
+        *linear(f"{_HF_BLOCK}.mlp.dense1", f"{_BLOCK}/mlp/fc1"),
+        *conv(f"{_HF_BLOCK}.mlp.dwconv.dwconv", f"{_BLOCK}/mlp/conv"),
+        *linear(f"{_HF_BLOCK}.mlp.dense2", f"{_BLOCK}/mlp/fc2"),
+        *norm(f"{_HF_STAGE}.layer_norm", f"{_STAGE}/norm"),
+        *linear("classifier", "head"),
+    ),
+    "pvt_v2.",
 )
 _FITS = {"stages/0/patch_embed/proj/kernel": fit_channels}
 
@@ -70,6 +73,7 @@ SOURCES = {
         requires={"projection_norm_eps": 1e-5},
         usual={"norm_eps": 1e-6},
         fits=_FITS,
+        prepare=unflattened,
     ),
     "hf": Source(
         rules=lambda config: _HF,

@@ -7,7 +7,7 @@ also those of kuangliu/pytorch-cifar. chenyaofo/pytorch-cifar-models names as to
 from typing import Any
 
 from jaxvision.interop.adapt import Source, fit_channels
-from jaxvision.interop.rules import Rule, batch_norm, classifier, conv
+from jaxvision.interop.rules import Rule, batch_norm, classifier, conv, or_bare
 
 _THEIRS, _OURS = "layer{stage+1}.{i}", "stages/{stage}/{i}"
 
@@ -43,12 +43,15 @@ def _hf_conv(theirs: str, conv_path: str, norm_path: str) -> tuple[Rule, ...]:
     )
 
 
-_HF = (
-    *_hf_conv("resnet.embedder.embedder", "stem/conv", "stem/norm"),
-    *_hf_conv(f"{_LAYER}.layer.0", f"{_OURS}/conv1", f"{_OURS}/norm1"),
-    *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
-    *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
-    *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
+_HF = or_bare(
+    (
+        *_hf_conv("resnet.embedder.embedder", "stem/conv", "stem/norm"),
+        *_hf_conv(f"{_LAYER}.layer.0", f"{_OURS}/conv1", f"{_OURS}/norm1"),
+        *_hf_conv(f"{_LAYER}.layer.1", f"{_OURS}/conv2", f"{_OURS}/norm2"),
+        *_hf_conv(f"{_LAYER}.layer.2", f"{_OURS}/conv3", f"{_OURS}/norm3"),
+        *_hf_conv(f"{_LAYER}.shortcut", f"{_OURS}/downsample/conv", f"{_OURS}/downsample/norm"),
+    ),
+    "resnet.",
 )
 
 SOURCES = {

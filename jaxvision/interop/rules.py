@@ -113,6 +113,50 @@ def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def or_bare(rules: Iterable[Rule], prefix: str) -> tuple[Rule, ...]:
+    """Returns the rules, which also read the names without what stands before most of them.
+
+    Args:
+      rules: Table of rules.
+      prefix: Name of the encoder in a model with a head; files of the encoder alone leave it out.
+    """
+
+    def bare(rule: Rule) -> Rule:
+        names = (rule.source, *rule.aliases)
+        more = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return dataclasses.replace(rule, aliases=(*rule.aliases, *more))
+
+    return tuple(bare(rule) for rule in rules)
+
+
+def or_as(rules: Iterable[Rule], others: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Returns the rules, which also read the names of another table.
+
+    Args:
+      rules: Table of rules.
+      others: Table with the same layouts, other names.
+    """
+    names: dict[Any, list[str]] = {}
+    for other in others:
+        names.setdefault(other.targets, []).append(other.source)
+    return tuple(
+        dataclasses.replace(rule, aliases=(*rule.aliases, *names.get(rule.targets, ())))
+        for rule in rules
+    )
+
+
+def unflattened(weights: Weights, config: object = None) -> Weights:
+    """Returns the weights with the names that timm's `features_only=True` flattens: `stages_0.`.
+
+    Args:
+      weights: Arrays by name in the file.
+      config: Config of the model; not used.
+    """
+    del config
+    flat = re.compile(r"^(stem|stages|layers)_(\d+)\.")
+    return {flat.sub(r"\1.\2.", name): array for name, array in weights.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A rule with its numbers filled in.

@@ -9,13 +9,24 @@ without; timm's `always_partition=True`, which no file tells, has no counterpart
 import dataclasses
 import functools
 import math
+import re
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvision.errors import InputError
 from jaxvision.interop.adapt import HOW_TO_TELL, Fit, Source, config_at, fit_channels, show
-from jaxvision.interop.rules import LINEAR, Rule, Transform, Weights, conv, linear, norm
+from jaxvision.interop.rules import (
+    LINEAR,
+    Rule,
+    Transform,
+    Weights,
+    conv,
+    linear,
+    norm,
+    or_bare,
+    unflattened,
+)
 from jaxvision.layers.window import Sides, log_spaced_coordinates, relative_position_index
 from jaxvision.models.spec import param_dtype
 from jaxvision.models.swin import SwinConfig
@@ -149,7 +160,8 @@ def _hf(config: SwinConfig) -> Rules:
     if second:
         for ours, theirs in old.items():
             rules += linear(theirs, f"{_BLOCK}/{ours}")
-        return *rules, *_cosine(f"{attn}.self", _BLOCK, "continuous_position_bias_mlp")
+        rules += _cosine(f"{attn}.self", _BLOCK, "continuous_position_bias_mlp")
+        return or_bare(rules, f"{model}.")
     new = ("q_proj", "k_proj", "v_proj", "o_proj")
     names = [*(f"{attn}.{name}" for name in new), f"{layer}.mlp.fc1", f"{layer}.mlp.fc2"]
     for name, (ours, before_5) in zip(names, old.items(), strict=True):
@@ -160,13 +172,33 @@ def _hf(config: SwinConfig) -> Rules:
         )
     table = "relative_position_bias_table"
     aliases = (f"{attn}.self.{table}",)
-    return *rules, Rule(f"{attn}.relative_position_bias.{table}", _TABLE, aliases=aliases)
+    rules += (Rule(f"{attn}.relative_position_bias.{table}", _TABLE, aliases=aliases),)
+    return or_bare(rules, f"{model}.")
 
 
-def _without_buffers(weights: Weights) -> Weights:
+def _without_buffers(weights: Weights, config: object = None) -> Weights:
     """Returns the weights without what a model can work out, which some files carry."""
+    del config
     buffers = (".relative_position_index", ".relative_coords_table", ".attn_mask")
     return {name: array for name, array in weights.items() if not name.endswith(buffers)}
+
+
+def _as_timm(weights: Weights, config: object = None) -> Weights:
+    """Returns the weights of timm, or of the authors, with timm's names.
+
+    In the authors' files a merging ends a stage; timm's begins the next one.
+    """
+    weights = unflattened(_without_buffers(weights))
+    if not any(name.startswith("layers.0.downsample.") for name in weights):
+        return weights
+
+    def renamed(name: str) -> str:
+        name = re.sub(
+            r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name
+        )
+        return re.sub(r"^head\.(?=weight$|bias$)", "head.fc.", name)
+
+    return {renamed(name): array for name, array in weights.items()}
 
 
 # --- Tables of other windows --------------------------------------------------------------------
@@ -301,11 +333,12 @@ _TABLES: dict[str, Fit] = {
 _FITS = {**_PATCHES, **_TABLES}
 
 SOURCES = {
-    "timm": Source(
+    "timm": Source(  # and the authors'
         rules=_timm,
         requires={"windows": functools.partial(_windows, rule="fitted")},
         fits=_FITS,
-        prepare=_without_buffers,
+        end=("norm",),
+        prepare=_as_timm,
     ),
     "torchvision": Source(
         rules=_torchvision,
@@ -329,7 +362,8 @@ SOURCES_V2 = {
         rules=_timm,
         requires={"key_bias": False, "windows": functools.partial(_windows, rule="fitted")},
         fits=_PATCHES,
-        prepare=_without_buffers,
+        end=("norm",),
+        prepare=_as_timm,
     ),
     "torchvision": Source(
         rules=_torchvision,

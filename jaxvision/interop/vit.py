@@ -5,9 +5,10 @@ transformers takes norm_eps from the config.json beside a file, and 1e-12 where 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxvision.errors import InputError
 from jaxvision.interop import augreg
 from jaxvision.interop.adapt import (
     Fit,
@@ -19,7 +20,7 @@ from jaxvision.interop.adapt import (
     resize_as_torchvision,
     resize_as_transformers,
 )
-from jaxvision.interop.rules import LINEAR, Rule, classifier, conv, linear, norm
+from jaxvision.interop.rules import LINEAR, Rule, Weights, classifier, conv, linear, norm
 from jaxvision.models.vit import ViTConfig
 
 BLOCK = "blocks/{i}"
@@ -57,9 +58,64 @@ _TIMM = (
 
 def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
     """Returns timm's table."""
-    # timm names the last norm after its place: before or behind the pooling.
-    last = norm("norm" if config.norm_first else "fc_norm", "norm")
-    return *_TIMM, *last, *classifier("head", config.head_hidden)
+    return *_TIMM, *norm(_norm_name(config), "norm"), *classifier("head", config.head_hidden)
+
+
+def _norm_name(config: ViTConfig) -> str:
+    """Returns what timm calls the last norm, after its place: before or behind the pooling."""
+    return "norm" if config.norm_first else "fc_norm"
+
+
+def _checked_norm(weights: Weights, config: ViTConfig) -> Weights:
+    """Returns the weights, once it is sure that their last norm stands where the model's does.
+
+    Raises:
+      InputError: if the file has a head, which was trained on what another norm gives.
+    """
+    wanted, other = _norm_name(config), _OTHER_NORM[_norm_name(config)]
+    has_head = "head.weight" in weights
+    if has_head and f"{other}.weight" in weights:
+        both = f"{wanted}.weight" in weights
+        found = "both before and behind" if both else _PLACE[other]
+        raise InputError(
+            f"The weights have a norm {found} the pooling ({other}), and the model, with "
+            f"pool={config.pool!r}, only {_PLACE[wanted]} it ({wanted}): "
+            + (
+                "this model has no counterpart in them."
+                if both
+                else f"build it with pool={_POOL[other]!r}."
+            )
+        )
+    return dict(weights)
+
+
+_OTHER_NORM = {"norm": "fc_norm", "fc_norm": "norm"}
+_PLACE = {"norm": "before", "fc_norm": "behind"}
+_POOL = {"norm": "token", "fc_norm": "average"}
+# Of MAE, DINO and MoCo v3, beside the encoder that their authors name as timm does.
+_TRAINING_ONLY = ("decoder_*", "mask_token", "head.mlp.*", "head.last_layer.*", "head.[0-9]*")
+
+
+def timm_source(rules: Callable[[Any], tuple[Rule, ...]], **fields: Any) -> Source:
+    """Returns how timm keeps one of these families.
+
+    Args:
+      rules: Function (config) -> the table of names.
+      **fields: Further fields of the source.
+    """
+
+    def unused(config: ViTConfig) -> tuple[str, ...]:
+        # Without a head the norm that stands elsewhere gives way to a new one, as in MAE's code.
+        return *_TRAINING_ONLY, f"{_OTHER_NORM[_norm_name(config)]}.*"
+
+    return Source(
+        rules=rules,
+        usual={"norm_eps": 1e-6},
+        end=("norm",),
+        unused=unused,
+        prepare=_checked_norm,
+        **fields,
+    )
 
 
 # --- torchvision --------------------------------------------------------------------------------
@@ -143,8 +199,11 @@ def _aliases(name: str) -> tuple[str, ...]:
     return tuple(alias for alias in dict.fromkeys((old, *bare)) if alias != name)
 
 
-# The layer behind the class token that a ViTModel has and a ViTForImageClassification has not; a
-# model without `pooler` leaves it out together with its head.
+# The layer behind the class token that an encoder alone has and one with a head has not; a model
+# without `pooler` leaves it out.
+HF_POOLER = tuple(
+    f"{model}pooler.dense.{part}" for model in ("", "vit.", "deit.") for part in ("weight", "bias")
+)
 _POOLER = tuple(
     dataclasses.replace(rule, aliases=(rule.source.removeprefix("vit."),))
     for rule in linear("vit.pooler.dense", "pooler")
@@ -180,10 +239,9 @@ def fits(resize: Any, first_kernel: str = "patch_embed/kernel", **options: Any) 
 
 
 SOURCES = {
-    "timm": Source(
-        rules=timm_rules,
+    "timm": timm_source(
+        timm_rules,
         requires={"position": "learned", "stem": "patch"},
-        usual={"norm_eps": 1e-6},
         fits=fits(resize_as_timm),
         beside_head=("head.weight", "head.bias"),
     ),

@@ -45,14 +45,18 @@ def test_torchvisions_rule_on_grids_that_are_not_square():
     np.testing.assert_allclose(ours[:, 1:], theirs, atol=2e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 7])
-def test_timms_first_kernel(channels):
+@pytest.mark.parametrize("old", [1, 3, 4, 6])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_timms_first_kernel(channels, old):
     pytest.importorskip("timm")
     torch = pytest.importorskip("torch")
     from timm.models import adapt_input_conv
 
-    kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
-    theirs = adapt_input_conv(channels, torch.from_numpy(kernel)).numpy()
+    kernel = np.random.default_rng(0).standard_normal((5, old, 2, 2)).astype(np.float32)
+    theirs = adapt_input_conv(channels, torch.from_numpy(kernel), base_chans=old).numpy()
     ours = fit_channels(kernel.transpose(2, 3, 1, 0), (2, 2, channels, 5), None)
-    assert ours is not None
+    if channels == old:
+        assert ours is None
+        return
+    assert ours is not None and ours[1].startswith(f"{old} input channels ")
     np.testing.assert_allclose(ours[0], theirs.transpose(2, 3, 1, 0), rtol=1e-6)

@@ -87,7 +87,7 @@ def test_other_input_channels():
     np.testing.assert_allclose(one[:, :, 0], kernel.sum(2), rtol=1e-6)
     four, _ = fit_channels(kernel, (2, 2, 4, 4), None)
     np.testing.assert_allclose(four[:, :, 3], kernel[:, :, 0] * 0.75, rtol=1e-6)
-    assert fit_channels(four, (2, 2, 3, 4), None) is None
+    assert fit_channels(four, (2, 2, 4, 4), None) is None
     # A grey image, as RGB and as one channel, gives the same.
     grey = jnp.repeat(IMAGES[..., :1], 3, axis=-1)
     for make in (helpers.vit, helpers.resnet):
