@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Compute dtype: float32 | bfloat16 | float16 (with a dynamic loss scale); parameters: float32.
     config.model.dtype = "float32"
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
+    config.model.init_part = ""  # which weights of a file that has several, e.g. teacher
     config.model.encoder_from = ""  # the same for the encoder of a captioner
     # BatchNorms that evaluate in training too: frozen (those of frozen parts) | all | none
     config.model.freeze_batch_stats = "frozen"

@@ -1,6 +1,6 @@
 """Weights of other libraries into a model, and a model's weights out to them."""
 
-import dataclasses
+import contextlib
 import fnmatch
 import importlib
 import pathlib
@@ -14,7 +14,9 @@ from flax import nnx
 
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.adapt import Fit, Source, fit_heads
-from jaxvision.interop.formats import check_writable, read_checkpoint, write_weights
+from jaxvision.interop.choose import Table, choose
+from jaxvision.interop.formats import check_writable, read_places, read_values, write_weights
+from jaxvision.interop.report import LoadReport, WeightFile, whole_report
 from jaxvision.interop.rules import (
     Entry,
     Rule,
@@ -34,66 +36,13 @@ from jaxvision.options.size import Size
 OWN = "jaxvision"  # the source of a run's checkpoint: our paths are its names
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightFile:
-    """What a file or a run has to say of its weights.
-
-    Attributes:
-      weights: Arrays by name.
-      wrapper: Place of the weights in it, see `LoadReport`.
-      source: Library whose names the weights have; None: told by the names.
-      config: Content of the `config.json` beside the weights, of timm or transformers; None: there
-        is none.
-      preprocessor: Content of the `preprocessor_config.json` beside the weights, likewise.
-      image_size: Size of the images that the weights belong to, in pixels; None: nobody tells.
-    """
-
-    weights: Weights
-    wrapper: str | None = None
-    source: str | None = None
-    config: dict[str, Any] | None = None
-    preprocessor: dict[str, Any] | None = None
-    image_size: Size | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What became of a file.
-
-    Attributes:
-      source: Library whose names the file has; for a ResNet, timm's are torchvision's.
-      loaded: Names in the file that the model now holds, adapted ones among them.
-      adapted: What was done to make an array fit, or why the model kept its own, by our path.
-      left_out: Names in the file that were not used, each for a reason in `adapted` or because the
-        model has no head.
-      wrapper: Place of the weights in a training checkpoint, e.g. "model_ema"; of a run, which
-        weights they are and of which step; None: at the file's top.
-      notes: Choices of the model that this library usually makes otherwise, which the file does not
-        tell.
-    """
-
-    source: str
-    loaded: tuple[str, ...]
-    adapted: dict[str, str]
-    left_out: tuple[str, ...]
-    wrapper: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        place = f" from {self.wrapper!r}" if self.wrapper else ""
-        lines = [f"loaded {len(self.loaded)} arrays named as in {self.source}{place}"]
-        lines += self.notes
-        lines += [f"adapted {path}: {text}" for path, text in self.adapted.items()]
-        lines += [f"left out {name}" for name in self.left_out]
-        return "\n".join(lines)
-
-
 def load_weights(
     model: nnx.Module,
     path: str | pathlib.Path,
     *,
     source: str | None = None,
     ema: bool = False,
+    part: str | None = None,
     image_size: Size | None = None,
 ) -> LoadReport:
     """Puts the weights of a file into a model, in place, and returns what was done.
@@ -104,7 +53,7 @@ def load_weights(
 
     Args:
       model: Any model of `create_model`.
-      path: Path of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file, or
+      path: Path of a file of safetensors, `numpy.savez` or `torch.save`, whatever its suffix, or
         `hub:owner/name[/file]`. Never runs code from the file. Or the folder of a run: the newest
         checkpoint, the averaged weights if it has them; or one of its checkpoints,
         `<run>/checkpoints/<step>`.
@@ -113,6 +62,8 @@ def load_weights(
         names); None: told by the names in the file.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
+      part: Name of the place in a file whose weights are meant, where those of several fit, e.g.
+        "teacher"; None: only one does.
       image_size: Size of the images that the weights belong to, in pixels, where the file does not
         tell it.
 
@@ -120,30 +71,60 @@ def load_weights(
       InputError: if the file cannot be read, or an array is neither used nor excused; the message
         names it.
     """
-    file = read_file_or_run(path, ema=ema)
+    file = read_file_or_run(path, model, ema=ema, part=part)
     report = assign_weights(
         model,
         file.weights,
         source=source or file.source,
         image_size=image_size or file.image_size,
     )
-    return dataclasses.replace(report, wrapper=file.wrapper)
+    return whole_report(report, file)
 
 
-def read_file_or_run(path: str | pathlib.Path, *, ema: bool = False) -> WeightFile:
+def read_file_or_run(
+    path: str | pathlib.Path,
+    model: nnx.Module | None = None,
+    *,
+    ema: bool = False,
+    part: str | None = None,
+) -> WeightFile:
     """Returns the weights of a file or a run, and what it tells of them.
 
     Args:
       path: Path of the weights, see `load_weights`.
+      model: Model that they are for, also of shapes, whose names are looked for in the file; None:
+        it is not known yet.
       ema: Whether the averaged weights are taken, see `load_weights`.
+      part: Name of the place whose weights are meant, see `load_weights`.
 
     Raises:
-      InputError: if the file or the run cannot be read.
+      InputError: if the file or the run cannot be read, or several places in it fit.
     """
     if pathlib.Path(path).expanduser().is_dir():
+        if part is not None:
+            raise InputError(f"{path} is a run, which has no part {part!r}: leave part out.")
         weights, wrapper = read_run(path, ema=ema)
         return WeightFile(weights, wrapper, OWN)
-    return WeightFile(*read_checkpoint(path, ema=ema))
+    places = read_places(path)
+    tables = [] if model is None else _tables(model)
+    choice = choose(places, tables, path=path, ema=ema, part=part)
+    weights = read_values(choice, tables, path=path)
+    return WeightFile(weights, choice.wrapper, left_out=choice.left_out)
+
+
+def _tables(model: nnx.Module) -> list[Table]:
+    """Returns the names that the model has in each library that has such a model."""
+    sources, config = _sources(model)
+    own = _own_source(model, sources)
+    paths = _paths(model)
+    tables = [Table(own.rules(config), own.heads, len(paths))]
+    for source in sources.values():
+        rules = source.rules(config)
+        with contextlib.suppress(InputError):  # the library has no such model
+            entries = expand(rules, paths)
+            size = sum(entry.rule.constant is None for entry in entries)
+            tables.append(Table(rules, source.heads, size))
+    return tables
 
 
 def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = None) -> int | None:
@@ -266,8 +247,7 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
       InputError: if the library has no such model.
     """
     chosen, config = _source(model, format)
-    paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
-    entries = expand(chosen.rules(config), paths)
+    entries = expand(chosen.rules(config), _paths(model))
     return {entry.names[0]: entry.targets for entry in entries if entry.rule.constant is None}
 
 
@@ -276,6 +256,11 @@ def _trees(model: nnx.Module) -> tuple[Any, Any]:
     params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
     params = {name: x for name, x in nnx.to_pure_dict(params).items() if name != PROJECTION}
     return params, nnx.to_pure_dict(batch_stats)
+
+
+def _paths(model: nnx.Module) -> list[str]:
+    """Returns our paths, one per block."""
+    return [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
 
 
 def _sources(model: nnx.Module) -> tuple[dict[str, Source], Any]:
@@ -311,7 +296,7 @@ def _source(model: nnx.Module, name: str) -> tuple[Source, Any]:
 
 def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
-    paths = [p for tree in jax.eval_shape(unstack_blocks, _trees(model)) for p in flatten(tree)]
+    paths = _paths(model)
     others = list(sources.values()) or [Source(rules=lambda config: ())]
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.

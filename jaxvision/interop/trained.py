@@ -36,7 +36,9 @@ class Trained:
     report: str
 
 
-def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Trained:
+def open_trained(
+    weights: str, name: str | None = None, *, part: str | None = None, **overrides: Any
+) -> Trained:
     """Returns the model of a file of weights or of a run.
 
     The head gets as many outputs as the weights have. A run is evaluated with the preprocessing of
@@ -45,6 +47,7 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     Args:
       weights: File, or the folder of a run or of one of its checkpoints; see `load_weights`.
       name: Name of the model; None: of a run, its own.
+      part: Name of the place in the file whose weights are meant, see `load_weights`.
       overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
@@ -66,13 +69,13 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     options = _run_options(run, spec) if run else {}
     spec = spec_with(spec.name, options)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
-    file = read_file_or_run(weights)
-    classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
+    model = _abstract(spec, options)
+    file = read_file_or_run(weights, model, part=part)
+    classes = count_classes(model, file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
     report = assign_all(model, file, path=weights, name=spec.name)
-    report = dataclasses.replace(report, wrapper=file.wrapper)
     class_names = run.class_names if run else ()
     return Trained(model, spec, evaluation_transform(spec, run), class_names, str(report))
 

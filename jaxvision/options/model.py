@@ -18,6 +18,7 @@ class ModelOptions:
     num_classes: int = 0
     dtype: str = "float32"
     init_from: str = ""
+    init_part: str = ""
     encoder_from: str = ""
     freeze_batch_stats: str = "frozen"
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)

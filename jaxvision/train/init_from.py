@@ -17,7 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_initial(
-    build: Callable[[nnx.Rngs], nnx.Module], path: str, *, encoder_path: str = "", seed: int
+    build: Callable[[nnx.Rngs], nnx.Module],
+    path: str,
+    *,
+    encoder_path: str = "",
+    part: str | None = None,
+    seed: int,
 ) -> Any:
     """Returns (params, batch_stats) that a run starts from, and logs what became of the file.
 
@@ -29,6 +34,7 @@ def load_initial(
       path: Path of the weights, as `load_weights` takes it; "": none.
       encoder_path: Path of the weights of a captioner's encoder alone, as `load_weights` takes it;
         "": none.
+      part: Name of the place in the file whose weights are meant, see `load_weights`.
       seed: Seed of the run.
 
     Raises:
@@ -43,21 +49,21 @@ def load_initial(
     )(key)
     model: Any = nnx.merge(graphdef, *states)
     if path:
-        _load(model, path, option="init_from")
+        _load(model, path, part, option="init_from")
     if encoder_path:
         if getattr(model, "encoder", None) is None:
             raise InputError(
                 "config.model.encoder_from: this model has no encoder; config.model.init_from "
                 "gives the weights of the whole."
             )
-        _load(model.encoder, encoder_path, option="encoder_from")
+        _load(model.encoder, encoder_path, part, option="encoder_from")
     _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
 
 
-def _load(model: nnx.Module, path: str, *, option: str) -> None:
+def _load(model: nnx.Module, path: str, part: str | None, *, option: str) -> None:
     try:
-        report = load_weights(model, path)
+        report = load_weights(model, path, part=part)
     except InputError as error:
         raise InputError(f"config.model.{option}: {error}") from error
     logger.info("Starts from %s: %s", path, "; ".join(str(report).splitlines()))
