@@ -15,7 +15,13 @@ from flax import nnx
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.adapt import Fit, Source, fit_heads
 from jaxvision.interop.choose import Table, choose
-from jaxvision.interop.formats import check_writable, read_places, read_values, write_weights
+from jaxvision.interop.formats import (
+    check_writable,
+    locate,
+    read_places,
+    read_values,
+    write_weights,
+)
 from jaxvision.interop.report import LoadReport, WeightFile, whole_report
 from jaxvision.interop.rules import (
     Entry,
@@ -27,7 +33,8 @@ from jaxvision.interop.rules import (
     export,
     flatten,
 )
-from jaxvision.interop.run_folder import read_run
+from jaxvision.interop.run_folder import is_run, read_run, trained_size
+from jaxvision.interop.weight_folder import read_beside
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.spec import Model
@@ -54,7 +61,8 @@ def load_weights(
     Args:
       model: Any model of `create_model`.
       path: Path of a file of safetensors, `numpy.savez` or `torch.save`, whatever its suffix, or
-        `hub:owner/name[/file]`. Never runs code from the file. Or the folder of a run: the newest
+        `hub:owner/name[/file]`. Never runs code from the file. Or of a folder as transformers and
+        timm have it: `config.json` and weights, sharded or not. Or the folder of a run: the newest
         checkpoint, the averaged weights if it has them; or one of its checkpoints,
         `<run>/checkpoints/<step>`.
       source: Library whose names the file has: "timm", "torchvision", "hf" (transformers), "augreg"
@@ -100,16 +108,24 @@ def read_file_or_run(
     Raises:
       InputError: if the file or the run cannot be read, or several places in it fit.
     """
-    if pathlib.Path(path).expanduser().is_dir():
+    if is_run(path):
         if part is not None:
             raise InputError(f"{path} is a run, which has no part {part!r}: leave part out.")
         weights, wrapper = read_run(path, ema=ema)
-        return WeightFile(weights, wrapper, OWN)
-    places = read_places(path)
+        return WeightFile(weights, wrapper, OWN, image_size=trained_size(path))
+    file = locate(path)
+    places, beside = read_places(file), read_beside(file)
     tables = [] if model is None else _tables(model)
     choice = choose(places, tables, path=path, ema=ema, part=part)
     weights = read_values(choice, tables, path=path)
-    return WeightFile(weights, choice.wrapper, left_out=choice.left_out)
+    return WeightFile(
+        weights,
+        choice.wrapper,
+        config=beside.config,
+        preprocessor=beside.preprocessor,
+        image_size=beside.image_size,
+        left_out=choice.left_out,
+    )
 
 
 def _tables(model: nnx.Module) -> list[Table]:

@@ -13,10 +13,11 @@ from jaxvision.data.classes import read_class_names
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
+from jaxvision.interop.weight_folder import usual_file
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
 from jaxvision.options.options import Options, as_json, check_types
-from jaxvision.options.size import MAX_SIDE, is_size
+from jaxvision.options.size import MAX_SIDE, Size, is_size
 from jaxvision.outside import is_address
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,33 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
     steps = (int(path.name),) if one_step else tuple(checkpoint_steps(checkpoints)[::-1])
     config = _read_config(folder / "config.json")
     return RunFolder(folder, steps, config, read_class_names(folder / CLASSES_FILE))
+
+
+def is_run(path: str | pathlib.Path) -> bool:
+    """Returns whether a path is to be opened as a run: a folder, but not one of other weights."""
+    path = pathlib.Path(path).expanduser()
+    return path.is_dir() and usual_file(path) is None
+
+
+def trained_size(path: str | pathlib.Path) -> Size:
+    """Returns the size of the images of a run, in pixels.
+
+    Args:
+      path: Folder of the run, see `open_run`.
+
+    Raises:
+      InputError: as `open_run`.
+    """
+    run = open_run(path)
+    kwargs = run.config["model"]["kwargs"]
+    size = kwargs["image_size"] if "image_size" in kwargs else run.config["data"]["image_size"]
+    size = tuple(size) if isinstance(size, list) else size
+    if not is_size(size):
+        raise InputError(
+            f"{run.folder}/config.json is damaged (model.kwargs.image_size is {shorten(size)}, "
+            f"pixels up to {MAX_SIDE} wanted): restore it."
+        )
+    return size
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

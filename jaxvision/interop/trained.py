@@ -12,7 +12,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.load import count_classes, read_file_or_run
-from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
+from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import ModelSpec
 
@@ -54,7 +54,7 @@ def open_trained(
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
     """
     spec = get_spec(name) if name else None
-    run = open_run(weights) if pathlib.Path(weights).expanduser().is_dir() else None
+    run = open_run(weights) if is_run(weights) else None
     if run is None and spec is None:
         if not str(weights).startswith("hub:") and not pathlib.Path(weights).expanduser().exists():
             raise InputError(f"There is no run and no file of weights {weights}.")
