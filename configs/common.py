@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Compute dtype: float32 | bfloat16 | float16 (with a dynamic loss scale); parameters: float32.
     config.model.dtype = "float32"
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
+    config.model.init_part = ""  # which weights of a file that has several, e.g. teacher
     config.model.encoder_from = ""  # the same for the encoder of a captioner
     # pixels, or (height, width), of the images that these weights belong to; 0: as they say
     config.model.init_image_size = FieldReference(0, field_type=object)

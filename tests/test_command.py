@@ -21,8 +21,8 @@ from flax import nnx
 from launching import ROOT
 
 import jaxvision as jv
+from jaxvision.interop.assign import extract_weights
 from jaxvision.interop.formats import read_weights
-from jaxvision.interop.load import extract_weights
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))} | {
     "JAX_PLATFORMS": "cpu"

@@ -17,7 +17,7 @@ from launching import ROOT
 
 import jaxvision as jv
 from jaxvision.errors import InputError
-from jaxvision.interop.load import extract_weights
+from jaxvision.interop.assign import extract_weights
 from jaxvision.interop.trained import open_trained
 from jaxvision.models import catalogue
 from jaxvision.profiling.model_cards import model_card

@@ -54,6 +54,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained", action="store_true", help="published weights of --model, instead of a file"
     )
+    parser.add_argument("--part", help="which weights of a file that has several, e.g. teacher")
 
 
 def weights_arguments(arguments: argparse.Namespace) -> tuple[str, str | None]:

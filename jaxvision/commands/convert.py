@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose names to write; akamaster: of a ResNet for CIFAR; last three: of a captioner",
     )
     parser.add_argument("--model", help="name or alias; a run knows its own")
+    parser.add_argument("--part", help="which weights of a file that has several, e.g. teacher")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_writable(arguments.output)
     show_progress(f"reading {arguments.input}")
-    trained = open_trained(arguments.input, arguments.model)
+    trained = open_trained(arguments.input, arguments.model, part=arguments.part)
     show_progress(f"writing {arguments.output}")
     save_weights(trained.model, arguments.output, format=arguments.format)
     show_progress()

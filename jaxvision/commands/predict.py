@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = [image for path in arguments.images for image in find_images(path)]
     weights, model = weights_arguments(arguments)
     show_progress(f"reading {weights}")
-    trained = open_trained(weights, model)
+    trained = open_trained(weights, model, part=arguments.part)
     get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     form = "json" if arguments.json else "csv" if arguments.csv else "text"

@@ -40,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.evaluation.averages import recalibrate_weights
     from jaxvision.evaluation.labelled import DataOptions, Runner, accuracy, open_eval_split
     from jaxvision.evaluation.soup import greedy_soup, mean_weights, open_ingredients
+    from jaxvision.interop.assign import assign_weights, weight_names
     from jaxvision.interop.formats import check_writable
-    from jaxvision.interop.load import assign_weights, save_weights, weight_names
+    from jaxvision.interop.load import save_weights
     from jaxvision.interop.rules import Weights
     from jaxvision.models.registry import get_spec
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.evaluation.soup import mean_weights
-from jaxvision.interop.load import assign_weights
+from jaxvision.interop.assign import assign_weights
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.run_folder import check_stored_models, open_run, read_run, run_image_size
 from jaxvision.options.options import read_options

@@ -1,7 +1,6 @@
 """Other models that are evaluated beside a run, and the mean of their probabilities."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxvision.data.classes import class_difference, class_order
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.interop.fill import fill_weights
+from jaxvision.interop.run_folder import is_run
 from jaxvision.interop.trained import open_trained
 from jaxvision.metrics.calibration import probabilities
 from jaxvision.train.input import make_preprocess
@@ -54,7 +54,7 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
       InputError: if it cannot be read, or knows other classes.
     """
     order = None
-    if pathlib.Path(path).expanduser().is_dir():
+    if is_run(path):
         trained = open_trained(path)
         model, spec, transform = trained.model, trained.spec, trained.transform
         if spec.task != "classification":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxvision.data.sources.open_source import open_source
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
-from jaxvision.interop.run_folder import open_run
+from jaxvision.interop.run_folder import is_run, open_run
 from jaxvision.interop.trained import Trained
 from jaxvision.train.input import make_preprocess
 from jaxvision.train.sharding import make_mesh
@@ -87,7 +86,7 @@ def _opener(
     known: dict[str, Any] = {"path": "", "train_split": "train", "eval_split": "test"}
     if options.name is not None:
         known["name"] = options.name
-    elif pathlib.Path(weights).expanduser().is_dir():
+    elif is_run(weights):
         known = open_run(weights).config["data"]
     else:
         raise InputError(f"{weights} does not say on which data: give --data=NAME --path=FOLDER.")

@@ -152,7 +152,7 @@ def _card(
         f" {cfg['crop_pct']:.3g}, {cfg['interpolation']}, mean {cfg['mean']}, deviation"
         f" {cfg['std']}.", "",
     ]  # fmt: skip
-    if config.get("label_names"):
+    if "label_names" in config:
         lines += ["## Classes", "", ", ".join(config["label_names"]), ""]
     if run is not None:
         lines += _of_training(run)

@@ -1,7 +1,6 @@
 """Model soups: one model whose weights are the mean of those of several fine-tuned ones."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ from flax import nnx
 
 from jaxvision.data.classes import class_difference
 from jaxvision.errors import InputError
+from jaxvision.interop.assign import extract_weights
 from jaxvision.interop.fill import fill_weights
-from jaxvision.interop.load import extract_weights
 from jaxvision.interop.rules import Weights
+from jaxvision.interop.run_folder import is_run
 from jaxvision.interop.trained import Trained, open_trained
 
 
@@ -46,7 +46,7 @@ def open_ingredients(
     first: Trained | None = None
     ingredients: list[Ingredient] = []
     for path in paths:
-        if first is not None and not pathlib.Path(path).expanduser().is_dir():
+        if first is not None and not is_run(path):
             trained = dataclasses.replace(first, model=_filled(first.model, path))
         else:
             trained = open_trained(path, name)

@@ -152,7 +152,7 @@ def _fits(place: Place, tables: Sequence[Table]) -> list[_Fit]:
             for prefix, count in known.items()
             if 2 * count >= table.size
         ]
-    fits.sort(key=lambda fit: (-fit.known, len(fit.prefix)))
+    fits.sort(key=lambda fit: (-fit.known, len(_split(fit.prefix))))
     kept: list[_Fit] = []
     for fit in fits:  # the same arrays under a longer or a shorter prefix are one choice
         if not any(_nested(fit.prefix, other.prefix) for other in kept):

@@ -4,7 +4,9 @@ import jax
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.interop.load import LoadReport, WeightFile, assign_weights, read_file_or_run
+from jaxvision.interop.assign import assign_weights
+from jaxvision.interop.read import read_file_or_run
+from jaxvision.interop.report import LoadReport, WeightFile, whole_report
 
 
 def fill_weights(model: nnx.Module, path: str) -> LoadReport:
@@ -18,7 +20,7 @@ def fill_weights(model: nnx.Module, path: str) -> LoadReport:
       InputError: if the file cannot be read, belongs to another model, or leaves out a part, such
         as a head for other classes.
     """
-    return assign_all(model, read_file_or_run(path), path=path, name=type(model).__name__)
+    return assign_all(model, read_file_or_run(path, model), path=path, name=type(model).__name__)
 
 
 def assign_all(model: nnx.Module, file: WeightFile, *, path: str, name: str) -> LoadReport:
@@ -34,4 +36,4 @@ def assign_all(model: nnx.Module, file: WeightFile, *, path: str, name: str) -> 
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
         reasons = "; ".join(f"{part}: {reason}" for part, reason in report.adapted.items())
         raise InputError(f"{path} does not fill a {name} ({reasons}).")
-    return report
+    return whole_report(report, file)

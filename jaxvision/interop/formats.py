@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from jaxvision.errors import InputError, shorten
@@ -17,13 +18,23 @@ from jaxvision.files import output_path, written_aside
 from jaxvision.interop import hub
 from jaxvision.interop.choose import Choice, Table, choose
 from jaxvision.interop.containers import Place, find_places
-from jaxvision.interop.file_kind import LEGACY, NPZ, PICKLE, SAFETENSORS, TORCH, file_kind
+from jaxvision.interop.file_kind import (
+    INDEX,
+    LEGACY,
+    NPZ,
+    PICKLE,
+    SAFETENSORS,
+    TORCH,
+    file_kind,
+)
 from jaxvision.interop.rules import name_pattern
 from jaxvision.interop.torch_file import read_legacy, read_zip
 from jaxvision.interop.torch_pickle import Meanings, Tensor, is_other_tensor, what_it_is
+from jaxvision.interop.weight_folder import USUAL, read_index, usual_file
 from jaxvision.plain_pickle import Inert, PickleError, read_pickle
 
 _WRITABLE = (".safetensors", ".npz")
+_SCALED = ("F8", "F6", "F4")  # dtypes of safetensors
 
 
 def read_weights(
@@ -36,7 +47,8 @@ def read_weights(
 
     Args:
       path: Path of a file of `torch.save` (of any version since 0.1.10), safetensors, numpy's
-        `savez` or a pickle of arrays; or an address of the Hugging Face hub, see `hub.fetch`.
+        `savez` or a pickle of arrays; or of a folder or an index of such files, as transformers
+        writes them; or an address of the Hugging Face hub, see `hub.fetch`.
       ema: Whether the averaged weights of a training checkpoint are taken; False: only if it has no
         others.
       part: Name of the weights that are meant, where a file has several; None: it has not.
@@ -74,18 +86,58 @@ def read_places(path: str | pathlib.Path) -> list[Place]:
     Raises:
       InputError: if there is no such file, it is damaged, or holds no weights.
     """
-    if str(path).startswith(hub.PREFIX):
-        path = hub.fetch(str(path))
-    path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.")
+    path = locate(path)
     kind = file_kind(path)
+    if kind == INDEX:
+        return [Place((), _read_shards(path))]
     if kind == NPZ:
         return [Place((), dict(read_npz(path)))]
     if kind == SAFETENSORS:
         return [Place((), dict(_read_safetensors(path)))]
     with _readable(path):
         return find_places(_PICKLED[kind](path), path)
+
+
+def locate(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the file of weights, or the index of its shards.
+
+    Args:
+      path: Path of it, or of a folder of transformers or timm, or an address of the hub.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if str(path).startswith(hub.PREFIX):
+        path = hub.fetch(str(path))
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        file = usual_file(path)
+        if file is None:
+            raise InputError(f"{path} has no {', '.join(USUAL)}: give the file of weights in it.")
+        return file
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    return path
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, Any]:
+    """Returns the arrays of all files that an index names."""
+    found: dict[str, Any] = {}
+    for file, names in read_index(index).items():
+        path = index.with_name(file)
+        if not path.is_file():
+            raise InputError(f"{index} names {path}, which does not exist: fetch it too.")
+        if file_kind(path) == INDEX:
+            raise InputError(f"{index} names {path}, which is an index itself.")
+        values = read_places(path)[0].values
+        for name in names:
+            if name not in values:
+                raise InputError(f"{path} lacks {shorten(name)!r}, which {index.name} says it has.")
+        again = next((name for name in values if name in found), None)
+        if again is not None:
+            raise InputError(f"{path} has {shorten(again)!r}, which another of {index} has too.")
+        found |= values
+    return found
 
 
 def read_values(
@@ -138,12 +190,16 @@ def _readable(path: str | pathlib.Path) -> Iterator[None]:
 
 def _check_dtype(array: np.ndarray, name: str, path: str | pathlib.Path) -> None:
     if "float8" in array.dtype.name:
-        raise InputError(
-            f"{path}: {shorten(name)!r} holds {array.dtype}, whose scales are not known here: "
-            "write the weights in float16 or bfloat16."
-        )
+        raise InputError(_with_scales(path, name, array.dtype))
     if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
         raise InputError(f"{path}: {shorten(name)!r} holds {array.dtype} instead of numbers.")
+
+
+def _with_scales(path: str | pathlib.Path, name: str, dtype: object) -> str:
+    return (
+        f"{path}: {shorten(name)!r} holds {dtype}, whose scales are not known here: write the "
+        "weights in float16 or bfloat16."
+    )
 
 
 def _read_pickle(path: pathlib.Path) -> Any:
@@ -202,12 +258,17 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             for info in infos:
                 _check_array_size(archive, info)
         with np.load(path, allow_pickle=False) as arrays:
-            weights = dict(arrays)
+            weights = {name: _as_saved(array) for name, array in arrays.items()}
         if not all(isinstance(array, np.ndarray) for array in weights.values()):
             raise ValueError("it has parts that are no arrays")  # np.load hands them out as bytes
         return weights
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path} is no .npz file of plain arrays: {shorten(error)}.") from error
+
+
+def _as_saved(array: Any) -> Any:
+    """Returns bfloat16 where an array has a dtype of two bytes that numpy had no name for."""
+    return array.view(ml_dtypes.bfloat16) if getattr(array, "dtype", None) == "V2" else array
 
 
 def _check_array_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
@@ -224,6 +285,13 @@ def _check_array_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        for name, dtype in dtypes.items():
+            if dtype.startswith(_SCALED):
+                raise InputError(_with_scales(path, name, dtype))
         return safetensors.numpy.load_file(path)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path} is no valid .safetensors file: {shorten(error)}.") from error

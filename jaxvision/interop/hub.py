@@ -5,10 +5,16 @@ import pathlib
 from typing import Any
 
 from jaxvision.errors import InputError
+from jaxvision.interop.weight_folder import (
+    CONFIG,
+    INDEX_SUFFIX,
+    PREPROCESSOR,
+    USUAL,
+    is_usual,
+    read_index,
+)
 
 PREFIX = "hub:"
-# What a repository of weights has; the first is preferred, as it can hold nothing but arrays.
-_USUAL = ("model.safetensors", "pytorch_model.bin")
 
 
 def repository(address: str) -> str:
@@ -22,6 +28,8 @@ class NoSuchFile(InputError):
 
 def fetch(address: str) -> pathlib.Path:
     """Returns a file of the hub, from the local cache or, if it is not there, by downloading it.
+
+    The shards of an index come with it, and the configs beside weights if there are any.
 
     Args:
       address: Address of the file: `hub:owner/name` for the repository's weights, or
@@ -39,19 +47,32 @@ def fetch(address: str) -> pathlib.Path:
             f"An address of the hub is hub:owner/name or hub:owner/name/file, got {address!r}."
         )
     hub, errors = _library(address)
-    repo, files = f"{owner}/{name}", (file,) if file else _USUAL
+    repo, files = f"{owner}/{name}", (file,) if file else USUAL
     offline = False
-    for each in files:
+
+    def download(file: str) -> pathlib.Path | None:
+        nonlocal offline
         try:
-            return pathlib.Path(hub.hf_hub_download(repo, each, revision=revision or None))
+            return pathlib.Path(hub.hf_hub_download(repo, file, revision=revision or None))
         except errors.LocalEntryNotFoundError:
             offline = True
-            break
         except errors.EntryNotFoundError:
-            continue
+            pass
         except Exception as error:  # of many kinds: no such repository, gated, connection, name
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"{address} cannot be fetched: {reason}") from error
+        return None
+
+    for each in files:
+        found = None if offline else download(each)  # who cannot connect asks once
+        if found is None:
+            continue
+        folder, _, last = each.rpartition("/")
+        shards = read_index(found) if last.endswith(INDEX_SUFFIX) else ()
+        configs = (CONFIG, PREPROCESSOR) if is_usual(last) else ()
+        for beside in (*shards, *configs):  # that a shard is missing, its reader says
+            download(f"{folder}/{beside}" if folder else beside)
+        return found
     wanted = " or ".join(files)
     if offline:
         raise InputError(

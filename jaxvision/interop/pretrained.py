@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
+import os
 import pathlib
 from fractions import Fraction
 
@@ -178,6 +179,13 @@ def with_file_name(name: str) -> PretrainedWeights | None:
 def with_address(address: str) -> PretrainedWeights | None:
     """Returns the row of an address; None if it is none's."""
     return next((row for row in _rows().values() if row.address == address), None)
+
+
+def published(path: str | os.PathLike) -> PretrainedWeights | None:
+    """Returns the row that a user means by a tag; None: a path is meant, or there is one."""
+    text = os.fspath(path)
+    there = pathlib.Path(text).expanduser().exists()
+    return None if there else _rows().get(text)
 
 
 def get_weights(tag: str) -> PretrainedWeights:

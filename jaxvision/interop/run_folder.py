@@ -13,6 +13,7 @@ from jaxvision.data.classes import read_class_names
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
+from jaxvision.interop.weight_folder import usual_file
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
 from jaxvision.options.options import Options, as_json, check_types
@@ -66,10 +67,9 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
 
 
 def is_run(path: str | pathlib.Path) -> bool:
-    """Returns whether a folder is that of a run, or of one of its checkpoints."""
-    path = pathlib.Path(path).expanduser().absolute()
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path
-    return (folder / "checkpoints").is_dir()
+    """Returns whether a path is to be opened as a run: a folder, but not one of other weights."""
+    path = pathlib.Path(path).expanduser()
+    return path.is_dir() and usual_file(path) is None
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

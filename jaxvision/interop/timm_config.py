@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from jaxvision.errors import InputError
+from jaxvision.interop.assign import source_of, weight_names
 from jaxvision.interop.hub_config import ARGUMENTS
-from jaxvision.interop.load import source_of, weight_names
 from jaxvision.models.registry import get_spec
 from jaxvision.models.spec import Model, Preprocess
 from jaxvision.options.size import Size, sides

@@ -11,10 +11,12 @@ from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop import hub, pretrained
-from jaxvision.interop.describe import describe_weights
+from jaxvision.interop.assign import count_classes
+from jaxvision.interop.describe import describe_weights, usual_weights
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.hub_config import Description
-from jaxvision.interop.load import LoadReport, count_classes, read_file_or_run
+from jaxvision.interop.read import read_file_or_run
+from jaxvision.interop.report import LoadReport
 from jaxvision.interop.rules import Weights
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
@@ -41,7 +43,9 @@ class Trained:
     report: str
 
 
-def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Trained:
+def open_trained(
+    weights: str, name: str | None = None, *, part: str | None = None, **overrides: Any
+) -> Trained:
     """Returns the model of a file of weights or of a run.
 
     The head gets as many outputs as the weights have. Images are prepared as the weights want them,
@@ -50,57 +54,65 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     Args:
       weights: Tag, file, or the folder of a run or of one of its checkpoints; see `load_weights`.
       name: Name of the model; None: the one that the weights tell.
+      part: Name of the place in the file whose weights are meant, see `load_weights`.
       overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
     """
     spec = get_spec(name) if name else None
-    run = None
-    if pathlib.Path(weights).expanduser().is_dir() and is_run(weights):
+    run, known, file = None, None, None
+    if is_run(weights):
         run = open_run(weights)
         spec, options = _model_of_run(run, weights, name)
-        known, size = None, _hashable(run.config["data"]["image_size"])
-        file = read_file_or_run(weights)
+        size = _hashable(run.config["data"]["image_size"])
+        file = read_file_or_run(weights, part=part)
         if spec.task == "captioning":
             options |= _options_of_features(file.weights)
         spec = spec_with(spec.name, options)
     else:
         _check_there(weights)
         known = describe_weights(weights)
-        file = read_file_or_run(weights)
-        known = known or describe_weights(weights, spec, file)
-        if known is not None and file.image_size is None:
-            file = dataclasses.replace(file, image_size=known.image_size)
         if spec is None:
             if known is None or known.model is None:
                 raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
             spec = get_spec(known.model)
-        same = known is not None and known.model == spec.name
-        options = dict(known.options) if known is not None and same else {}
-        size = known.image_size if known is not None and same else None
-        size = options.get("image_size") or size or spec.image_size
-        if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
-            options["image_size"] = size
-        if known is not None and known.preprocess is not None:
-            spec = dataclasses.replace(spec, preprocess=known.preprocess)
+        options, size = _told_options(spec, known)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
-    classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
+    model = _abstract(spec, options)
+    if file is None:
+        file = read_file_or_run(weights, model, part=part)
+        if known is not None and file.image_size is None:
+            file = dataclasses.replace(file, image_size=known.image_size)
+    classes = count_classes(model, file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
     report = assign_all(model, file, path=weights, name=spec.name)
-    report = dataclasses.replace(report, wrapper=file.wrapper)
     if run is not None:
         names, transform = run.class_names, run_transform(run)
         spec = pixels_of(run.config["data"], spec)
     else:
+        known = known or usual_weights(spec, report.source, of=weights)
         names = known.class_names if known is not None else ()
         names = names if len(names) == classes else ()
+        if known is not None and known.preprocess is not None:
+            spec = dataclasses.replace(spec, preprocess=known.preprocess)
         transform = weights_transform(spec, options.get("image_size", size))
     if isinstance(model, Model):
         model.preprocess = spec.preprocess
     return Trained(model, spec, transform, names, _report(report, known))
+
+
+def _told_options(spec: ModelSpec, known: Description | None) -> tuple[dict[str, Any], Size]:
+    """Returns the options of the model and the size of its images, as its weights tell them."""
+    options, size = {}, None
+    if known is not None and known.model in (None, spec.name):
+        options, size = dict(known.options), known.image_size
+    size = options.get("image_size") or size or spec.image_size
+    if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
+        options["image_size"] = size
+    return options, size
 
 
 def _check_there(weights: str) -> None:

@@ -19,6 +19,7 @@ class ModelOptions:
     num_classes: int = 0
     dtype: str = "float32"
     init_from: str = ""
+    init_part: str = ""
     encoder_from: str = ""
     init_image_size: Any = 0  # a Size, once it is checked; 0: as the weights say
     freeze_batch_stats: str = "frozen"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxvision.interop.load import weight_names
+from jaxvision.interop.assign import weight_names
 from jaxvision.layers.block_stack import unstack_blocks
 from jaxvision.parity.pair import Pair, distance, split, to_torch
 from jaxvision.profiling.module_calls import watch_calls

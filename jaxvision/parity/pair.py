@@ -19,7 +19,7 @@ import torch
 from flax import nnx
 
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.registry import create_model, get_spec
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names

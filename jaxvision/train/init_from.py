@@ -22,6 +22,7 @@ def load_initial(
     path: str,
     *,
     encoder_path: str = "",
+    part: str | None = None,
     image_size: Size | None = None,
     seed: int,
 ) -> Any:
@@ -35,6 +36,7 @@ def load_initial(
       path: Path of the weights, as `load_weights` takes it; "": none.
       encoder_path: Path of the weights of a captioner's encoder alone, as `load_weights` takes it;
         "": none.
+      part: Name of the place in the file whose weights are meant, see `load_weights`.
       image_size: Size of the images that the weights belong to, in pixels; None: as they say.
       seed: Seed of the run.
 
@@ -50,21 +52,23 @@ def load_initial(
     )(key)
     model: Any = nnx.merge(graphdef, *states)
     if path:
-        _load(model, path, image_size, option="init_from")
+        _load(model, path, part, image_size, option="init_from")
     if encoder_path:
         if getattr(model, "encoder", None) is None:
             raise InputError(
                 "config.model.encoder_from: this model has no encoder; config.model.init_from "
                 "gives the weights of the whole."
             )
-        _load(model.encoder, encoder_path, image_size, option="encoder_from")
+        _load(model.encoder, encoder_path, part, image_size, option="encoder_from")
     _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
 
 
-def _load(model: nnx.Module, path: str, image_size: Size | None, *, option: str) -> None:
+def _load(
+    model: nnx.Module, path: str, part: str | None, image_size: Size | None, *, option: str
+) -> None:
     try:
-        report = load_weights(model, path, image_size=image_size)
+        report = load_weights(model, path, part=part, image_size=image_size)
     except InputError as error:
         raise InputError(f"config.model.{option}: {error}") from error
     logger.info("Starts from %s: %s", path, "; ".join(str(report).splitlines()))

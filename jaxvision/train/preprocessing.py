@@ -4,9 +4,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from flax import nnx
+
 from jaxvision.errors import InputError
-from jaxvision.interop.describe import describe_weights
+from jaxvision.interop.assign import detect_source
+from jaxvision.interop.describe import describe_weights, usual_weights
+from jaxvision.interop.hub_config import Description
+from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.run_folder import open_run
+from jaxvision.models.registry import create_model, get_spec
 from jaxvision.models.spec import ModelSpec, Preprocess
 from jaxvision.options.data import AUTO, DataOptions, usual_resize
 from jaxvision.options.options import Options
@@ -57,14 +63,26 @@ def settle_preprocessing(
 def _wanted(options: Options, spec: ModelSpec) -> Preprocess | None:
     """Returns the preprocessing of the weights that a run starts from; None: nobody knows it."""
     model = options.model
+    encoder = getattr(spec.config, "encoder", None)
+    model_of = {"init_from": None if encoder else spec.name, "encoder_from": encoder}
     for option, path in (("init_from", model.init_from), ("encoder_from", model.encoder_from)):
         if path:
             try:
-                known = describe_weights(path, spec)
+                known = describe_weights(path) or _by_names(path, model_of[option], model.init_part)
             except InputError as error:
                 raise InputError(f"config.model.{option}: {error}") from error
             return known.preprocess if known is not None else None
     return None
+
+
+def _by_names(path: str, name: str | None, part: str) -> Description | None:
+    """Returns what the library wants whose names a file has that says nothing else."""
+    if name is None:
+        return None
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    file = read_file_or_run(path, model, part=part or None)
+    source = file.source or detect_source(model, file.weights)
+    return usual_weights(get_spec(name), source, of=path)
 
 
 def _filled(data: DataOptions, values: dict[str, Any]) -> DataOptions:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxvision.interop.load import extract_weights
+from jaxvision.interop.assign import extract_weights
 from jaxvision.models.registry import create_model
 
 VIT = {"width": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": 32}

@@ -10,7 +10,7 @@ from interop import helpers
 
 import jaxvision as jv
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.registry import create_model
 
 RESNET = {"stage_depths": (2, 1), "stage_widths": (32, 64), "stem_width": 32}

@@ -55,13 +55,19 @@ def test_weights_are_loaded_from_the_usual_file(fake, tmp_path):
     report = jv.load_weights(model, "hub:timm/vit_tiny_patch16_224.augreg_in21k")
     assert helpers.same(helpers.leaves(model), helpers.leaves(helpers.vit(seed=1)))
     assert report.source == "timm"
-    assert fake.asked == [("timm/vit_tiny_patch16_224.augreg_in21k", "model.safetensors", None)]
+    repo = "timm/vit_tiny_patch16_224.augreg_in21k"
+    files = ("model.safetensors", "config.json", "preprocessor_config.json")
+    assert fake.asked == [(repo, file, None) for file in files]
 
 
 def test_the_older_file_is_the_second_choice(fake, tmp_path):
     fake.files = {"pytorch_model.bin": tmp_path / "b.bin"}
     assert hub.fetch("hub:a/b") == tmp_path / "b.bin"
-    assert [file for _, file, _ in fake.asked] == ["model.safetensors", "pytorch_model.bin"]
+    assert [file for _, file, _ in fake.asked][:3] == [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+    ]
 
 
 def test_a_file_and_a_revision_by_name(fake, tmp_path):
@@ -81,11 +87,13 @@ def test_other_addresses(fake, address):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (EntryNotFoundError("404"), "a/b has no model.safetensors or pytorch_model.bin on the hub"),
+        (
+            EntryNotFoundError("404"),
+            "a/b has no model.safetensors or .* or pytorch_model.bin.index.json on the hub",
+        ),
         (
             LocalEntryNotFoundError("offline"),
-            "cannot be reached and model.safetensors or pytorch_model.bin of a/b is not in the "
-            "cache /cache; fetch it once",
+            "cannot be reached and model.safetensors or .* of a/b is not in the cache /cache;",
         ),
         (OSError("401 Client Error.\nmore\nlines"), "hub:a/b cannot be fetched: 401 Client Error."),
         (ValueError(), "hub:a/b cannot be fetched: ValueError"),

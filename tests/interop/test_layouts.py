@@ -10,7 +10,7 @@ from interop import helpers
 
 import jaxvision.parity.torchvision_import  # noqa: F401 - before timm
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.registry import create_model
 
 timm = pytest.importorskip("timm")

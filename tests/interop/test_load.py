@@ -6,7 +6,7 @@ from interop import helpers
 import jaxvision as jv
 from jaxvision.errors import InputError
 from jaxvision.interop.adapt import fit_channels
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.mobilenet import BlockRow
 
 ROWS = (

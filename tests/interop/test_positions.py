@@ -11,7 +11,8 @@ import jaxvision as jv
 import jaxvision.parity.torchvision_import  # noqa: F401 - before timm
 from configs import smoke
 from jaxvision.errors import InputError
-from jaxvision.interop.load import assign_weights, extract_weights, read_file_or_run
+from jaxvision.interop.assign import assign_weights, extract_weights
+from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.trained import open_trained
 from jaxvision.models.registry import create_model
 

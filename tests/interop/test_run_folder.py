@@ -12,7 +12,8 @@ from interop import helpers
 
 import jaxvision as jv
 from jaxvision.errors import InputError
-from jaxvision.interop.load import extract_weights
+from jaxvision.interop.assign import extract_weights
+from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.run_folder import open_run, read_run
 from jaxvision.interop.trained import open_trained
 from jaxvision.layers.block_stack import unstack_blocks
@@ -56,6 +57,21 @@ def test_a_run_without_averages_and_one_of_its_checkpoints(tmp_path):
     assert_same(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), state.batch_stats)
     with pytest.raises(InputError, match="no averaged weights: leave ema=True out"):
         jv.load_weights(model, tmp_path, ema=True)
+
+
+def test_the_size_that_a_run_was_trained_at(finished):
+    folder, run, _ = finished
+    size = run.options.data.image_size
+    assert read_file_or_run(folder).image_size == size
+    path = folder / "config.json"
+    before = path.read_text()
+    config = json.loads(before)
+    config["model"]["kwargs"]["image_size"] = [48, 32]
+    path.write_text(json.dumps(config))
+    try:
+        assert read_file_or_run(folder).image_size == (48, 32)
+    finally:
+        path.write_text(before)
 
 
 def test_another_head_and_grid_are_adapted(finished):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.interop.load import assign_weights, count_classes, extract_weights
+from jaxvision.interop.assign import assign_weights, count_classes, extract_weights
 from jaxvision.models.captioner import CaptionerConfig
 from jaxvision.profiling.model_cards import model_cards
 

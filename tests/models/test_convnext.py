@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.convnext import ConvNeXt, ConvNeXtConfig
 
 TINY = {"stage_depths": (1, 2), "stage_widths": (8, 32), "num_classes": 5}

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxvision as jv
-from jaxvision.interop.load import assign_weights, extract_weights
+from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.models.swin import Swin, SwinConfig
 from jaxvision.models.swin_v2 import SwinV2, SwinV2Config
 from jaxvision.train.optim.optimizer import decay_mask, not_decayed_names

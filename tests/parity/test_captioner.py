@@ -359,7 +359,7 @@ def test_names_of_the_text_on_the_course():
         if name != "positional_encoding.pe"
     }
     before = pair.export(*peers.split(pair.model)[1:])
-    from jaxvision.interop.load import assign_weights
+    from jaxvision.interop.assign import assign_weights
 
     assign_weights(pair.model, renamed)
     after = pair.export(*peers.split(pair.model)[1:])

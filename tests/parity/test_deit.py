@@ -149,7 +149,7 @@ def test_files_of_the_first_deit_3():
         state, fresh, adapt_layer_scale=True
     )
     fresh.load_state_dict(filtered, strict=True)
-    from jaxvision.interop.load import assign_weights, extract_weights
+    from jaxvision.interop.assign import assign_weights, extract_weights
 
     assign_weights(pair.model, peers.arrays(state))
     for name, array in extract_weights(pair.model).items():

@@ -219,7 +219,7 @@ def test_tables_are_resampled_as_timm_does(size, old):
 @pytest.mark.parametrize("size", [(64, 64), (72, 56), (48, 48), (96, 96)])
 def test_weights_at_another_size_make_the_model_that_timm_makes(version, size):
     """A quarter of 256, 288 x 224, 192 (whose last windows shrink) and 384, from 224."""
-    from jaxvision.interop.load import assign_weights
+    from jaxvision.interop.assign import assign_weights
     from jaxvision.models.registry import create_model
 
     torch, trained = peers.torch, timm_swin(version, 56, 7)

@@ -8,7 +8,7 @@ from interop import helpers
 from parity import peers
 
 import jaxvision as jv
-from jaxvision.interop.load import assign_weights
+from jaxvision.interop.assign import assign_weights
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from opening import make_run
 from parity import peers
 
 from configs import common
-from jaxvision.interop.load import assign_weights
+from jaxvision.interop.assign import assign_weights
 from jaxvision.parity.pair import NOT_DECAYED
 from jaxvision.train.init_from import start_from
 from jaxvision.train.input import mix_and_dropout_keys, update_key

@@ -151,7 +151,7 @@ def test_layers_are_those_of_timm(name):
     import torch
     from timm.optim import _param_groups
 
-    from jaxvision.interop.load import weight_names
+    from jaxvision.interop.assign import weight_names
 
     spec = get_spec(name)
     with torch.device("meta"):
