@@ -26,6 +26,16 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
+def add_weights_size(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that says which images the weights of a file belong to."""
+    parser.add_argument(
+        "--weights-size",
+        type=image_size,
+        metavar="PIXELS",
+        help="of the images that the weights belong to, 224 or 288x224, if they do not say so",
+    )
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say where labelled images are."""
     parser.add_argument("--data", help="as config.data.name; a run knows its own")

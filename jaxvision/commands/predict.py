@@ -5,7 +5,7 @@ For example: python -m jaxvision predict photos --weights=runs/mine
 
 import argparse
 
-from jaxvision.commands.arguments import count
+from jaxvision.commands.arguments import add_weights_size, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", required=True, help="a file of weights, or the folder of a run"
     )
     parser.add_argument("--model", help="name or alias; a run knows its own")
+    add_weights_size(parser)
     parser.add_argument("--top", type=count, default=5, help="classes of each image; default: 5")
     parser.add_argument("--classes", help="text file, one class name a line; a run has its own")
     parser.add_argument("--batch", type=count, default=32, help="images at once; default: 32")
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     images = [image for path in arguments.images for image in find_images(path)]
     show_progress(f"reading {arguments.weights}")
-    trained = open_trained(arguments.weights, arguments.model)
+    trained = open_trained(arguments.weights, arguments.model, weights_size=arguments.weights_size)
     get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     form = "json" if arguments.json else "csv" if arguments.csv else "text"

@@ -10,7 +10,7 @@ those of the evaluation split.
 
 import argparse
 
-from jaxvision.commands.arguments import add_data_arguments, count, counts
+from jaxvision.commands.arguments import add_data_arguments, add_weights_size, count, counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--weights", help="a file of weights, or the folder of a run")
     weights.add_argument("--run", dest="folder", help="the folder of a run")
     parser.add_argument("--model", help="name or alias; a run knows its own")
+    add_weights_size(parser)
     add_data_arguments(parser)
     parser.add_argument("--shots", type=counts, help="images of each class; default: 1,5,10,25")
     parser.add_argument("--no-linear", action="store_true", help="leave out the linear probe")
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"There is no folder {out.absolute().parent} to write {out.name} into.")
     show_progress(f"reading {weights}")
-    trained = open_trained(weights, arguments.model)
+    trained = open_trained(weights, arguments.model, weights_size=arguments.weights_size)
     spec = get_spec(trained.spec.name, task="classification")
     remove_head(trained.model)
     options = DataOptions(**data_arguments(arguments))

@@ -20,8 +20,9 @@ _MOST_NUMBERS = 2**28  # of a position table that is made, 1 GiB
 
 # What a user does about weights whose grid nobody can tell.
 HOW_TO_TELL = (
-    "give the size of the images that they were trained on, image_size=(height, width), or "
-    "--config.model.init_image_size of a run"
+    "give the size of the images that they were trained on, as image_size=(height, width) of "
+    "load_weights, --weights-size of a command, config.model.init_image_size of a run or "
+    "config.distill.teacher_image_size of its teacher"
 )
 
 Grid = tuple[int, int]

@@ -15,6 +15,7 @@ from jaxvision.interop.load import count_classes, read_file_or_run
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import ModelSpec
+from jaxvision.options.size import Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Trained:
     report: str
 
 
-def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Trained:
+def open_trained(
+    weights: str, name: str | None = None, *, weights_size: Size | None = None, **overrides: Any
+) -> Trained:
     """Returns the model of a file of weights or of a run.
 
     The head gets as many outputs as the weights have. A run is evaluated with the preprocessing of
@@ -45,6 +48,7 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     Args:
       weights: File, or the folder of a run or of one of its checkpoints; see `load_weights`.
       name: Name of the model; None: of a run, its own.
+      weights_size: Size of the images that the weights belong to, in pixels; None: as they say.
       overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
@@ -67,6 +71,7 @@ def open_trained(weights: str, name: str | None = None, **overrides: Any) -> Tra
     spec = spec_with(spec.name, options)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     file = read_file_or_run(weights)
+    file = dataclasses.replace(file, image_size=weights_size or file.image_size)
     classes = count_classes(_abstract(spec, options), file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
