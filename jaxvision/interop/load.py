@@ -65,8 +65,8 @@ class LoadReport:
       source: Library whose names the file has; for a ResNet, timm's are torchvision's.
       loaded: Names in the file that the model now holds, adapted ones among them.
       adapted: What was done to make an array fit, or why the model kept its own, by our path.
-      left_out: Names in the file that were not used, each for a reason in `adapted` or because the
-        model has no head.
+      left_out: Names in the file that were not used, each for a reason in `adapted`, because the
+        model has no head, or because only the training of the file needed them.
       wrapper: Place of the weights in a training checkpoint, e.g. "model_ema"; of a run, which
         weights they are and of which step; None: at the file's top.
       notes: Choices of the model that this library usually makes otherwise, which the file does not
@@ -99,9 +99,10 @@ def load_weights(
 ) -> LoadReport:
     """Puts the weights of a file into a model, in place, and returns what was done.
 
-    Everything must fit, with three exceptions that the report names: a head for another number of
-    classes (the model keeps its own), positions of another grid, and a first kernel for another
-    number of channels. A model that raises is as it was before.
+    Everything must fit, with four exceptions that the report names: a head for another number of
+    classes or none (the model keeps its own), positions of another grid, a first kernel for another
+    number of channels, and what only self-supervised training needed. A model that raises is as it
+    was before.
 
     Args:
       model: Any model of `create_model`.
