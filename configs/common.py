@@ -126,6 +126,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.distill.alpha = 0.5  # its share of the loss; the labels have the rest
     config.distill.temperature = 1.0  # of soft: above 1, more of how it ranks the wrong classes
     config.distill.image_size = FieldReference(0, field_type=object)  # pixels; 0: the student's
+    # pixels, or (height, width), of the images that its weights belong to; 0: as they say
+    config.distill.teacher_image_size = FieldReference(0, field_type=object)
     config.distill.features = "none"  # compare maps of both, too: mse | cosine | none
     config.distill.feature_stride = 0  # pixels between places of these maps; 0: the last of both
     config.distill.feature_weight = 1.0  # of their loss, on top of the rest

@@ -221,6 +221,8 @@ NUMBERS = [
         ("data.image_size", "32.5", "whole number or '(height, width)', got 32.5"),
         ("data.image_size", "big", "whole number or '(height, width)', got 'big'"),
         ("data.image_size", "(32,)", "whole number or '(height, width)', got (32,)"),
+        ("model.init_image_size", "(32,)", "whole number or '(height, width)', or 0, got (32,)"),
+        ("distill.teacher_image_size", "1000000", "up to 16384, a whole number or"),
         ("data.eval_resize", "-2", "-1 for 8/7 of image_size, but is -2"),
         ("data.max_pixels", "0", "got 0"),
         ("data.max_corrupt_fraction", "nan", "0.0..1.0, got nan"),

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from typing import Any
 
 
 def count(text: str) -> int:
@@ -26,6 +27,16 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
+def add_weights_size(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that says which images the weights of a file belong to."""
+    parser.add_argument(
+        "--weights-size",
+        type=image_size,
+        metavar="PIXELS",
+        help="of the images that the weights belong to, 224 or 288x224, if they do not say so",
+    )
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say where labelled images are."""
     parser.add_argument("--data", help="as config.data.name; a run knows its own")
@@ -48,6 +59,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which model, with which weights."""
     parser.add_argument(
         "--weights",
+        "--run",
         help="a tag as resnet50.a1_in1k, hub:owner/name, a file, or the folder of a run",
     )
     parser.add_argument("--model", help="name or alias, where the weights do not tell it")
@@ -55,10 +67,11 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--pretrained", action="store_true", help="published weights of --model, instead of a file"
     )
     parser.add_argument("--part", help="which weights of a file that has several, e.g. teacher")
+    add_weights_size(parser)
 
 
-def weights_arguments(arguments: argparse.Namespace) -> tuple[str, str | None]:
-    """Returns what `open_trained` takes, of the arguments of `add_weights_arguments`.
+def weights_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what the arguments of `add_weights_arguments` say, as `open_trained` takes it.
 
     Raises:
       InputError: if they name no weights, or two.
@@ -66,14 +79,17 @@ def weights_arguments(arguments: argparse.Namespace) -> tuple[str, str | None]:
     from jaxvision.errors import InputError
     from jaxvision.interop.pretrained import weights_of
 
-    if bool(arguments.weights) == arguments.pretrained or (
-        arguments.pretrained and not arguments.model
-    ):
+    weights, model = arguments.weights, arguments.model
+    if bool(weights) == arguments.pretrained or (arguments.pretrained and not model):
         raise InputError(
             "Give --weights=TAG, FILE or RUN, or --model=NAME with --pretrained for its published"
             " weights."
         )
     if arguments.pretrained:
-        row = weights_of(arguments.model)
-        return row.tag, row.model
-    return arguments.weights, arguments.model
+        weights = weights_of(model).tag
+    return {
+        "weights": weights,
+        "name": model,
+        "part": arguments.part,
+        "weights_size": arguments.weights_size,
+    }

@@ -5,6 +5,8 @@ For example: python -m jaxvision convert runs/mine out.safetensors --format=timm
 
 import argparse
 
+from jaxvision.commands.arguments import add_weights_size
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose names to write; akamaster: of a ResNet for CIFAR; last three: of a captioner",
     )
     parser.add_argument("--model", help="name or alias; a run knows its own")
+    add_weights_size(parser)
     parser.add_argument("--part", help="which weights of a file that has several, e.g. teacher")
 
 
@@ -33,7 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_writable(arguments.output)
     show_progress(f"reading {arguments.input}")
-    trained = open_trained(arguments.input, arguments.model, part=arguments.part)
+    size = arguments.weights_size  # the model has it too: nothing is resized
+    options = {} if size is None else {"image_size": size}
+    trained = open_trained(
+        arguments.input, arguments.model, part=arguments.part, weights_size=size, **options
+    )
     show_progress(f"writing {arguments.output}")
     save_weights(trained.model, arguments.output, format=arguments.format)
     show_progress()

@@ -7,14 +7,13 @@ For example: python -m jaxvision embed photos --weights=runs/mine --out=features
 import argparse
 import os
 
-from jaxvision.commands.arguments import count
+from jaxvision.commands.arguments import add_weights_arguments, count, weights_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("images", nargs="*", help="images, folders or zip files")
-    parser.add_argument("--weights", help="a file of weights, or the folder of a run")
-    parser.add_argument("--model", help="name or alias; a run knows its own")
+    add_weights_arguments(parser)
     parser.add_argument(
         "--kind",
         choices=["pooled", "tokens", "grid"],
@@ -57,8 +56,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if not arguments.similar or arguments.out:
             raise InputError("--features is searched: give --similar=IMAGE, and no --out.")
         return
-    if not arguments.weights:
-        raise InputError("Give --weights, a file of weights or the folder of a run.")
+    weights_arguments(arguments)
     if not arguments.out and not arguments.similar:
         raise InputError("Give --out for the features, or --similar=IMAGE to search.")
     if arguments.similar and (arguments.data or arguments.kind != "pooled"):
@@ -86,8 +84,9 @@ def _embed_images(arguments: argparse.Namespace) -> int:
     images = [image for path in arguments.images for image in find_images(path)]
     if arguments.similar:
         find_images(arguments.similar)
-    show_progress(f"reading {arguments.weights}")
-    encoder = open_encoder(arguments.weights, arguments.model)
+    opened = weights_arguments(arguments)
+    show_progress(f"reading {opened['weights']}")
+    encoder = open_encoder(**opened)
     names, rows, failed = [], [], 0
     embedded = embed(encoder, images, kind=arguments.kind, batch_size=arguments.batch)
     for number, image in enumerate(embedded, start=1):
@@ -102,7 +101,7 @@ def _embed_images(arguments: argparse.Namespace) -> int:
     show_progress()
     if not rows:
         raise InputError("None of the images can be used.")
-    description = describe_encoder(encoder, arguments.weights, arguments.kind)
+    description = describe_encoder(encoder, opened["weights"], arguments.kind)
     file = FeatureFile(tuple(names), np.stack(rows), description)
     if arguments.out:
         save_features(arguments.out, file, dtype=arguments.dtype)
@@ -125,9 +124,10 @@ def _embed_captioned(arguments: argparse.Namespace) -> int:
         save_captioned,
     )
 
-    show_progress(f"reading {arguments.weights}")
-    encoder = open_encoder(arguments.weights, arguments.model)
-    description = describe_encoder(encoder, arguments.weights, arguments.kind)
+    opened = weights_arguments(arguments)
+    show_progress(f"reading {opened['weights']}")
+    encoder = open_encoder(**opened)
+    description = describe_encoder(encoder, opened["weights"], arguments.kind)
     if arguments.data == "cs231n_coco":
         raise InputError("cs231n_coco has features instead of images: train on those.")
     sources = {

@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.models.registry import get_spec
 
     images = [image for path in arguments.images for image in find_images(path)]
-    weights, model = weights_arguments(arguments)
-    show_progress(f"reading {weights}")
-    trained = open_trained(weights, model, part=arguments.part)
+    weights = weights_arguments(arguments)
+    show_progress(f"reading {weights['weights']}")
+    trained = open_trained(**weights)
     get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     form = "json" if arguments.json else "csv" if arguments.csv else "text"

@@ -10,16 +10,12 @@ those of the evaluation split.
 
 import argparse
 
-from jaxvision.commands.arguments import add_data_arguments, count, counts
+from jaxvision.commands.arguments import add_data_arguments, add_weights_arguments, count, counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
-    weights = parser.add_mutually_exclusive_group(required=True)
-    weights.add_argument("--weights", help="a file of weights, or the folder of a run")
-    weights.add_argument("--run", dest="folder", help="the folder of a run")
-    parser.add_argument("--model", help="name or alias; a run knows its own")
-    parser.add_argument("--part", help="which weights of a file that has several, e.g. teacher")
+    add_weights_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--shots", type=counts, help="images of each class; default: 1,5,10,25")
     parser.add_argument("--no-linear", action="store_true", help="leave out the linear probe")
@@ -32,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     import pathlib
 
     from jaxvision.command_line import say, show_progress
-    from jaxvision.commands.arguments import data_arguments
+    from jaxvision.commands.arguments import data_arguments, weights_arguments
     from jaxvision.errors import InputError
     from jaxvision.evaluation.labelled import DataOptions, Runner, open_splits
     from jaxvision.evaluation.probe import (
@@ -47,12 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.profiling.table import text_table
     from jaxvision.train.workdir import write_json
 
-    weights = arguments.weights or arguments.folder
+    opened = weights_arguments(arguments)
+    weights = opened["weights"]
     out = pathlib.Path(arguments.out).expanduser() if arguments.out else None
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"There is no folder {out.absolute().parent} to write {out.name} into.")
     show_progress(f"reading {weights}")
-    trained = open_trained(weights, arguments.model, part=arguments.part)
+    trained = open_trained(**opened)
     spec = get_spec(trained.spec.name, task="classification")
     remove_head(trained.model)
     options = DataOptions(**data_arguments(arguments))

@@ -64,17 +64,18 @@ class FeatureFile:
     encoder: Mapping[str, Any]
 
 
-def open_encoder(weights: str, name: str | None = None) -> Trained:
+def open_encoder(weights: str, name: str | None = None, **options: Any) -> Trained:
     """Returns an image model without its head.
 
     Args:
-      weights: File of weights or folder of a run, see `open_trained`.
-      name: Name of the model; None: of a run, its own.
+      weights: Tag, file of weights or folder of a run, see `open_trained`.
+      name: Name of the model; None: the one that the weights tell.
+      **options: Further options of `open_trained`.
 
     Raises:
       InputError: if the weights cannot be read or are of no image model.
     """
-    trained = open_trained(weights, name)
+    trained = open_trained(weights, name, **options)
     get_spec(trained.spec.name, task="classification")
     if not isinstance(trained.model, ImageModel):
         raise InputError(f"Features are those of an ImageModel, {trained.spec.name} is none.")

@@ -16,12 +16,14 @@ from jaxvision.layers.position import resize_position_embedding
 from jaxvision.options.size import Size
 
 _NONE = "the file has none, the model keeps its own"
+_NOT_THERE = "the file has none in this place, the model keeps its own"
 _MOST_NUMBERS = 2**28  # of a position table that is made, 1 GiB
 
 # What a user does about weights whose grid nobody can tell.
 HOW_TO_TELL = (
-    "give the size of the images that they were trained on, image_size=(height, width), or "
-    "--config.model.init_image_size of a run"
+    "give the size of the images that they were trained on, as image_size=(height, width) of "
+    "load_weights, --weights-size of a command, config.model.init_image_size of a run or "
+    "config.distill.teacher_image_size of its teacher"
 )
 
 Grid = tuple[int, int]
@@ -289,7 +291,7 @@ def fit_heads(
     own = {}
     if not any(_names(weights_left, rules, head) for head in source.heads):
         parts = [part for part in source.end if any(p.startswith(f"{part}/") for p in shapes)]
-        own = {part: _NONE for part in parts if not _names(weights_left, rules, part)}
+        own = {part: _NOT_THERE for part in parts if not _names(weights_left, rules, part)}
     for head in source.heads:
         names, reason = _fit_head(weights_left, rules, shapes, head)
         taken += names

@@ -25,9 +25,10 @@ def load_weights(
 ) -> LoadReport:
     """Puts the weights of a file into a model, in place, and returns what was done.
 
-    Everything must fit, with three exceptions that the report names: a head for another number of
-    classes (the model keeps its own), positions of another grid, and a first kernel for another
-    number of channels. A model that raises is as it was before.
+    Everything must fit, with four exceptions that the report names: a head for another number of
+    classes or none (the model keeps its own), positions of another grid, a first kernel for another
+    number of channels, and what only self-supervised training needed. A model that raises is as it
+    was before.
 
     Args:
       model: Any model of `create_model`.

@@ -44,7 +44,12 @@ class Trained:
 
 
 def open_trained(
-    weights: str, name: str | None = None, *, part: str | None = None, **overrides: Any
+    weights: str,
+    name: str | None = None,
+    *,
+    part: str | None = None,
+    weights_size: Size | None = None,
+    **overrides: Any,
 ) -> Trained:
     """Returns the model of a file of weights or of a run.
 
@@ -55,6 +60,7 @@ def open_trained(
       weights: Tag, file, or the folder of a run or of one of its checkpoints; see `load_weights`.
       name: Name of the model; None: the one that the weights tell.
       part: Name of the place in the file whose weights are meant, see `load_weights`.
+      weights_size: Size of the images that the weights belong to, in pixels; None: as they say.
       overrides: Fields of the model's config that it shall have here; those it has not, it ignores.
 
     Raises:
@@ -82,8 +88,8 @@ def open_trained(
     model = _abstract(spec, options)
     if file is None:
         file = read_file_or_run(weights, model, part=part)
-        if known is not None and file.image_size is None:
-            file = dataclasses.replace(file, image_size=known.image_size)
+        told = known.image_size if known is not None else None
+        file = dataclasses.replace(file, image_size=weights_size or file.image_size or told)
     classes = count_classes(model, file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes

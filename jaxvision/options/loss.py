@@ -43,6 +43,7 @@ class DistillOptions:
     alpha: float = 0.5
     temperature: float = 1.0
     image_size: Any = 0  # a Size, once it is checked; 0: the student's
+    teacher_image_size: Any = 0  # likewise; 0: as the teacher's weights say
     features: str = "none"
     feature_stride: int = 0
     feature_weight: float = 1.0
@@ -62,8 +63,10 @@ class DistillOptions:
                 "A teacher needs weights: give --config.distill.teacher_weights=FILE or the "
                 "folder of a run, or leave --config.distill.teacher and .features out."
             )
-        if self.image_size and not is_size(self.image_size):
-            raise InputError(
-                f"--config.distill.image_size must be pixels up to {MAX_SIDE}, a whole number or "
-                f"'(height, width)', or 0, got {self.image_size!r}."
-            )
+        for name in ("image_size", "teacher_image_size"):
+            size = getattr(self, name)
+            if size and not is_size(size):
+                raise InputError(
+                    f"--config.distill.{name} must be pixels up to {MAX_SIDE}, a whole number or "
+                    f"'(height, width)', or 0, got {size!r}."
+                )

@@ -31,6 +31,7 @@ def with_teacher(task: Classification, options: Options) -> Distillation:
         trained = open_trained(
             distill.teacher_weights,
             distill.teacher or None,
+            weights_size=distill.teacher_image_size or None,
             image_size=size,
             dtype=options.model.dtype,
         )

@@ -10,6 +10,7 @@ from opening import make_run, train
 import jaxvision as jv
 import jaxvision.parity.torchvision_import  # noqa: F401 - before timm
 from configs import smoke
+from jaxvision.__main__ import main
 from jaxvision.errors import InputError
 from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.interop.read import read_file_or_run
@@ -218,6 +219,19 @@ def captioner(size):
         image_size=size,
         **options,
     )
+
+
+def test_a_file_is_converted_at_the_size_that_the_command_is_told(tmp_path, capsys):
+    wide = (224, 448)
+    weights = helpers.random_weights(create_model("vit_ti16", rngs=nnx.Rngs(0), image_size=wide))
+    np.savez(tmp_path / "in.npz", **weights)
+    convert = ["convert", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), "--model=vit_ti16"]
+    assert main([*convert, "--format=timm"]) == 2
+    assert "have 392 positions" in capsys.readouterr().err
+    assert main([*convert, "--format=timm", "--weights-size=224x448"]) == 0
+    helpers.assert_equal(dict(np.load(tmp_path / "out.npz")), weights)
+    model = open_trained(str(tmp_path / "in.npz"), "vit_ti16", weights_size=wide)
+    assert "positions resized from 14 x 28 to 14 x 14, bicubic" in model.report
 
 
 def test_a_run_starts_from_a_file_whose_images_it_is_told(wide, tmp_path):
