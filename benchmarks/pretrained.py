@@ -19,11 +19,12 @@ TAGS = [f"tf_efficientnet_lite{size}.ml_illustrated_in1k" for size in (0, 1, 2)]
 
 def timm_probabilities(model, name: str, images) -> np.ndarray:
     """Returns what timm gives for the same weights, [images, classes]."""
+    from jaxvision.parity import torchvision_import  # isort: skip  # noqa: F401 - before timm
     import timm
+    import timm.data
     import torch
 
     import jaxvision as jv
-    import jaxvision.parity.torchvision_import  # noqa: F401 - before timm
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"

@@ -6,7 +6,6 @@ the path on our side, so the model decides what must be in a file, and nothing i
 """
 
 import dataclasses
-import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvision.errors import InputError
+from jaxvision.interop.complaint import complaint
 
 Weights = dict[str, np.ndarray]
 
@@ -272,7 +272,7 @@ def convert(
                     misfits.append(f"{name!r} differs from the array that the model shares with it")
                 values[path] = np.asarray(part, order="C")
     if missing or extra or misfits:
-        raise InputError(_complaint(missing, extra, misfits, source))
+        raise InputError(complaint(missing, extra, misfits, source))
     params, batch_stats = (
         unflatten_dict({k: values[_path(k)] for k in flatten_dict(tree) if _path(k) in values})
         for tree in target
@@ -295,7 +295,7 @@ def check_names(
     """
     missing, extra = _unmatched(source, entries, allow_missing, ())
     if missing or extra:
-        raise InputError(_complaint(missing, extra, [], source))
+        raise InputError(complaint(missing, extra, [], source))
 
 
 def _unmatched(
@@ -381,27 +381,3 @@ def _fill(template: str, numbers: Mapping[str, int]) -> str:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _complaint(missing: list[str], extra: list[str], misfits: list[str], source: Weights) -> str:
-    """Returns the message that says how a file and a model differ."""
-
-    def listing(names: list[str], others: Iterable[str], place: str) -> str:
-        others, texts = list(others), []
-        for name in names[:3]:
-            nearest = difflib.get_close_matches(name, others, n=1)
-            texts.append(f"{name!r}" + (f" (nearest {place}: {nearest[0]!r})" if nearest else ""))
-        return ", ".join(texts) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-    parts = []
-    if missing:
-        parts.append(f"the file lacks {listing(missing, extra or source, 'in the file')}")
-    if extra:
-        parts.append(f"the model has no use for {listing(extra, missing, 'wanted')}")
-    if misfits:
-        rest = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
-        parts.append("; ".join(misfits[:3]) + rest)
-    return (
-        f"The weights do not fit the model: {'; '.join(parts)}. Check the model's name and options "
-        "and where the file comes from (source=...)."
-    )

@@ -93,7 +93,7 @@ _OTHER_NORM = {"norm": "fc_norm", "fc_norm": "norm"}
 _PLACE = {"norm": "before", "fc_norm": "behind"}
 _POOL = {"norm": "token", "fc_norm": "average"}
 # Of MAE, DINO and MoCo v3, beside the encoder that their authors name as timm does.
-_TRAINING_ONLY = ("decoder_*", "mask_token", "head.mlp.*", "head.last_layer.*", "head.[0-9]*")
+_TRAINING_ONLY = ("decoder_*", "mask_token", "head.mlp.*", "head.last_layer.*")
 
 
 def timm_source(rules: Callable[[Any], tuple[Rule, ...]], **fields: Any) -> Source:
@@ -106,7 +106,8 @@ def timm_source(rules: Callable[[Any], tuple[Rule, ...]], **fields: Any) -> Sour
 
     def unused(config: ViTConfig) -> tuple[str, ...]:
         # Without a head the norm that stands elsewhere gives way to a new one, as in MAE's code.
-        return *_TRAINING_ONLY, f"{_OTHER_NORM[_norm_name(config)]}.*"
+        projector = () if config.head_hidden else ("head.[0-9]*",)
+        return *_TRAINING_ONLY, *projector, f"{_OTHER_NORM[_norm_name(config)]}.*"
 
     return Source(
         rules=rules,
