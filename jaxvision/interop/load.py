@@ -22,9 +22,11 @@ from jaxvision.interop.formats import (
     read_values,
     write_weights,
 )
+from jaxvision.interop.identify import naming_the_model
 from jaxvision.interop.report import LoadReport, WeightFile, whole_report
 from jaxvision.interop.rules import (
     Entry,
+    Misfit,
     Rule,
     Weights,
     convert,
@@ -80,12 +82,13 @@ def load_weights(
         names it.
     """
     file = read_file_or_run(path, model, ema=ema, part=part)
-    report = assign_weights(
-        model,
-        file.weights,
-        source=source or file.source,
-        image_size=image_size or file.image_size,
-    )
+    with naming_the_model(path, file.weights, model):
+        report = assign_weights(
+            model,
+            file.weights,
+            source=source or file.source,
+            image_size=image_size or file.image_size,
+        )
     return whole_report(report, file)
 
 
@@ -333,7 +336,7 @@ def _detect(model: nnx.Module, weights: Weights) -> str:
     counts = {name: count_known(weights, each.rules(config)) for name, each in known.items()}
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
-        raise InputError(
+        raise Misfit(
             f"The names in the file are those of no {type(model).__name__} of "
             f"{' or '.join(sources or [OWN])}: {', '.join(map(repr, list(weights)[:3]))}, ...; "
             "give the file to the model that it belongs to."

@@ -11,6 +11,7 @@ from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop.fill import assign_all
+from jaxvision.interop.identify import identify, naming_the_model
 from jaxvision.interop.load import count_classes, read_file_or_run
 from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
@@ -58,7 +59,10 @@ def open_trained(
     if run is None and spec is None:
         if not str(weights).startswith("hub:") and not pathlib.Path(weights).expanduser().exists():
             raise InputError(f"There is no run and no file of weights {weights}.")
-        raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
+        found = identify(read_file_or_run(weights, part=part).weights)
+        if found is None:
+            raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
+        raise InputError(f"{weights} looks like {found}: give --model={found.names[0]}.")
     if run is not None:
         own = run.config["model"]["name"]
         if spec is not None and is_known(own) and get_spec(own) is not spec:
@@ -71,7 +75,8 @@ def open_trained(
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     model = _abstract(spec, options)
     file = read_file_or_run(weights, model, part=part)
-    classes = count_classes(model, file.weights, source=file.source)
+    with naming_the_model(weights, file.weights, model):
+        classes = count_classes(model, file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
