@@ -183,6 +183,12 @@ class Row:
 
 HELP = "--help"
 PREDICT = "predict {tmp}/a.png --weights={run}"
+
+
+def unknown_weights(folder):
+    np.savez(folder / "w.npz", x=np.ones(3))
+
+
 ROWS = [
     Row("no-command", "", ["COMMAND", HELP]),
     Row("command", "modles", ["'modles'", "'models'", HELP]),
@@ -203,9 +209,9 @@ ROWS = [
     Row("convert-in", "convert {tmp}/no.npz {tmp}/o.npz --format=timm --model=resnet18",
         ["There is no file {tmp}/no.npz"]),
     Row("convert-model", "convert {tmp}/w.npz {tmp}/o.npz --format=timm",
-        ["{tmp}/w.npz does not say which model", "--model=NAME"], text("w.npz", "")),
+        ["{tmp}/w.npz does not say which model", "--model=NAME"], unknown_weights),
     Row("convert-damaged", "convert {tmp}/w.npz {tmp}/o.npz --format=timm --model=resnet18",
-        ["{tmp}/w.npz is no .npz file"], text("w.npz", "")),
+        ["{tmp}/w.npz is empty instead of a file of weights"], text("w.npz", "")),
     Row("convert-no-run", "convert {tmp} {tmp}/o.npz --format=timm", ["config.json and checkp"]),
     Row("convert-library", "convert {run} {tmp}/o.npz --format=hf --model=resnet18",
         ["is a run of vit_ti16, not of resnet18"]),

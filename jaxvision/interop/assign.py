@@ -17,6 +17,7 @@ from jaxvision.interop.choose import Table
 from jaxvision.interop.report import LoadReport
 from jaxvision.interop.rules import (
     Entry,
+    Misfit,
     Rule,
     Weights,
     check_names,
@@ -184,7 +185,7 @@ def detect_source(model: nnx.Module, weights: Weights) -> str:
     }
     best = max(counts, key=lambda name: counts[name])
     if counts[best] == 0:
-        raise InputError(
+        raise Misfit(
             f"The names in the file are those of no {type(model).__name__} of "
             f"{' or '.join(sources or [OWN])}: {', '.join(map(repr, list(weights)[:3]))}, ...; "
             "give the file to the model that it belongs to."

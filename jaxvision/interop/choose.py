@@ -140,13 +140,7 @@ def _fits(place: Place, tables: Sequence[Table]) -> list[_Fit]:
     """Returns the prefixes in a place behind which half of a model is."""
     fits = []
     for table in tables:
-        pattern = name_pattern(table.rules)
-        known = collections.Counter(
-            name[:start]
-            for name in place.values
-            for start in _starts(name)
-            if pattern.fullmatch(name, start)
-        )
+        known = count_prefixes(place.values, name_pattern(table.rules))
         fits += [
             _Fit(place, prefix, count, table)
             for prefix, count in known.items()
@@ -158,6 +152,13 @@ def _fits(place: Place, tables: Sequence[Table]) -> list[_Fit]:
         if not any(_nested(fit.prefix, other.prefix) for other in kept):
             kept.append(fit)
     return kept
+
+
+def count_prefixes(names: Iterable[str], pattern: re.Pattern[str]) -> collections.Counter[str]:
+    """Returns how many names a table knows behind each prefix."""
+    return collections.Counter(
+        name[:start] for name in names for start in _starts(name) if pattern.fullmatch(name, start)
+    )
 
 
 def _nested(left: str, right: str) -> bool:

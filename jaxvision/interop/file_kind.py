@@ -145,7 +145,7 @@ def _tar(start: bytes) -> tuple[str, str]:
 def _text(start: bytes) -> tuple[str, str]:
     """Returns what a text is; of anything else, how it begins."""
     if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file itself", "git lfs pull"
+        return "a pointer of Git LFS", "git lfs pull"
     lower = start.lstrip().lower()
     if lower.startswith((b"<!doctype html", b"<html")):
         return "an HTML page", "download the file itself, not the page about it"

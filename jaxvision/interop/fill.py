@@ -5,6 +5,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.interop.assign import assign_weights
+from jaxvision.interop.identify import naming_the_model
 from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.report import LoadReport, WeightFile, whole_report
 
@@ -32,7 +33,8 @@ def assign_all(model: nnx.Module, file: WeightFile, *, path: str, name: str) -> 
       path: Path that the weights were read from, for the text of an error.
       name: Name of the model, for the text of an error.
     """
-    report = assign_weights(model, file.weights, source=file.source, image_size=file.image_size)
+    with naming_the_model(path, file.weights, model):
+        report = assign_weights(model, file.weights, source=file.source, image_size=file.image_size)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
         reasons = "; ".join(f"{part}: {reason}" for part, reason in report.adapted.items())
         raise InputError(f"{path} does not fill a {name} ({reasons}).")

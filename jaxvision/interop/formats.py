@@ -34,7 +34,7 @@ from jaxvision.interop.weight_folder import USUAL, read_index, usual_file
 from jaxvision.plain_pickle import Inert, PickleError, read_pickle
 
 _WRITABLE = (".safetensors", ".npz")
-_SCALED = ("F8", "F6", "F4")  # dtypes of safetensors
+_SCALED = ("F8_", "F6_", "F4")  # dtypes of safetensors
 
 
 def read_weights(

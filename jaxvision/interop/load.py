@@ -7,6 +7,7 @@ from flax import nnx
 from jaxvision.interop.assign import assign_weights, extract_weights
 from jaxvision.interop.describe import describe_weights, usual_weights
 from jaxvision.interop.formats import check_writable, write_weights
+from jaxvision.interop.identify import naming_the_model
 from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.report import LoadReport, whole_report
 from jaxvision.models.registry import get_spec
@@ -56,9 +57,10 @@ def load_weights(
     file = read_file_or_run(path, model, ema=ema, part=part)
     if image_size is None:
         image_size = file.image_size or (known.image_size if known is not None else None)
-    report = assign_weights(
-        model, file.weights, source=source or file.source, image_size=image_size
-    )
+    with naming_the_model(path, file.weights, model):
+        report = assign_weights(
+            model, file.weights, source=source or file.source, image_size=image_size
+        )
     name = getattr(model, "spec_name", None)
     if known is None and name is not None:
         known = usual_weights(get_spec(name), report.source, of=str(path))

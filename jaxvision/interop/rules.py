@@ -7,6 +7,7 @@ the path on our side, so the model decides what must be in a file, and nothing i
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,10 @@ from jaxvision.errors import InputError
 from jaxvision.interop.complaint import complaint
 
 Weights = dict[str, np.ndarray]
+
+
+class Misfit(InputError):
+    """Weights that are not those of the model: their names or shapes are others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +277,7 @@ def convert(
                     misfits.append(f"{name!r} differs from the array that the model shares with it")
                 values[path] = np.asarray(part, order="C")
     if missing or extra or misfits:
-        raise InputError(complaint(missing, extra, misfits, source))
+        raise Misfit(complaint(missing, extra, misfits, source))
     params, batch_stats = (
         unflatten_dict({k: values[_path(k)] for k in flatten_dict(tree) if _path(k) in values})
         for tree in target
@@ -351,8 +356,13 @@ def count_known(names: Iterable[str], rules: Iterable[Rule]) -> int:
 def name_pattern(rules: Iterable[Rule]) -> re.Pattern[str]:
     """Returns the expression that matches the names in a file that some rule could read."""
     names = dict.fromkeys(name for rule in rules for name in (rule.source, *rule.aliases))
-    texts = [_pattern(name).pattern for name in names]
-    return re.compile("|".join(re.sub(r"\?P<\w+>", "?:", text) for text in texts) or "(?!)")
+    return _any_of(tuple(names))
+
+
+@functools.lru_cache(maxsize=256)  # the variants of a family share their names
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    texts = (r"\d+".join(map(re.escape, _NUMBER.split(name)[::3])) for name in names)
+    return re.compile("|".join(texts) or "(?!)")
 
 
 def flatten(tree: Any) -> dict[str, Any]:

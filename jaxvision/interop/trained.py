@@ -15,6 +15,7 @@ from jaxvision.interop.assign import count_classes
 from jaxvision.interop.describe import describe_weights, usual_weights
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.hub_config import Description
+from jaxvision.interop.identify import identify, naming_the_model
 from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.report import LoadReport
 from jaxvision.interop.rules import Weights
@@ -79,10 +80,7 @@ def open_trained(
     else:
         _check_there(weights)
         known = describe_weights(weights)
-        if spec is None:
-            if known is None or known.model is None:
-                raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
-            spec = get_spec(known.model)
+        spec = spec or _told_model(weights, part, known)
         options, size = _told_options(spec, known)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     model = _abstract(spec, options)
@@ -90,7 +88,8 @@ def open_trained(
         file = read_file_or_run(weights, model, part=part)
         told = known.image_size if known is not None else None
         file = dataclasses.replace(file, image_size=weights_size or file.image_size or told)
-    classes = count_classes(model, file.weights, source=file.source)
+    with naming_the_model(weights, file.weights, model):
+        classes = count_classes(model, file.weights, source=file.source)
     if classes is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
@@ -108,6 +107,22 @@ def open_trained(
     if isinstance(model, Model):
         model.preprocess = spec.preprocess
     return Trained(model, spec, transform, names, _report(report, known))
+
+
+def _told_model(weights: str, part: str | None, known: Description | None) -> ModelSpec:
+    """Returns the row of the model that weights tell.
+
+    Those of transformers have a config.json, but the shapes tell which variant it is.
+    """
+    if known is not None and known.model is not None:
+        return get_spec(known.model)
+    found = identify(read_file_or_run(weights, part=part).weights)
+    if found is None:
+        raise InputError(f"{weights} does not say which model it is of: give --model=NAME.")
+    if known is None:
+        raise InputError(f"{weights} looks like {found}: give --model={found.names[0]}.")
+    specs = [get_spec(name) for name in found.names]
+    return next((spec for spec in specs if known.source in spec.peers), specs[0])
 
 
 def _told_options(spec: ModelSpec, known: Description | None) -> tuple[dict[str, Any], Size]:

@@ -76,7 +76,7 @@ def test_a_file_needs_a_model_and_brings_its_number_of_classes(tmp_path, photos)
     options = {"stage_depths": (2, 2, 2, 2)}
     model = create_model("resnet18", num_classes=7, rngs=nnx.Rngs(0), **options)
     save_weights(model, tmp_path / "w.npz", format="torchvision")
-    with pytest.raises(InputError, match="does not say which model it is of: give --model=NAME"):
+    with pytest.raises(InputError, match="looks like a resnet18 .*: give --model=resnet18"):
         open_trained(str(tmp_path / "w.npz"))
     trained = open_trained(str(tmp_path / "w.npz"), "resnet18")
     assert trained.model.config.num_classes == 7 and trained.class_names == ()

@@ -11,6 +11,8 @@ from interop import helpers
 
 import jaxvision as jv
 from jaxvision.errors import InputError
+from jaxvision.interop.trained import open_trained
+from jaxvision.train.init_from import load_initial
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -148,6 +150,18 @@ def test_which_of_two_is_asked_for_in_one_sentence(saved, parts, tmp_path):
         assert part == "top" or part in report.wrapper.split(".")
     with pytest.raises(InputError, match=r"no weights that fit in a part 'other', but in '"):
         jv.load_weights(fresh(), tmp_path / "w", part="other")
+
+
+def test_the_part_on_the_command_line_and_in_a_config(tmp_path):
+    saved = {"student": under("backbone.", V), "teacher": under("backbone.", W)}
+    torch.save(saved, tmp_path / "w")
+    build = helpers.vit
+    params, _ = load_initial(lambda rngs: build(), str(tmp_path / "w"), part="teacher", seed=0)
+    np.testing.assert_array_equal(params["norm"]["bias"], W["norm.bias"].numpy())
+    with pytest.raises(InputError, match="config.model.init_from: .*say which, e.g. part="):
+        load_initial(lambda rngs: build(), str(tmp_path / "w"), seed=0)
+    trained = open_trained(str(tmp_path / "w"), "vit_ti16", part="teacher", **helpers.VIT)
+    assert holds(trained.model, W) and "from 'teacher.backbone'" in trained.report
 
 
 def test_projectors_are_left_out_and_the_head_is_kept(tmp_path):
