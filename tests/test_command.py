@@ -103,7 +103,8 @@ def test_profile(serve):
     lines = out.splitlines()
     assert lines[0].startswith("resnet18, one image of 32 x 64 (a MAC is one multiply-add")
     assert any(line.startswith("  head Linear") for line in lines)
-    assert [line.split()[3] for line in lines if line.startswith("resnet18  ")] == ["1", "2"]
+    rows = [line.split() for line in lines if line.startswith("resnet18  ")]
+    assert [row[3:5] for row in rows] == [["71.5", "1"], ["71.5", "2"]]
 
 
 def test_predict(serve, finished, tmp_path):
@@ -207,7 +208,7 @@ ROWS = [
     Row("convert-format", "convert {run} {tmp}/o.npz", ["--format", HELP]),
     Row("convert-suffix", "convert {run} {tmp}/o.pth --format=timm", [".safetensors or .npz"]),
     Row("convert-in", "convert {tmp}/no.npz {tmp}/o.npz --format=timm --model=resnet18",
-        ["There is no file {tmp}/no.npz"]),
+        ["There is no run and no file of weights {tmp}/no.npz"]),
     Row("convert-model", "convert {tmp}/w.npz {tmp}/o.npz --format=timm",
         ["{tmp}/w.npz does not say which model", "--model=NAME"], unknown_weights),
     Row("convert-damaged", "convert {tmp}/w.npz {tmp}/o.npz --format=timm --model=resnet18",
@@ -215,7 +216,8 @@ ROWS = [
     Row("convert-no-run", "convert {tmp} {tmp}/o.npz --format=timm", ["config.json and checkp"]),
     Row("convert-library", "convert {run} {tmp}/o.npz --format=hf --model=resnet18",
         ["is a run of vit_ti16, not of resnet18"]),
-    Row("predict-weights", "predict {tmp}", ["--weights", HELP]),
+    Row("predict-weights", "predict {run}/x.png", ["no image, folder or zip"]),
+    Row("predict-no-weights", "predict {tmp}", ["Give --weights=TAG, FILE or RUN"], text("a.png", "")),
     Row("predict-nothing", "predict {tmp} --weights={run}", ["{tmp} holds no image", ".png"]),
     Row("predict-missing", PREDICT, ["no image, folder or zip {tmp}/a.png"]),
     Row("predict-top", f"{PREDICT} --top=many", ["'many'", HELP]),

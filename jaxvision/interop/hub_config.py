@@ -136,7 +136,7 @@ def _of_transformers(
     if all(name == f"LABEL_{label}" for label, name in enumerate(names)):
         names = ()
     preprocess = None
-    if preprocessor is not None:
+    if preprocessor is not None and "size" in preprocessor and "image_mean" in preprocessor:
         preprocess, seen = _of_processor(preprocessor, where)
         size = seen if size is None else size
     if size is not None and not is_size(size):
@@ -164,7 +164,8 @@ def _of_processor(processor: Mapping[str, Any], where: str) -> tuple[Preprocess,
         shortest = centre or kind.startswith("ConvNext")
         size = {"shortest_edge": size} if shortest else {"height": size, "width": size}
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    assert isinstance(size, dict)
+    if not isinstance(size, dict):
+        raise ValueError(f"its size is {shorten(size)}")
     if "shortest_edge" not in size:
         seen, mode, fraction = _size(size["height"], size["width"]), "squash", 1.0
         if centre and crop is not None:

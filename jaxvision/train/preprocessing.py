@@ -11,12 +11,12 @@ from jaxvision.interop.assign import detect_source
 from jaxvision.interop.describe import describe_weights, usual_weights
 from jaxvision.interop.hub_config import Description
 from jaxvision.interop.read import read_file_or_run
-from jaxvision.interop.run_folder import open_run
 from jaxvision.models.registry import create_model, get_spec
 from jaxvision.models.spec import ModelSpec, Preprocess
 from jaxvision.options.data import AUTO, DataOptions, usual_resize
 from jaxvision.options.options import Options
 from jaxvision.options.size import sides
+from jaxvision.train.workdir import flat, stored_options
 
 _FIELDS = ("mean", "std", "interpolation", "eval_crop", "eval_resize")
 
@@ -37,9 +37,9 @@ def settle_preprocessing(
       InputError: if the weights to start from cannot be read.
     """
     if run is not None:
-        stored = open_run(run).config["data"]
-        data = _filled(options.data, {name: _plain(stored[name]) for name in _FIELDS})
-        return dataclasses.replace(options, data=data)
+        stored = flat(stored_options(run))
+        decided = {x: _plain(stored[f"data.{x}"]) for x in _FIELDS if f"data.{x}" in stored}
+        return dataclasses.replace(options, data=_filled(options.data, decided))
     side = min(sides(options.data.image_size))
     wanted = _wanted(options, spec)
     usual: dict[str, Any] = {

@@ -112,9 +112,21 @@ def check_evaluates_the_run(workdir: str | pathlib.Path, options: Options) -> No
 
 
 def _changes(workdir: pathlib.Path, options: Options) -> list[str]:
+    stored = stored_options(workdir)
+    if not stored:
+        return []
+    return _differences(flat(as_json(Options())) | flat(stored), as_json(options))
+
+
+def stored_options(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the options that a folder's run was started with; nothing if it has not kept them.
+
+    Raises:
+      InputError: if config.json is damaged.
+    """
     path = workdir / "config.json"
     if not path.exists():
-        return []
+        return {}
     try:
         stored = read_json(path)
         check_types(stored)
@@ -125,7 +137,7 @@ def _changes(workdir: pathlib.Path, options: Options) -> list[str]:
         raise InputError(
             f"{path} is damaged ({reason}); restore it, or give another --workdir."
         ) from error
-    return _differences(flat(as_json(Options())) | flat(stored), as_json(options))
+    return stored
 
 
 def describe_data(task: Task) -> dict[str, Any]:

@@ -187,11 +187,11 @@ def test_from_the_command_line(finished, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "--weights --run is required"),
-        ("--run={run} --weights={run}", "not allowed with"),
+        ("", "Give --weights=TAG, FILE or RUN"),
+        ("--run={run} --pretrained", "Give --weights=TAG, FILE or RUN"),
         ("--run={tmp}", "config.json and checkpoints/"),
         ("--weights={tmp}/w.npz", "There is no run and no file of weights {tmp}/w.npz"),
-        ("--weights={tmp}/w.npz --model=resnet18", "There is no file {tmp}/w.npz"),
+        ("--weights={tmp}/w.npz --model=resnet18", "no file of weights {tmp}/w.npz"),
         ("--run={run} --shots=0", "at least 1"),
         ("--run={run} --shots=many", "'many'"),
         ("--run={run} --shots=1,99", "give --shots of at most"),

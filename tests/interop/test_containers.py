@@ -3,6 +3,7 @@
 import argparse
 import collections
 
+import finished_run
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -248,6 +249,7 @@ def test_files_of_other_models_are_not_taken_apart(tmp_path):
 
 
 def test_parts_of_a_run_are_refused(tmp_path):
+    finished_run.write(tmp_path)
     with pytest.raises(InputError, match="is a run, which has no part 'teacher'"):
         jv.load_weights(fresh(), tmp_path, part="teacher")
 

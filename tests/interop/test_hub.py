@@ -52,12 +52,11 @@ def test_weights_are_loaded_from_the_usual_file(fake, tmp_path):
     jv.save_weights(helpers.vit(seed=1), path)
     fake.files = {"model.safetensors": path}
     model = helpers.vit(seed=2)
-    report = jv.load_weights(model, "hub:timm/vit_tiny_patch16_224.augreg_in21k")
+    report = jv.load_weights(model, "hub:someone/vit")
     assert helpers.same(helpers.leaves(model), helpers.leaves(helpers.vit(seed=1)))
     assert report.source == "timm"
-    repo = "timm/vit_tiny_patch16_224.augreg_in21k"
-    files = ("model.safetensors", "config.json", "preprocessor_config.json")
-    assert fake.asked == [(repo, file, None) for file in files]
+    files = ("config.json", "model.safetensors", "config.json", "preprocessor_config.json")
+    assert fake.asked == [("someone/vit", file, None) for file in files]
 
 
 def test_the_older_file_is_the_second_choice(fake, tmp_path):
