@@ -20,7 +20,7 @@ from jaxvision.interop.trained import open_trained
 from jaxvision.models.registry import get_spec, list_models
 
 # The smallest of every family.
-LARGEST_FIRST = sorted(list_models(), key=lambda name: -get_spec(name).num_params)
+LARGEST_FIRST = sorted(list_models(), key=lambda name: -(get_spec(name).num_params or 0))
 SMALLEST = sorted({get_spec(name).build: name for name in LARGEST_FIRST}.values())
 CASES = [(name, library) for name in SMALLEST for library in module._sources(get_spec(name))]
 
@@ -66,6 +66,7 @@ def test_a_member_of_every_family_and_library(name, library):
 
 def test_other_channels_and_grids():
     weights = shapes_of("vit_ti16", "timm")
+    assert weights is not None
     weights["pos_embed"].shape = (1, 1 + 24 * 24, 192)
     weights["patch_embed.proj.weight"].shape = (192, 1, 16, 16)
     found = identify(weights)
