@@ -7,12 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxvision.errors import InputError, shorten
-from jaxvision.interop.containers import Place
+from jaxvision.interop.containers import Place, is_array
 from jaxvision.interop.rules import Rule, name_pattern
-from jaxvision.interop.torch_pickle import Tensor, is_other_tensor
+from jaxvision.interop.torch_pickle import Tensor
 
 # What DistributedDataParallel and torch.compile put before every name, and Flax's programs.
 _WRAPPERS = ("_orig_mod.", "module.", "opt/target/", "params/")
@@ -132,15 +130,16 @@ def choose(
         return Choice(_strip(fit.values(), path), fit.wrapper)
     values, projector = _without_projector(fit)
     others = [name for name in fit.place.values if not name.startswith(fit.prefix)]
-    others = [name for name in others if _is_leaf(fit.place.values[name]) and name != _COUNTER]
+    others = [name for name in others if is_array(fit.place.values[name]) and name != _COUNTER]
     return Choice(values, fit.wrapper, (*_grouped(others), *projector))
 
 
 def _fits(place: Place, tables: Sequence[Table]) -> list[_Fit]:
     """Returns the prefixes in a place behind which half of a model is."""
     fits = []
+    names = [name for name, value in place.values.items() if is_array(value)]
     for table in tables:
-        known = count_prefixes(place.values, name_pattern(table.rules))
+        known = count_prefixes(names, name_pattern(table.rules))
         fits += [
             _Fit(place, prefix, count, table)
             for prefix, count in known.items()
@@ -233,10 +232,6 @@ def _one(fits: list[_Fit], path: Any, *, ema: bool, part: str | None) -> _Fit:
 def _tells(part: str, fits: list[_Fit]) -> bool:
     """Returns whether a part belongs to one place only."""
     return sum(fit.named(part) for fit in fits) == 1
-
-
-def _is_leaf(value: Any) -> bool:
-    return isinstance(value, np.ndarray | Tensor) or is_other_tensor(value)
 
 
 def _without_projector(fit: _Fit) -> tuple[dict[str, Any], list[str]]:

@@ -10,6 +10,7 @@ from jaxvision.interop.torch_pickle import Array, Tensor, is_other_tensor, what_
 from jaxvision.plain_pickle import Inert
 
 _MAX_NAME = 1000  # characters; real ones have a hundred
+_MAX_ARRAYS = 50_000  # real models have a thousand
 _MAX_DEPTH = 4  # of dictionaries in dictionaries
 _MAX_PARTS = 100_000  # of a module
 _MODULE = ("_parameters", "_buffers", "_modules")
@@ -49,7 +50,7 @@ def find_places(saved: Any, path: Any) -> list[Place]:
             if content is None or id(value) in seen:
                 continue
             seen.add(id(value))
-            if any(map(_is_array, content.values())):
+            if any(map(is_array, content.values())):
                 places.append(Place(keys, content))
             inner += [
                 ((*keys, key), each)
@@ -62,13 +63,20 @@ def find_places(saved: Any, path: Any) -> list[Place]:
             f"{path} should hold a state_dict, alone or under a name such as state_dict or model, "
             f"but holds {_describe(saved)}: torch.save(model.state_dict(), path)."
         )
+    return places
+
+
+def check_names(places: list[Place], path: Any) -> None:
+    """Raises InputError if there are so many or so long names that they take time to look at."""
+    count = sum(is_array(value) for place in places for value in place.values.values())
+    if count > _MAX_ARRAYS:
+        raise InputError(f"{path} has {count:,} arrays, up to {_MAX_ARRAYS:,} are read.")
     for place in places:
         for name in place.values:
             if len(name) > _MAX_NAME:
                 raise InputError(
                     f"{path} has a name of {len(name):,} characters: {shorten(name)!r}."
                 )
-    return places
 
 
 def _content(value: Any, path: Any) -> dict[str, Any] | None:
@@ -81,11 +89,12 @@ def _content(value: Any, path: Any) -> dict[str, Any] | None:
     for key, each in value.items():
         name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key  # of Python 2
         if isinstance(name, str):
-            content[name] = each.values if _is_array(each) and isinstance(each, Array) else each
+            content[name] = each.values if is_array(each) and isinstance(each, Array) else each
     return content
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Returns whether a value is an array or a tensor, also one that cannot be read."""
     if isinstance(value, Array):
         return value.values is not None
     return isinstance(value, np.ndarray | Tensor) or is_other_tensor(value)

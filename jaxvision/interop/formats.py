@@ -1,6 +1,7 @@
 """Files of weights to and from {name: array}."""
 
 import contextlib
+import json
 import math
 import os
 import pathlib
@@ -10,14 +11,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import output_path, written_aside
 from jaxvision.interop import hub
 from jaxvision.interop.choose import Choice, Table, choose
-from jaxvision.interop.containers import Place, find_places
+from jaxvision.interop.containers import Place, check_names, find_places
 from jaxvision.interop.file_kind import (
     INDEX,
     LEGACY,
@@ -34,6 +34,7 @@ from jaxvision.interop.weight_folder import USUAL, read_index, usual_file
 from jaxvision.plain_pickle import Inert, PickleError, read_pickle
 
 _WRITABLE = (".safetensors", ".npz")
+_MAX_HEADER = 2**24  # bytes that are looked at
 _SCALED = ("F8_", "F6_", "F4")  # dtypes of safetensors
 
 
@@ -87,6 +88,12 @@ def read_places(path: str | pathlib.Path) -> list[Place]:
       InputError: if there is no such file, it is damaged, or holds no weights.
     """
     path = locate(path)
+    places = _places(path)
+    check_names(places, path)
+    return places
+
+
+def _places(path: pathlib.Path) -> list[Place]:
     kind = file_kind(path)
     if kind == INDEX:
         return [Place((), _read_shards(path))]
@@ -195,6 +202,21 @@ def _check_dtype(array: np.ndarray, name: str, path: str | pathlib.Path) -> None
         raise InputError(f"{path}: {shorten(name)!r} holds {array.dtype} instead of numbers.")
 
 
+def _dtypes(path: pathlib.Path) -> dict[str, str]:
+    """Returns the dtypes that the header of a .safetensors file names; none if it is damaged."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _MAX_HEADER)))
+        return {
+            name: entry["dtype"]
+            for name, entry in header.items()
+            if name != "__metadata__" and isinstance(entry["dtype"], str)
+        }
+    except Exception:  # noqa: BLE001 - why it is damaged is said already
+        return {}
+
+
 def _with_scales(path: str | pathlib.Path, name: str, dtype: object) -> str:
     return (
         f"{path}: {shorten(name)!r} holds {dtype}, whose scales are not known here: write the "
@@ -285,13 +307,9 @@ def _check_array_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-        for name, dtype in dtypes.items():
-            if dtype.startswith(_SCALED):
-                raise InputError(_with_scales(path, name, dtype))
         return safetensors.numpy.load_file(path)
-    except InputError:
-        raise
     except Exception as error:  # a damaged file can raise anything
+        for name, dtype in _dtypes(path).items():
+            if dtype.startswith(_SCALED):
+                raise InputError(_with_scales(path, name, dtype)) from error
         raise InputError(f"{path} is no valid .safetensors file: {shorten(error)}.") from error

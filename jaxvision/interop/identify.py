@@ -25,6 +25,7 @@ _NO_PARAMETER = re.compile(
     r".*(running_mean|running_var|num_batches_tracked|relative_position_index|attn_mask"
     r"|relative_coords_table)"
 )
+_MOST_NAMES = 5000  # real models have a thousand
 _KNOWN = 0.5  # of the names in the file, at least
 _NEAR = 1.5  # ratio of the numbers of parameters, where they differ
 _MOST_BUILT = 4  # variants whose shapes are looked at
@@ -98,6 +99,8 @@ def identify(weights: Mapping[str, Any]) -> Identity | None:
     Args:
       weights: Arrays by name, or anything with shapes; a prefix before all names does not matter.
     """
+    if len(weights) > _MOST_NAMES:
+        return None
     shapes = {name: tuple(array.shape) for name, array in weights.items()}
     matches = _matches(shapes)
     most = max((match.known for match in matches), default=0)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import struct
+import time
 import tracemalloc
 import zipfile
 
@@ -19,8 +20,9 @@ from interop.forge import (
     write_safetensors,
     write_torch,
 )
-from interop.helpers import WEIGHTS, assert_equal
+from interop.helpers import WEIGHTS, assert_equal, vit
 
+import jaxvision as jv
 from jaxvision import plain_pickle
 from jaxvision.errors import InputError
 from jaxvision.interop.formats import read_weights, write_weights
@@ -390,3 +392,28 @@ def test_npz_bomb(tmp_path):
 def test_hostile_safetensors(arguments, tmp_path):
     with pytest.raises(InputError, match="no valid .safetensors file"):
         read_weights(write_safetensors(tmp_path / "w.safetensors", **arguments))
+
+
+def test_long_names_of_every_format(tmp_path):
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    long = "module." * 10**6
+    write_safetensors(tmp_path / "w.safetensors", {long: entry}, b"1234")
+    write_npz(tmp_path / "w.npz", {"module." * 9000 + ".npy": npy(np.ones(1))})
+    for name, length in (("w.safetensors", "7,000,000"), ("w.npz", "63,000")):
+        with pytest.raises(InputError, match=f"a name of {length} characters"):
+            read_weights(tmp_path / name)
+
+
+def test_many_names_take_no_time(tmp_path):
+    def header(count):
+        entries = ((f"a.b.c.d.e.f{i}", i) for i in range(count))
+        return {n: {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for n, i in entries}
+
+    write_safetensors(tmp_path / "w.safetensors", header(60_000), bytes(60_000))
+    with pytest.raises(InputError, match="has 60,000 arrays, up to 50,000 are read"):
+        read_weights(tmp_path / "w.safetensors")
+    write_safetensors(tmp_path / "w.safetensors", header(10_000), bytes(10_000))
+    start = time.process_time()
+    with pytest.raises(InputError, match="no ViT of timm"):
+        jv.load_weights(vit(), tmp_path / "w.safetensors")
+    assert time.process_time() - start < 20
