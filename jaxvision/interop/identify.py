@@ -63,7 +63,7 @@ class _Match:
       shapes: Shape of each of them.
       rules: Table of rules.
       classes: Number of classes; None: there is no head.
-      num_params: Number of parameters that there would be with 1000 classes.
+      num_params: Number of parameters that there would be with as many classes as published.
     """
 
     spec: ModelSpec
@@ -81,7 +81,9 @@ class _Match:
         missing = (self.spec.num_params or 0) - self.num_params
         if self.classes is not None or missing <= 0:
             return missing == 0
-        width = missing / (1000 * len(self.source.heads)) - 1
+        kernels = {f"{head}/kernel" for head in self.source.heads}
+        heads = sum(rule.targets in kernels for rule in self.rules)
+        width = missing / (self.spec.config.num_classes * max(heads, 1)) - 1
         return any(width in shape for shape in self.shapes.values())
 
     @property
@@ -143,7 +145,8 @@ def _matches(shapes: Mapping[str, tuple[int, ...]]) -> list[_Match]:
             inside = known_shapes(pattern, prefix)
             heads = _head_shapes(inside, rules, source)
             size = sum(math.prod(x) for n, x in inside.items() if not _NO_PARAMETER.fullmatch(n))
-            size += sum((1000 - shape[0]) * (shape[1] + 1) for shape in heads)
+            published = spec.config.num_classes
+            size += sum((published - shape[0]) * (shape[1] + 1) for shape in heads)
             classes = heads[0][0] if heads else None
             matches.append(_Match(spec, library, source, rules, known, inside, classes, size))
     return matches
