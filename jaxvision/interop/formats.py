@@ -27,6 +27,7 @@ from jaxvision.interop.file_kind import (
     TORCH,
     file_kind,
 )
+from jaxvision.interop.pretrained import nearest_tags
 from jaxvision.interop.rules import name_pattern
 from jaxvision.interop.torch_file import read_legacy, read_zip
 from jaxvision.interop.torch_pickle import Meanings, Tensor, is_other_tensor, what_it_is
@@ -34,6 +35,7 @@ from jaxvision.interop.weight_folder import USUAL, read_index, usual_file
 from jaxvision.plain_pickle import Inert, PickleError, read_pickle
 
 _WRITABLE = (".safetensors", ".npz")
+_SUFFIXES = (*_WRITABLE, ".pth", ".pt", ".bin", ".th", ".ckpt", ".pkl", ".tar")
 _MAX_HEADER = 2**24  # bytes that are looked at
 _SCALED = ("F8_", "F6_", "F4")  # dtypes of safetensors
 
@@ -123,8 +125,15 @@ def locate(path: str | pathlib.Path) -> pathlib.Path:
             raise InputError(f"{path} has no {', '.join(USUAL)}: give the file of weights in it.")
         return file
     if not path.is_file():
-        raise InputError(f"There is no file {path}.")
+        raise InputError(f"There is no file {path}{_other_names(path)}")
     return path
+
+
+def _other_names(path: pathlib.Path) -> str:
+    """Returns the end of the sentence: what else was meant, where a path can be a tag."""
+    if path.name != str(path) or "." not in path.name or path.suffix in _SUFFIXES:
+        return "."
+    return f", and no published weights of that name{nearest_tags(path.name)}"
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class PretrainedWeights:
       licence: Licence of the weights; "": their publisher names none.
       data: Data that they were trained on, the last step last.
       num_outputs: Number of outputs of the head, 0 for none; None: their repository tells.
-      top1: Top-1 accuracy on ImageNet's validation images in percent, at `image_size`, as it was
-        published; None: it was not.
+      top1: Top-1 accuracy in percent at `image_size`, on ImageNet's validation images or CIFAR-10's
+        test images, as it was published; None: it was not.
       image_size: Side in pixels of the images that they want; None: their repository tells.
       preprocess: Preprocessing of an image for them; None: their repository tells.
     """

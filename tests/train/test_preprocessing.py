@@ -1,0 +1,116 @@
+"""A run prepares images as the weights want it that it starts from, and keeps how."""
+
+import json
+
+import pytest
+from opening import make_run
+
+import jaxvision as jv
+from configs import smoke
+from jaxvision.errors import InputError
+from jaxvision.interop import pretrained
+from jaxvision.interop.trained import open_trained
+from jaxvision.models.spec import HALF, IMAGENET_MEAN, IMAGENET_STD
+from jaxvision.train.loop import train
+from jaxvision.train.preprocessing import settle_preprocessing
+
+TAG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
+
+def config(**changes):
+    config = smoke.get_config()
+    config.model.name, config.model.kwargs = "resnet18", {}
+    config.data.shapes.num_train = config.data.shapes.num_eval = 16
+    config.data.eval_resize = -1
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def decided(run):
+    data = run.options.data
+    return data.mean, data.std, data.interpolation, data.eval_resize, data.eval_crop
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """Weights of ResNet-18 in the place of whatever is downloaded."""
+    path = tmp_path / "resnet18.safetensors"
+    jv.save_weights(jv.create_model("resnet18"), path)
+    monkeypatch.setattr(pretrained.PretrainedWeights, "fetch", lambda self: path)
+    return path
+
+
+def test_without_weights_images_are_prepared_as_before():
+    run = make_run(config())
+    assert decided(run) == (IMAGENET_MEAN, IMAGENET_STD, "bilinear", 37, "center")
+
+
+def test_published_weights_decide_unless_the_user_does(published):
+    run = make_run(config(model__init_from="resnet18.a1_in1k"))
+    assert decided(run) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic", 33, "center")
+    run = make_run(
+        config(
+            model__init_from="resnet18.a1_in1k",
+            data__mean=HALF,
+            data__std=HALF,
+            data__eval_resize=0,
+            data__interpolation="bilinear",
+        )
+    )
+    assert decided(run) == (HALF, HALF, "bilinear", 0, "center")
+
+
+def test_a_run_keeps_what_was_decided(published, tmp_path):
+    changes = {"model__init_from": "resnet18.a1_in1k", "total_steps": 1, "batch_size": 8}
+    train(make_run(config(**changes)), tmp_path / "run")
+    stored = json.loads((tmp_path / "run/config.json").read_text())["data"]
+    assert stored["interpolation"] == "bicubic" and stored["eval_resize"] == 33
+    published.unlink()  # the run goes on without it
+    run = make_run(config(**changes), workdir=tmp_path / "run")
+    assert decided(run)[2:] == ("bicubic", 33, "center")
+    trained = open_trained(str(tmp_path / "run"))
+    assert trained.transform == run.eval_transform
+    assert trained.spec.preprocess.mean == run.spec.preprocess.mean
+    later = make_run(config(model__init_from=str(tmp_path / "run"), data__image_size=64))
+    assert decided(later) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic", 66, "center")
+
+
+def test_a_file_that_says_nothing_is_taken_for_its_librarys(tmp_path):
+    # The ViT rows have Google's mean of 0.5; torchvision's weights want ImageNet's.
+    model = jv.create_model("vit_b32", num_classes=2)
+    for library, mean in (("torchvision", IMAGENET_MEAN), ("timm", HALF)):
+        path = tmp_path / f"{library}.safetensors"
+        jv.save_weights(model, path, format=library)
+        spec = jv.get_spec("vit_b32")
+        options = make_run(config()).options
+        options = settle_preprocessing(with_start(options, str(path)), spec)
+        assert options.data.mean == mean
+        assert jv.load_weights(model, path) and model.preprocess.mean == mean
+
+
+def with_start(options, path):
+    import dataclasses
+
+    model = dataclasses.replace(options.model, name="vit_b32", init_from=path)
+    data = dataclasses.replace(
+        options.data, mean=(), std=(), interpolation="auto", eval_crop="auto", eval_resize=-1
+    )
+    return dataclasses.replace(options, model=model, data=data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__mean": (0.5, 0.5, 0.5)}, "go together"),
+        ({"data__mean": (0.5,) * 3, "data__std": (0.0,) * 3}, "no deviation is 0"),
+        ({"data__mean": (127.0,) * 3, "data__std": (128.0,) * 3}, "three numbers in 0..1"),
+        (
+            {"model__init_from": "resnet18.a1in1k"},
+            "config.model.init_from: There is no file resnet18.a1in1k, and no published weights of"
+            " that name: did you mean resnet18.a1_in1k",
+        ),
+    ],
+)
+def test_what_cannot_be_meant(changes, message):
+    with pytest.raises(InputError, match=message):
+        make_run(config(**changes))
