@@ -1,9 +1,10 @@
-"""Real ImageNet weights on real photos, ours beside timm's, image by image.
+"""Published weights on real photos, ours beside timm's, image by image.
 
-`python benchmarks/pretrained.py --zip=imagenet100.zip`: the EfficientNet-Lites of the extra
-`weights` label the photos of a zip, whose folders are called by WordNet ids as ImageNet's are. The
-same weights run in timm, on images that timm prepares. Prints top-1 and top-5 and the largest
-difference of a probability. A minute on 2 CPU cores; needs the extras `weights` and `test`.
+`python benchmarks/pretrained.py --imagenet=imagenet100.zip --cifar=cifar10/test.zip`: the
+EfficientNet-Lites of the extra `weights` label the photos of a zip whose folders are called by
+WordNet ids, as ImageNet's are; the same weights run in timm, on images that timm prepares. Prints
+top-1, top-5 and the largest difference of a probability. With `--cifar`, ResNets for CIFAR-10 label
+a zip with a folder for each class. Two minutes on 2 CPU cores; needs the extras `weights`, `test`.
 """
 
 import argparse
@@ -14,7 +15,22 @@ import tempfile
 import numpy as np
 import PIL.Image
 
-TAGS = [f"tf_efficientnet_lite{size}.ml_illustrated_in1k" for size in (0, 1, 2)]
+LITES = [f"tf_efficientnet_lite{size}.ml_illustrated_in1k" for size in (0, 1, 2)]
+RESNETS = [f"cifar_resnet{depth}.akamaster" for depth in (20, 32, 44, 56)]
+
+
+def our_probabilities(trained, images) -> np.ndarray:
+    """Returns what our model gives, [images, classes]."""
+    from jaxvision.evaluation.predict import predict
+
+    found = np.zeros((len(images), trained.model.config.num_classes))
+    predictions = predict(trained, images, top=found.shape[1], batch_size=50)
+    for row, prediction in zip(found, predictions, strict=True):
+        assert prediction.error is None, prediction.error
+        row[[guess.index for guess in prediction.guesses]] = [
+            guess.probability for guess in prediction.guesses
+        ]
+    return found
 
 
 def timm_probabilities(model, name: str, images) -> np.ndarray:
@@ -40,42 +56,56 @@ def timm_probabilities(model, name: str, images) -> np.ndarray:
     return np.stack(rows)
 
 
+def labels_of(images, class_names) -> np.ndarray:
+    """Returns the labels by the names of the folders."""
+    place = {name: label for label, name in enumerate(class_names)}
+    return np.array([place[pathlib.PurePath(image.name).parent.name] for image in images])
+
+
+def shares(probabilities, labels) -> str:
+    """Returns the cells of top-1 and top-5."""
+    best = np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]
+    return f"{best[:, 0].mean():.2%} | {best.any(axis=1).mean():.2%}"
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--zip", required=True, help="of folders called by WordNet ids")
+    parser.add_argument("--imagenet", help="a zip of folders called by WordNet ids")
+    parser.add_argument("--cifar", help="a zip of CIFAR-10, one folder a class")
     options = parser.parse_args()
 
-    from jaxvision.data.class_lists import imagenet_wordnet_ids
+    from jaxvision.data.class_lists import CIFAR10, imagenet_wordnet_ids
     from jaxvision.data.image_files import find_images
-    from jaxvision.evaluation.predict import predict
     from jaxvision.interop.trained import open_trained
 
-    place = {name: label for label, name in enumerate(imagenet_wordnet_ids())}
-    images = find_images(options.zip)
-    labels = np.array([place[pathlib.PurePath(image.name).parent.name] for image in images])
-    print(f"{len(images)} images\n")
-    print("| weights | top-1 | top-5 | top-1 of timm | largest difference of a probability |")
-    print("|---|---|---|---|---|")
-    for tag in TAGS:
-        trained = open_trained(tag)
-        found = list(predict(trained, images, top=1000))
-        ours = np.zeros((len(images), 1000))
-        for row, prediction in zip(ours, found, strict=True):
-            assert prediction.error is None, prediction.error
-            row[[guess.index for guess in prediction.guesses]] = [
-                guess.probability for guess in prediction.guesses
-            ]
-        theirs = timm_probabilities(trained.model, trained.spec.timm, images)
-        best = np.argsort(-ours, axis=1)
-        top1 = np.mean(best[:, 0] == labels)
-        top5 = np.mean((best[:, :5] == labels[:, None]).any(axis=1))
-        top1_of_timm = np.mean(np.argmax(theirs, axis=1) == labels)
+    if options.imagenet:
+        images = find_images(options.imagenet)
+        labels = labels_of(images, imagenet_wordnet_ids())
+        print(f"{len(images)} images of ImageNet\n")
+        print("| weights | top-1 | top-5 | timm: top-1 | top-5 | largest difference |")
+        print("|---|---|---|---|---|---|")
+        for tag in LITES:
+            trained = open_trained(tag)
+            ours = our_probabilities(trained, images)
+            theirs = timm_probabilities(trained.model, str(trained.spec.timm), images)
+            print(
+                f"| `{tag}` | {shares(ours, labels)} | {shares(theirs, labels)} | "
+                f"{np.abs(ours - theirs).max():.1e} |",
+                flush=True,
+            )
+    if options.cifar:
+        images = find_images(options.cifar)
+        labels = labels_of(images, CIFAR10)
         print(
-            f"| `{tag}` | {top1:.2%} | {top5:.2%} | {top1_of_timm:.2%} | "
-            f"{np.abs(ours - theirs).max():.1e} |",
-            flush=True,
+            f"\n{len(images)} images of CIFAR-10\n\n| weights | top-1 | published |\n|---|---|---|"
         )
+        for tag in RESNETS:
+            from jaxvision.interop.pretrained import get_weights
+
+            ours = our_probabilities(open_trained(tag), images)
+            top1 = np.mean(np.argmax(ours, axis=1) == labels)
+            print(f"| `{tag}` | {top1:.2%} | {get_weights(tag).top1}% |", flush=True)
 
 
 if __name__ == "__main__":
