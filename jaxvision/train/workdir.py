@@ -39,6 +39,7 @@ _FREE = (
     "data.path",
     "distill.teacher_weights",
     "data.images",
+    "data.features",
     "data.num_workers",
     "data.num_threads",
     "data.prefetch_examples",

@@ -204,7 +204,8 @@ def test_positions_as_transformers_resizes_them():
     model = jv.create_model(
         name, num_classes=10, rngs=nnx.Rngs(0), **(options | {"image_size": (48, 64)})
     )
-    report = assign_weights(model, peers.arrays(pair.peer.state_dict()))
+    weights = peers.arrays(pair.peer.state_dict())
+    report = assign_weights(model, weights, image_size=options["image_size"])
     assert "from 4 x 4 to 6 x 8, bicubic" in report.adapted["pos_embed"]
     with torch.no_grad():
         theirs = pair.peer(peers.to_torch(images, "float32"), interpolate_pos_encoding=True).logits
