@@ -70,6 +70,10 @@ def open_trained(
     spec = get_spec(name) if name else None
     run, known, file = None, None, None
     if is_run(weights):
+        if weights_size is not None:
+            raise InputError(
+                f"{weights} is a run, which knows the size of its images: leave --weights-size out."
+            )
         run = open_run(weights)
         spec, options = _model_of_run(run, weights, name)
         size = _hashable(run.config["data"]["image_size"])
@@ -148,8 +152,9 @@ def _check_there(weights: str) -> None:
 
 
 def _report(report: LoadReport, known: Description | None) -> str:
-    told = known is not None and known.preprocess is not None
-    return f"{report}\nimages prepared for {known.name}" if told else str(report)
+    if known is None or known.preprocess is None:
+        return str(report)
+    return f"{report}\nimages prepared for {known.name}"
 
 
 def _model_of_run(
