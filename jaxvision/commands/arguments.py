@@ -77,7 +77,7 @@ def weights_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
       InputError: if they name no weights, or two.
     """
     from jaxvision.errors import InputError
-    from jaxvision.interop.pretrained import weights_of
+    from jaxvision.interop.pretrained import check_no_path, weights_of
 
     weights, model = arguments.weights, arguments.model
     if bool(weights) == arguments.pretrained or (arguments.pretrained and not model):
@@ -86,7 +86,7 @@ def weights_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
             " weights."
         )
     if arguments.pretrained:
-        weights = weights_of(model).tag
+        weights = check_no_path(weights_of(model))
     return {
         "weights": weights,
         "name": model,

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from jaxvision.data.classes import class_difference, class_order
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
+from jaxvision.interop.describe import describe_weights
 from jaxvision.interop.fill import fill_weights
 from jaxvision.interop.run_folder import is_run
-from jaxvision.interop.trained import open_trained
+from jaxvision.interop.trained import open_trained, weights_transform
 from jaxvision.metrics.calibration import probabilities
 from jaxvision.train.input import make_preprocess
 from jaxvision.train.run import Run
@@ -43,35 +44,42 @@ class Member:
 
 
 def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
-    """Returns another run, seen with its own preprocessing, or a file of weights for this one's.
+    """Returns another run, or weights of this one's model, seen with their own preprocessing.
 
     Args:
-      path: Folder of a run of any model, or file of weights of the model of `run`.
+      path: Folder of a run of any model; or file or tag of weights of the model of `run`, prepared
+        for as the run does unless they tell how.
       run: Run that is evaluated.
       class_names: Names of the run's classes, by label.
 
     Raises:
       InputError: if it cannot be read, or knows other classes.
     """
-    order = None
+    order, its_names = None, ()
     if is_run(path):
         trained = open_trained(path)
         model, spec, transform = trained.model, trained.spec, trained.transform
         if spec.task != "classification":
             raise InputError(f"{path} of config.eval.ensemble is a run for {spec.task}.")
-        if trained.class_names and trained.class_names != class_names:
-            order = class_order(trained.class_names, class_names)
-            if order is None:
-                raise InputError(
-                    f"{path} of config.eval.ensemble has other classes than this run: it "
-                    f"{class_difference(trained.class_names, class_names)}; give runs on the same "
-                    "data."
-                )
-            order = (*order, *range(len(order), run.num_outputs))
+        its_names = trained.class_names
     else:
         model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
         fill_weights(model, path)
         spec, transform = run.spec, run.eval_transform
+        known = describe_weights(path)
+        if known is not None and len(known.class_names) == run.num_outputs:
+            its_names = known.class_names
+        if known is not None and known.preprocess is not None:
+            spec = dataclasses.replace(spec, preprocess=known.preprocess)
+            transform = weights_transform(spec, run.options.data.image_size)
+    if its_names and its_names != class_names:
+        order = class_order(its_names, class_names)
+        if order is None:
+            raise InputError(
+                f"{path} of config.eval.ensemble has other classes than this run: it "
+                f"{class_difference(its_names, class_names)}; give models of the same data."
+            )
+        order = (*order, *range(len(order), run.num_outputs))
     classes: int = model.config.num_classes  # pyright: ignore - every image model has a config
     if classes != run.num_outputs:
         raise InputError(

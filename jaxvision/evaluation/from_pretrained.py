@@ -20,7 +20,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, reason
 from jaxvision.evaluation.predict import Guess, guesses
 from jaxvision.interop.pretrained import get_weights, is_tag
-from jaxvision.interop.trained import Trained, open_trained, weights_transform
+from jaxvision.interop.trained import Trained, open_trained, wanted_size, weights_transform
 from jaxvision.models.registry import get_spec
 from jaxvision.models.spec import Model, ModelSpec
 from jaxvision.options.size import Size
@@ -141,7 +141,7 @@ def _pixels_of_model(model: nnx.Module) -> tuple[ModelSpec, Size]:
             " or that of its weights, jv.preprocess(images, 'resnet50')."
         )
     spec = dataclasses.replace(get_spec(model.spec_name), preprocess=model.preprocess)
-    return spec, getattr(model.config, "image_size", None) or spec.image_size
+    return spec, wanted_size(model, spec)
 
 
 def _preprocess(

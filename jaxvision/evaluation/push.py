@@ -13,15 +13,14 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.files import METRICS_FILE, output_path, read_json, write_json, write_text
+from jaxvision.interop.describe import run_preprocess
 from jaxvision.interop.load import save_weights
 from jaxvision.interop.run_folder import RunFolder, is_run, open_run
 from jaxvision.interop.timm_config import timm_config
-from jaxvision.interop.trained import open_trained
+from jaxvision.interop.trained import open_trained, wanted_size
 from jaxvision.models.registry import get_spec
-from jaxvision.models.spec import Model, Preprocess
-from jaxvision.options.data import usual_resize
+from jaxvision.models.spec import Model
 from jaxvision.options.options import Options, as_json
-from jaxvision.options.size import sides
 from jaxvision.train.workdir import flat
 
 _PICTURES = ("predictions.png", "curves.png", "confusion.png", "reliability.png")
@@ -97,7 +96,7 @@ def write_repository(
                 " prepared, as those of load_weights(model, 'resnet50.a1_in1k')."
             )
         preprocess = model.preprocess
-        size = getattr(model.config, "image_size", get_spec(model.spec_name).image_size)
+        size = wanted_size(model, get_spec(model.spec_name))
     else:
         path = os.fspath(weights)
         if not is_run(path):
@@ -106,7 +105,7 @@ def write_repository(
         trained = open_trained(path)
         get_spec(trained.spec.name, task="classification")
         model, names = trained.model, trained.class_names
-        preprocess, size = _of_run(run, trained.spec.preprocess)
+        preprocess, size = run_preprocess(run, trained.spec.preprocess)
     config = timm_config(model, preprocess, size, names)
     out = output_path(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,18 +118,6 @@ def write_repository(
             shutil.copyfile(picture, out / picture.name)
     write_text(out / "README.md", _card(repository, config, run, pictures))
     return out
-
-
-def _of_run(run: RunFolder, colors: Preprocess) -> tuple[Preprocess, Any]:
-    data = run.config["data"]
-    size = tuple(data["image_size"]) if isinstance(data["image_size"], list) else data["image_size"]
-    side = min(sides(size))
-    resize = data["eval_resize"]
-    resize = usual_resize(side) if resize == -1 else resize or side  # timm always resizes
-    known = {"interpolation": data["interpolation"], "crop_mode": data["eval_crop"]}
-    known = {name: value for name, value in known.items() if value != "auto"}
-    usual = {"interpolation": "bilinear", "crop_mode": "center"}
-    return Preprocess(colors.mean, colors.std, crop_fraction=side / resize, **usual | known), size
 
 
 def _card(

@@ -55,6 +55,7 @@ def open_ingredients(
             first = trained
         else:
             check_same(ingredients[0], Ingredient(path, weights))
+            _check_images(first, trained, paths[0], path)
             if trained.class_names and first.class_names not in ((), trained.class_names):
                 difference = class_difference(trained.class_names, first.class_names)
                 raise InputError(
@@ -64,6 +65,24 @@ def open_ingredients(
         ingredients.append(Ingredient(path, weights))
     assert first is not None
     return first, ingredients
+
+
+def _check_images(first: Trained, other: Trained, first_path: str, path: str) -> None:
+    """Raises InputError if two models want different images: one soup cannot have both."""
+    wanted, its = (
+        {
+            "mean": each.spec.preprocess.mean,
+            "deviation": each.spec.preprocess.std,
+            "resize and crop": each.transform,
+        }
+        for each in (first, other)
+    )
+    for what, value in its.items():
+        if value != wanted[what]:
+            raise InputError(
+                f"{path} prepares images otherwise than {first_path} ({what}: {value} instead of "
+                f"{wanted[what]}); average models that see the same images."
+            )
 
 
 def _filled(like: Any, path: str) -> Any:

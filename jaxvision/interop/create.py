@@ -43,7 +43,7 @@ def create_model(
             raise InputError(
                 f"{name} names weights: say pretrained=True, or leave out what is behind the point."
             )
-        if pretrained is not True and pretrained not in name:
+        if pretrained is not True and pretrained not in (name, name.partition(".")[2]):
             raise InputError(f"{name} and pretrained={pretrained!r} are two sets of weights.")
         row = published.get_weights(name)
         name = row.model
@@ -59,5 +59,5 @@ def create_model(
     model = registry.create_model(
         name, num_classes=num_classes, dtype=dtype, rngs=rngs, **overrides
     )
-    load_weights(model, row.tag)
+    load_weights(model, published.check_no_path(row))
     return model

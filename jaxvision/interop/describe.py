@@ -1,5 +1,6 @@
 """What is known of weights before they are read: model, preprocessing, names of the classes."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -10,8 +11,8 @@ from jaxvision.interop.run_folder import RunFolder, is_run, open_run
 from jaxvision.interop.weight_folder import CONFIG, PREPROCESSOR, Beside, read_beside, usual_file
 from jaxvision.models.registry import get_spec, is_known
 from jaxvision.models.spec import ModelSpec, Preprocess
-from jaxvision.options.data import usual_resize
-from jaxvision.options.size import sides
+from jaxvision.options.data import AUTO, usual_resize
+from jaxvision.options.size import Size, sides
 
 
 def describe_weights(path: str | os.PathLike) -> Description | None:
@@ -64,6 +65,25 @@ def usual_weights(spec: ModelSpec, source: str, *, of: str) -> Description | Non
     return None
 
 
+def completed(
+    known: Description | None, spec: ModelSpec, source: str, *, of: str
+) -> Description | None:
+    """Returns a description with the preprocessing of `usual_weights` if it tells none itself.
+
+    Args:
+      known: Description of the weights; None: nothing tells of them.
+      spec: Row of the model.
+      source: Library whose names the weights have.
+      of: Name of the weights.
+    """
+    if known is not None and known.preprocess is not None:
+        return known
+    usual = usual_weights(spec, source, of=of)
+    if known is None or usual is None:
+        return known or usual
+    return dataclasses.replace(known, name=usual.name, preprocess=usual.preprocess)
+
+
 def _of_row(row: pretrained.PretrainedWeights) -> Description:
     return Description(
         name=row.tag,
@@ -75,27 +95,39 @@ def _of_row(row: pretrained.PretrainedWeights) -> Description:
     )
 
 
-def _of_run(run: RunFolder, name: str) -> Description:
-    model, data = run.config["model"]["name"], run.config["data"]
+def run_preprocess(run: RunFolder, colors: Preprocess) -> tuple[Preprocess, Size]:
+    """Returns how a run prepares its evaluation images, and their size in pixels.
+
+    Args:
+      run: Run on disk; one of an older version has not decided everything.
+      colors: Preprocessing whose mean and deviation are meant where the run has decided on none.
+    """
+    data = run.config["data"]
     size = tuple(data["image_size"]) if isinstance(data["image_size"], list) else data["image_size"]
-    preprocess = None
-    if data["mean"]:
-        resize, side = data["eval_resize"], min(sides(size))
-        preprocess = Preprocess(
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
-            interpolation=data["interpolation"],
-            crop_fraction=side / (resize or usual_resize(side)),
-            crop_mode=data["eval_crop"],
-        )
-    elif is_known(model):  # of an older version, which had those of the model
-        preprocess = get_spec(model).preprocess
+    side, resize = min(sides(size)), data["eval_resize"]
+    # An image that is not resized has the size of the crop.
+    resize = usual_resize(side) if resize == -1 else resize or side
+    chosen = {"interpolation": data["interpolation"], "crop_mode": data["eval_crop"]}
+    chosen = {name: value for name, value in chosen.items() if value != AUTO}
+    usual = {"interpolation": "bilinear", "crop_mode": "center"}
+    pixels = {"mean": colors.mean, "std": colors.std}
+    pixels |= {name: tuple(data[name]) for name in pixels if data[name]}
+    return Preprocess(**pixels, crop_fraction=side / resize, **usual | chosen), size
+
+
+def _of_run(run: RunFolder, name: str) -> Description:
+    model, colors = run.config["model"]["name"], None
+    if is_known(model):
+        colors = get_spec(model).preprocess
+    elif run.config["data"]["mean"]:
+        colors = Preprocess()
+    preprocess, size = run_preprocess(run, colors or Preprocess())
     return Description(
         name=name,
         source=OWN,
         model=model,
         image_size=size,
-        preprocess=preprocess,
+        preprocess=None if colors is None else preprocess,
         class_names=run.class_names,
     )
 

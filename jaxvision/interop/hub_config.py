@@ -14,6 +14,8 @@ from jaxvision.options.size import Size, is_size
 
 # Pillow's numbers of its filters, by which transformers names them.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# Image processors of transformers for which a size of one number is a square.
+_SQUARE = ("DeiT", "EfficientNet", "Pvt", "ViT")
 # What timm writes into model_args and our config calls otherwise.
 ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels", "global_pool": "pool"}
 
@@ -148,7 +150,7 @@ def _of_transformers(
 
 def _of_processor(processor: Mapping[str, Any], where: str) -> tuple[Preprocess, Size]:
     """Returns the preprocessing of an image processor of transformers, and the size of its crop."""
-    scale = processor.get("rescale_factor", 1 / 255)
+    scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
     if not math.isclose(float(scale), 1 / 255) or processor.get("rescale_offset"):
         raise InputError(
             f"{where} wants pixels scaled by {scale:.6g} and"
@@ -159,9 +161,9 @@ def _of_processor(processor: Mapping[str, Any], where: str) -> tuple[Preprocess,
     size, crop = processor.get("size"), processor.get("crop_size")
     centre = bool(processor.get("do_center_crop", False))
     if isinstance(size, int):
-        # Before transformers 4.25 a number was the side of a square, but the short side for those
-        # that crop, and ConvNeXt's, whose rule is its own.
-        shortest = centre or kind.startswith("ConvNext")
+        # Before transformers 4.25 a number was the side of a square, of DeiT's before its crop too,
+        # but the short side for others that crop, and ConvNeXt's, whose rule is its own.
+        shortest = kind.startswith("ConvNext") or (centre and not kind.startswith(_SQUARE))
         size = {"shortest_edge": size} if shortest else {"height": size, "width": size}
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     if not isinstance(size, dict):
@@ -182,10 +184,13 @@ def _of_processor(processor: Mapping[str, Any], where: str) -> tuple[Preprocess,
             seen = _size(crop["height"], crop["width"])
             fraction = min(crop["height"], crop["width"]) / side
     normalise = bool(processor.get("do_normalize", True))
+    std = _three(processor["image_std"]) if normalise else (1.0, 1.0, 1.0)
+    # EfficientNet's processor divides by the deviation once more for models with a head.
+    again = kind.startswith("EfficientNet") and processor.get("include_top", True)
     return (
         Preprocess(
             mean=_three(processor["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-            std=_three(processor["image_std"]) if normalise else (1.0, 1.0, 1.0),
+            std=_three([x * x for x in std]) if again else std,
             interpolation=_known_filter(_FILTERS.get(processor.get("resample", 2)), where),
             crop_fraction=fraction,
             crop_mode=mode,

@@ -5,7 +5,7 @@ import pathlib
 from flax import nnx
 
 from jaxvision.interop.assign import assign_weights, extract_weights
-from jaxvision.interop.describe import describe_weights, usual_weights
+from jaxvision.interop.describe import completed, describe_weights
 from jaxvision.interop.formats import check_writable, write_weights
 from jaxvision.interop.identify import naming_the_model
 from jaxvision.interop.read import read_file_or_run
@@ -61,11 +61,12 @@ def load_weights(
         report = assign_weights(
             model, file.weights, source=source or file.source, image_size=image_size
         )
-    name = getattr(model, "spec_name", None)
-    if known is None and name is not None:
-        known = usual_weights(get_spec(name), report.source, of=str(path))
-    if known is not None and isinstance(model, Model):
-        model.preprocess = known.preprocess
+    if isinstance(model, Model):
+        if model.spec_name is not None:
+            known = completed(known, get_spec(model.spec_name), report.source, of=str(path))
+        # Also where nobody tells: those of the weights before are not theirs.
+        model.preprocess = known.preprocess if known is not None else None
+        model.wanted_size = known.image_size if known is not None else None
     return whole_report(report, file)
 
 

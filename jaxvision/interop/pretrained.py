@@ -188,6 +188,20 @@ def published(path: str | os.PathLike) -> PretrainedWeights | None:
     return None if there else _rows().get(text)
 
 
+def check_no_path(row: PretrainedWeights) -> str:
+    """Returns the tag of a row, for which no path is taken.
+
+    Raises:
+      InputError: if there is a file or folder of that name, which would be read instead.
+    """
+    if published(row.tag) is None:
+        raise InputError(
+            f"There is a file or folder {row.tag} here, which would be read instead of the"
+            " published weights of that name: move it away."
+        )
+    return row.tag
+
+
 def get_weights(tag: str) -> PretrainedWeights:
     """Returns a row of the table.
 

@@ -12,7 +12,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop import hub, pretrained
 from jaxvision.interop.assign import count_classes
-from jaxvision.interop.describe import describe_weights, usual_weights
+from jaxvision.interop.describe import completed, describe_weights
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.hub_config import Description
 from jaxvision.interop.identify import identify, naming_the_model
@@ -70,6 +70,10 @@ def open_trained(
     spec = get_spec(name) if name else None
     run, known, file = None, None, None
     if is_run(weights):
+        if weights_size is not None:
+            raise InputError(
+                f"{weights} is a run, which knows the size of its images: leave --weights-size out."
+            )
         run = open_run(weights)
         spec, options = _model_of_run(run, weights, name)
         size = _hashable(run.config["data"]["image_size"])
@@ -98,14 +102,15 @@ def open_trained(
         names, transform = run.class_names, run_transform(run)
         spec = pixels_of(run.config["data"], spec)
     else:
-        known = known or usual_weights(spec, report.source, of=weights)
+        known = completed(known, spec, report.source, of=weights)
         names = known.class_names if known is not None else ()
         names = names if len(names) == classes else ()
         if known is not None and known.preprocess is not None:
             spec = dataclasses.replace(spec, preprocess=known.preprocess)
-        transform = weights_transform(spec, options.get("image_size", size))
+        size = options.get("image_size", size)
+        transform = weights_transform(spec, size)
     if isinstance(model, Model):
-        model.preprocess = spec.preprocess
+        model.preprocess, model.wanted_size = spec.preprocess, size
     return Trained(model, spec, transform, names, _report(report, known))
 
 
@@ -147,7 +152,9 @@ def _check_there(weights: str) -> None:
 
 
 def _report(report: LoadReport, known: Description | None) -> str:
-    return f"{report}\nimages prepared for {known.name}" if known is not None else str(report)
+    if known is None or known.preprocess is None:
+        return str(report)
+    return f"{report}\nimages prepared for {known.name}"
 
 
 def _model_of_run(
@@ -201,6 +208,16 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((name, _hashable(inner)) for name, inner in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def wanted_size(model: Model, spec: ModelSpec) -> Size:
+    """Returns the size of the images that a model with its weights wants, in pixels.
+
+    Args:
+      model: Model of `create_model`.
+      spec: Row of the model.
+    """
+    return getattr(model.config, "image_size", None) or model.wanted_size or spec.image_size
 
 
 def run_transform(run: RunFolder) -> Transform:

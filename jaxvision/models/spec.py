@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision.errors import InputError, shorten
-from jaxvision.options.size import MAX_SIDE
+from jaxvision.options.size import MAX_SIDE, Size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,6 +61,8 @@ class Model(nnx.Module):
       spec_name: Name of the model's row, of what `create_model` has made.
       preprocess: Preprocessing of an image for the weights that were loaded; None: none were, or
         nobody tells.
+      wanted_size: Size of the images that the weights were published for, in pixels, which matters
+        where the config has none; None: nobody tells.
     """
 
     config: Any
@@ -69,6 +71,7 @@ class Model(nnx.Module):
     frozen_prefixes: tuple[str, ...] = ()
     spec_name: str | None = None
     preprocess: Preprocess | None = None
+    wanted_size: Size | None = None
 
     def train(self, **attributes: Any) -> NoReturn:
         """Refuses what would change nothing: a model keeps no mode.

@@ -65,10 +65,13 @@ def _wanted(options: Options, spec: ModelSpec) -> Preprocess | None:
     model = options.model
     encoder = getattr(spec.config, "encoder", None)
     model_of = {"init_from": None if encoder else spec.name, "encoder_from": encoder}
-    for option, path in (("init_from", model.init_from), ("encoder_from", model.encoder_from)):
+    # The weights of an encoder are put in last, and it is the encoder that sees the images.
+    for option, path in (("encoder_from", model.encoder_from), ("init_from", model.init_from)):
         if path:
             try:
-                known = describe_weights(path) or _by_names(path, model_of[option], model.init_part)
+                known = describe_weights(path)
+                if known is None or known.preprocess is None:
+                    known = _by_names(path, model_of[option], model.init_part) or known
             except InputError as error:
                 raise InputError(f"config.model.{option}: {error}") from error
             return known.preprocess if known is not None else None

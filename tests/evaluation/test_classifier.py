@@ -12,11 +12,15 @@ from flax import nnx
 from opening import evaluate_fully, evaluate_run
 from PIL import Image
 
+import jaxvision as jv
+from jaxvision.data.class_lists import CIFAR10
 from jaxvision.errors import InputError
 from jaxvision.evaluation.ensemble import mean_logits, open_member
 from jaxvision.evaluation.scores import classification_scores
+from jaxvision.interop import pretrained
 from jaxvision.interop.load import save_weights
 from jaxvision.metrics.calibration import probabilities
+from jaxvision.models.spec import HALF
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
 
@@ -260,3 +264,26 @@ def test_every_device_count_gives_the_same(finished):
         assert one["weights"][name]["loss"] == pytest.approx(
             several["weights"][name]["loss"], rel=1e-6
         )
+
+
+def test_weights_by_name_are_a_member_with_their_own_preprocessing(monkeypatch, tmp_path):
+    tag, path = "cifar_resnet20.akamaster", tmp_path / "w.safetensors"
+    save_weights(jv.create_model("cifar_resnet20"), path, format="akamaster")
+    monkeypatch.setattr(pretrained.PretrainedWeights, "fetch", lambda self: path)
+    run, _ = finished_run.write(
+        tmp_path / "run",
+        name="cifar_resnet20",
+        options={},
+        model__num_classes=10,
+        data__mean=HALF,
+        data__std=HALF,
+        data__eval_resize=40,
+    )
+    names = sorted(CIFAR10, reverse=True)
+    member = open_member(tag, run, tuple(names))
+    assert member.order == tuple(map(CIFAR10.index, names))
+    photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    pixels = member.preprocess_fn(jnp.asarray(member.transform(photo, None)[None]))
+    np.testing.assert_allclose(pixels, jv.preprocess(photo, tag), atol=1e-5)
+    with pytest.raises(InputError, match="has other classes than this run"):
+        open_member(tag, run, tuple("abcdefghij"))

@@ -145,3 +145,18 @@ def test_other_models_are_refused(models, tmp_path):
     (tmp_path / "other/classes.txt").write_text("x\n" * 8)
     with pytest.raises(InputError, match="has other classes than"):
         open_ingredients([str(folder / "a"), str(tmp_path / "other")])
+
+
+def test_models_that_see_other_images_are_not_mixed(models, tmp_path):
+    folder, _ = models
+    half = (0.25, 0.25, 0.25)
+    finished_run.write(tmp_path / "colors", data__mean=half, data__std=half)
+    finished_run.write(tmp_path / "crop", data__eval_resize=40)
+    for name, what in (("colors", "mean"), ("crop", "resize and crop")):
+        with pytest.raises(InputError, match=rf"otherwise than .*a \({what}: "):
+            open_ingredients([str(folder / "a"), str(tmp_path / name)])
+
+
+def test_the_size_of_the_images_of_a_run_cannot_be_told(models):
+    with pytest.raises(InputError, match="is a run, which knows the size of its images"):
+        open_trained(str(models[0] / "a"), weights_size=64)

@@ -1,18 +1,23 @@
+import argparse
 import dataclasses
 import io
+import json
 
 import numpy as np
 import PIL.Image
 import pytest
+import transformers
 from interop import weight_rows  # before timm: it makes torchvision importable
 from timm.data import create_transform
 from timm.models import get_pretrained_cfg
 from torchvision.models import get_model_weights
 
 import jaxvision as jv
+from jaxvision.commands.arguments import add_weights_arguments, weights_arguments
 from jaxvision.data.class_lists import imagenet_names, imagenet_wordnet_ids
 from jaxvision.errors import InputError
 from jaxvision.interop import pretrained
+from jaxvision.interop.hub_config import describe_config
 from jaxvision.interop.trained import weights_transform
 from jaxvision.models.registry import get_spec
 
@@ -148,3 +153,49 @@ def test_weights_are_found_by_the_names_of_their_libraries():
 def test_weights_that_are_not_there(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("EfficientNet", {"size": 90, "resample": 0}),
+        ("EfficientNet", {"size": {"height": 90, "width": 90}, "include_top": False}),
+        ("DeiT", {"size": 100, "crop_size": 90, "do_center_crop": True}),
+        ("ConvNext", {"size": 90, "crop_pct": 0.9}),
+    ],
+)
+def test_images_are_those_of_the_processors_of_transformers(kind, options):
+    processor = getattr(transformers, f"{kind}ImageProcessor")(
+        image_mean=[0.4, 0.5, 0.6], image_std=[0.48, 0.47, 0.46], **options
+    )
+    stored = json.loads(processor.to_json_string()) | options
+    described = describe_config({"model_type": "x"}, stored, name="these weights")
+    assert described.image_size == 90 and described.preprocess is not None
+    spec = dataclasses.replace(get_spec("resnet50"), preprocess=described.preprocess)
+    image = photo(200, 300)
+    found = weights_transform(spec, 90)(np.asarray(image), None)
+    found = (found / 255 - described.preprocess.mean) / described.preprocess.std
+    expected = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 0.02 * expected.std()
+
+
+def test_pixels_that_are_not_scaled_are_refused():
+    stored = {"size": 90, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": False}
+    with pytest.raises(InputError, match="wants pixels scaled by 1 and no offset"):
+        describe_config({"model_type": "vit"}, stored, name="these weights")
+
+
+def test_published_weights_are_not_looked_for_in_a_file_of_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar_resnet20.akamaster").mkdir()
+    with pytest.raises(InputError, match="There is a file or folder cifar_resnet20.akamaster here"):
+        jv.create_model("cifar_resnet20", pretrained=True)
+    parser = argparse.ArgumentParser()
+    add_weights_arguments(parser)
+    arguments = parser.parse_args(["--model=cifar_resnet20", "--pretrained"])
+    with pytest.raises(InputError, match="There is a file or folder cifar_resnet20.akamaster here"):
+        weights_arguments(arguments)
+    for part in ("", "aka", "resnet"):
+        with pytest.raises(InputError, match="are two sets of weights"):
+            jv.create_model("cifar_resnet20.akamaster", pretrained=part)

@@ -1,7 +1,10 @@
 """A run prepares images as the weights want it that it starts from, and keeps how."""
 
+import dataclasses
 import json
 
+import finished_run
+import numpy as np
 import pytest
 from opening import make_run
 
@@ -89,13 +92,68 @@ def test_a_file_that_says_nothing_is_taken_for_its_librarys(tmp_path):
 
 
 def with_start(options, path):
-    import dataclasses
-
     model = dataclasses.replace(options.model, name="vit_b32", init_from=path)
     data = dataclasses.replace(
         options.data, mean=(), std=(), interpolation="auto", eval_crop="auto", eval_resize=-1
     )
     return dataclasses.replace(options, model=model, data=data)
+
+
+def test_weights_of_transformers_without_a_preprocessor_are_taken_for_their_librarys(tmp_path):
+    model = jv.create_model("resnet18", num_classes=2)
+    jv.save_weights(model, tmp_path / "model.safetensors", format="hf")
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    with_rows = jv.create_model("resnet18", num_classes=2)
+    jv.load_weights(with_rows, tmp_path)
+    assert with_rows.preprocess is None  # the table leaves it to the repositories
+    jv.save_weights(model, tmp_path / "model.safetensors", format="timm")
+    jv.load_weights(model, tmp_path)
+    assert model.preprocess is not None and model.preprocess.interpolation == "bilinear"
+    trained = open_trained(str(tmp_path), "resnet18")
+    assert trained.spec.preprocess == model.preprocess
+    assert "images prepared for weights like" in trained.report
+    options = with_start(make_run(config()).options, str(tmp_path))
+    options = settle_preprocessing(options, jv.get_spec("resnet18"))
+    assert options.data.eval_resize == model.preprocess.resize(32)
+
+
+def test_weights_that_nobody_knows_leave_no_preprocessing_of_those_before(tmp_path):
+    model = jv.create_model("cifar_resnet20")
+    jv.save_weights(model, tmp_path / "own.safetensors", format="jaxvision")
+    jv.save_weights(model, tmp_path / "theirs.safetensors", format="akamaster")
+    assert jv.load_weights(model, tmp_path / "theirs.safetensors") and model.preprocess
+    assert jv.load_weights(model, tmp_path / "own.safetensors") and model.preprocess is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "resize"), [({"eval_resize": 0}, 64), ({"eval_resize": -1}, 74)]
+)
+def test_who_starts_from_a_run_resizes_as_it_does(tmp_path, stored, resize):
+    finished_run.write(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    if stored["eval_resize"] == -1:  # of an older version
+        for name in ("mean", "std", "interpolation", "eval_crop"):
+            del content["data"][name]
+    content["data"] |= stored
+    path.write_text(json.dumps(content))
+    model = open_trained(str(tmp_path)).model
+    jv.load_weights(model, tmp_path)
+    preprocess = model.preprocess
+    assert (preprocess.interpolation, preprocess.resize(64)) == ("bilinear", resize)
+    assert model.wanted_size == 32
+    assert jv.preprocess(np.zeros((40, 50, 3), np.uint8), model).shape == (1, 32, 32, 3)
+
+
+def test_the_images_of_a_captioner_are_those_of_its_encoders_weights():
+    options = make_run(config()).options
+    model = dataclasses.replace(
+        options.model, name="captioner", init_from="cifar_resnet20.akamaster", encoder_from=TAG
+    )
+    options = with_start(options, "")
+    options = dataclasses.replace(options, model=model)
+    decided = settle_preprocessing(options, jv.get_spec("captioner")).data
+    assert (decided.mean, decided.interpolation) == (HALF, "bicubic")
 
 
 @pytest.mark.parametrize(
