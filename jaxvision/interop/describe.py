@@ -3,14 +3,16 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
+from jaxvision.errors import InputError
 from jaxvision.interop import hub, pretrained
 from jaxvision.interop.assign import OWN
 from jaxvision.interop.hub_config import Description, describe_config
 from jaxvision.interop.run_folder import RunFolder, is_run, open_run
 from jaxvision.interop.weight_folder import CONFIG, PREPROCESSOR, Beside, read_beside, usual_file
 from jaxvision.models.registry import get_spec, is_known
-from jaxvision.models.spec import ModelSpec, Preprocess
+from jaxvision.models.spec import Model, ModelSpec, Preprocess
 from jaxvision.options.data import AUTO, usual_resize
 from jaxvision.options.size import Size, sides
 
@@ -95,6 +97,31 @@ def _of_row(row: pretrained.PretrainedWeights) -> Description:
     )
 
 
+def check_padding(known: Description | None, model: Model) -> None:
+    """Checks that weights whose model is known are not given to its twin with other padding.
+
+    TensorFlow's EfficientNets and MobileNets have the names and shapes of the others, so that the
+    weights would fit, and the outputs be wrong.
+
+    Args:
+      known: Description of the weights; None: nothing tells of them.
+      model: Model that they are given to, also of shapes.
+
+    Raises:
+      InputError: if the padding is another.
+    """
+    if known is None or known.model in (None, model.spec_name) or known.source == OWN:
+        return
+    wanted, found = (
+        getattr(config, "padding", None) for config in (get_spec(known.model).config, model.config)
+    )
+    if wanted is not None and found is not None and wanted != found:
+        raise InputError(
+            f"{known.name} belongs to {known.model}, whose padding is {wanted!r}, not to a model"
+            f" with {found!r}: use create_model({known.model!r}), or --model={known.model}."
+        )
+
+
 def run_preprocess(run: RunFolder, colors: Preprocess) -> tuple[Preprocess, Size]:
     """Returns how a run prepares its evaluation images, and their size in pixels.
 
@@ -109,8 +136,8 @@ def run_preprocess(run: RunFolder, colors: Preprocess) -> tuple[Preprocess, Size
     resize = usual_resize(side) if resize == -1 else resize or side
     chosen = {"interpolation": data["interpolation"], "crop_mode": data["eval_crop"]}
     chosen = {name: value for name, value in chosen.items() if value != AUTO}
-    usual = {"interpolation": "bilinear", "crop_mode": "center"}
-    pixels = {"mean": colors.mean, "std": colors.std}
+    usual: dict[str, Any] = {"interpolation": "bilinear", "crop_mode": "center"}
+    pixels: dict[str, Any] = {"mean": colors.mean, "std": colors.std}
     pixels |= {name: tuple(data[name]) for name in pixels if data[name]}
     return Preprocess(**pixels, crop_fraction=side / resize, **usual | chosen), size
 

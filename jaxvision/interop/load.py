@@ -5,7 +5,7 @@ import pathlib
 from flax import nnx
 
 from jaxvision.interop.assign import assign_weights, extract_weights
-from jaxvision.interop.describe import completed, describe_weights
+from jaxvision.interop.describe import check_padding, completed, describe_weights
 from jaxvision.interop.formats import check_writable, write_weights
 from jaxvision.interop.identify import naming_the_model
 from jaxvision.interop.read import read_file_or_run
@@ -54,6 +54,8 @@ def load_weights(
         names it.
     """
     known = describe_weights(path)
+    if isinstance(model, Model):
+        check_padding(known, model)
     file = read_file_or_run(path, model, ema=ema, part=part)
     if image_size is None:
         image_size = file.image_size or (known.image_size if known is not None else None)

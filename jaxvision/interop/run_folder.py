@@ -16,6 +16,7 @@ from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.weight_folder import usual_file
 from jaxvision.models.image_model import PROJECTION
 from jaxvision.models.registry import is_known
+from jaxvision.options.data import check_colors
 from jaxvision.options.options import Options, as_json, check_types
 from jaxvision.options.size import MAX_SIDE, Size, is_size
 from jaxvision.outside import is_address
@@ -84,6 +85,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         size = config["data"]["image_size"]
         if not is_size(tuple(size) if isinstance(size, list) else size):
             raise ValueError(f"data.image_size is {shorten(size)}, pixels up to {MAX_SIDE} wanted")
+        check_colors(config["data"]["mean"], config["data"]["std"])
         if "model" not in stored:
             raise ValueError("it names no model")
     except ValueError as error:

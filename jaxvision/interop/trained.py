@@ -12,7 +12,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop import hub, pretrained
 from jaxvision.interop.assign import count_classes
-from jaxvision.interop.describe import completed, describe_weights
+from jaxvision.interop.describe import check_padding, completed, describe_weights
 from jaxvision.interop.fill import assign_all
 from jaxvision.interop.hub_config import Description
 from jaxvision.interop.identify import identify, naming_the_model
@@ -88,6 +88,8 @@ def open_trained(
         options, size = _told_options(spec, known)
     options |= {field: x for field, x in overrides.items() if hasattr(spec.config, field)}
     model = _abstract(spec, options)
+    if isinstance(model, Model):
+        check_padding(known, model)
     if file is None:
         file = read_file_or_run(weights, model, part=part)
         told = known.image_size if known is not None else None

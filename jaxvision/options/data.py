@@ -64,7 +64,7 @@ class DataOptions:
         )
         check_choice("data.interpolation", self.interpolation, (AUTO, *INTERPOLATIONS))
         check_choice("data.eval_crop", self.eval_crop, (AUTO, *CROP_MODES))
-        self._check_colors()
+        check_colors(self.mean, self.std)
         if not is_size(self.image_size):
             raise InputError(
                 f"--config.data.image_size must be pixels up to {MAX_SIDE}, a whole number or "
@@ -90,20 +90,29 @@ class DataOptions:
                 f"it out for {usual}, or give {side} or more."
             )
 
-    def _check_colors(self) -> None:
-        """Checks mean and deviation of the pixels."""
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            numbers = all(type(x) in (int, float) for x in values)
-            if values and not (len(values) == 3 and numbers and all(0 <= x <= 1 for x in values)):
-                raise InputError(
-                    f"--config.data.{name} is three numbers in 0..1, of red, green and blue, or"
-                    f" '()' for what the weights want, got {values!r}."
-                )
-        if bool(self.mean) != bool(self.std) or not all(self.std):
+
+def check_colors(mean: Any, std: Any) -> None:
+    """Checks mean and deviation of the pixels.
+
+    Args:
+      mean: Mean of red, green and blue, of values in 0..1; empty: open.
+      std: Standard deviation of each, likewise.
+
+    Raises:
+      InputError: if they are anything else.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        numbers = all(type(x) in (int, float) for x in values)
+        if values and not (len(values) == 3 and numbers and all(0 <= x <= 1 for x in values)):
             raise InputError(
-                "--config.data.mean and --config.data.std go together, and no deviation is 0, got "
-                f"{self.mean!r} and {self.std!r}."
+                f"--config.data.{name} is three numbers in 0..1, of red, green and blue, or '()'"
+                f" for what the weights want, got {values!r}."
             )
+    if bool(mean) != bool(std) or not all(std):
+        raise InputError(
+            "--config.data.mean and --config.data.std go together, and no deviation is 0, got "
+            f"{mean!r} and {std!r}."
+        )
 
 
 def usual_resize(side: int) -> int:

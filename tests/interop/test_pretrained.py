@@ -18,7 +18,7 @@ from jaxvision.data.class_lists import imagenet_names, imagenet_wordnet_ids
 from jaxvision.errors import InputError
 from jaxvision.interop import pretrained
 from jaxvision.interop.hub_config import describe_config
-from jaxvision.interop.trained import weights_transform
+from jaxvision.interop.trained import open_trained, weights_transform
 from jaxvision.models.registry import get_spec
 
 ROWS = [pretrained.get_weights(tag) for tag in jv.list_weights("*")]
@@ -199,3 +199,16 @@ def test_published_weights_are_not_looked_for_in_a_file_of_their_name(tmp_path, 
     for part in ("", "aka", "resnet"):
         with pytest.raises(InputError, match="are two sets of weights"):
             jv.create_model("cifar_resnet20.akamaster", pretrained=part)
+
+
+def test_weights_are_not_given_to_the_twin_of_their_model(tmp_path, monkeypatch):
+    path, tag = tmp_path / "w.safetensors", "tf_mobilenetv3_small_100.in1k"
+    twin = jv.create_model("mobilenetv3_small_100")
+    jv.save_weights(twin, path)
+    monkeypatch.setattr(pretrained.PretrainedWeights, "fetch", lambda self: path)
+    with pytest.raises(InputError, match="belongs to tf_mobilenetv3_small_100, whose padding is"):
+        jv.load_weights(twin, tag)
+    with pytest.raises(InputError, match="belongs to tf_mobilenetv3_small_100, whose padding is"):
+        open_trained(tag, "mobilenetv3_small_100")
+    options = {"padding": "same", "norm_eps": 1e-3}
+    jv.load_weights(jv.create_model("mobilenetv3_small_100", **options), tag)  # on purpose

@@ -172,3 +172,13 @@ def test_the_images_of_a_captioner_are_those_of_its_encoders_weights():
 def test_what_cannot_be_meant(changes, message):
     with pytest.raises(InputError, match=message):
         make_run(config(**changes))
+
+
+def test_a_model_of_no_size_of_its_own_sees_that_of_its_weights(tmp_path):
+    small = {"stage_depths": (1, 1), "stage_widths": (8, 8)}
+    finished_run.write(tmp_path, name="resnet18", options=small, data__image_size=24)
+    photo, trained = np.zeros((40, 50, 3), np.uint8), open_trained(str(tmp_path))
+    model = jv.create_model("resnet18", num_classes=8, **small)
+    jv.load_weights(model, tmp_path)
+    for each in (model, trained.model):
+        assert jv.preprocess(photo, each).shape == (1, 24, 24, 3)
