@@ -30,6 +30,7 @@ def describe_weights(path: str | os.PathLike) -> Description | None:
       InputError: if the description cannot be had, or is damaged.
     """
     name = os.fspath(path)
+    pretrained.check_address(name)
     row = pretrained.published(name)
     if row is not None and row.preprocess is not None:
         return _of_row(row)

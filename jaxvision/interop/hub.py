@@ -15,11 +15,20 @@ from jaxvision.interop.weight_folder import (
 )
 
 PREFIX = "hub:"
+_FORM = "An address of the hub is hub:owner/name or hub:owner/name/file, got {!r}."
 
 
 def repository(address: str) -> str:
-    """Returns the address of the repository of a file, with its revision."""
-    return "/".join(address.split("/")[:2])
+    """Returns the address of the repository of a file, with its revision.
+
+    Raises:
+      InputError: if the address has another form.
+    """
+    owner, _, rest = address.removeprefix(PREFIX).partition("/")
+    name = rest.partition("/")[0]
+    if not owner or not name.partition("@")[0]:
+        raise InputError(_FORM.format(address))
+    return f"{PREFIX}{owner}/{name}"
 
 
 class NoSuchFile(InputError):
@@ -43,9 +52,7 @@ def fetch(address: str) -> pathlib.Path:
     name, _, file = rest.partition("/")
     name, _, revision = name.partition("@")
     if not owner or not name:
-        raise InputError(
-            f"An address of the hub is hub:owner/name or hub:owner/name/file, got {address!r}."
-        )
+        raise InputError(_FORM.format(address))
     hub, errors = _library(address)
     repo, files = f"{owner}/{name}", (file,) if file else USUAL
     offline = False

@@ -184,8 +184,18 @@ def with_address(address: str) -> PretrainedWeights | None:
 def published(path: str | os.PathLike) -> PretrainedWeights | None:
     """Returns the row that a user means by a tag; None: a path is meant, or there is one."""
     text = os.fspath(path)
-    there = pathlib.Path(text).expanduser().exists()
-    return None if there else _rows().get(text)
+    return None if os.path.exists(os.path.expanduser(text)) else _rows().get(text)
+
+
+def check_address(text: str) -> None:
+    """Raises InputError for what can be no tag, no path and no address of weights."""
+    if not text.strip():
+        raise InputError("No weights were given: name a tag, a file, a run, or hub:owner/name.")
+    if text.startswith(("http://", download.WEB)):
+        raise InputError(
+            f"{text} is an address of the web, which is not read: download the file, or give the"
+            " tag of published weights."
+        )
 
 
 def check_no_path(row: PretrainedWeights) -> str:
@@ -247,7 +257,8 @@ def weights_of(model: str, pretrained: str | bool = True) -> PretrainedWeights:
 
 def nearest_tags(text: str) -> str:
     """Returns the end of a sentence that names the tags nearest to a text."""
-    return _nearest(text, list(_rows()))
+    nearest = difflib.get_close_matches(text, list(_rows()), n=3, cutoff=0.5)
+    return f": did you mean {', '.join(nearest)}?" if nearest else "."
 
 
 def _nearest(text: str, names: list[str]) -> str:

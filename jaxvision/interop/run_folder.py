@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -69,8 +70,8 @@ def open_run(path: str | pathlib.Path) -> RunFolder:
 
 def is_run(path: str | pathlib.Path) -> bool:
     """Returns whether a path is to be opened as a run: a folder, but not one of other weights."""
-    path = pathlib.Path(path).expanduser()
-    return path.is_dir() and usual_file(path) is None
+    text = os.path.expanduser(path)
+    return os.path.isdir(text) and usual_file(pathlib.Path(text)) is None
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A model with its weights, and all that goes with them: preprocessing, names of the classes."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +67,7 @@ def open_trained(
     Raises:
       InputError: if the weights cannot be read or belong to another model, or do not fill it.
     """
+    pretrained.check_address(weights)
     spec = get_spec(name) if name else None
     run, known, file = None, None, None
     if is_run(weights):
@@ -144,8 +145,8 @@ def _told_options(spec: ModelSpec, known: Description | None) -> tuple[dict[str,
 
 
 def _check_there(weights: str) -> None:
-    file = pathlib.Path(weights).expanduser()
-    if not (file.exists() or str(weights).startswith(hub.PREFIX) or pretrained.is_tag(weights)):
+    there = os.path.exists(os.path.expanduser(weights))
+    if not (there or str(weights).startswith(hub.PREFIX) or pretrained.is_tag(weights)):
         near = pretrained.nearest_tags(weights)
         raise InputError(
             f"There is no run and no file of weights {weights}, and no published weights of that"

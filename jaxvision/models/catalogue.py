@@ -28,6 +28,8 @@ from jaxvision.models.initial_values import build_model
 from jaxvision.models.spec import Model, ModelSpec, check_numbers
 from jaxvision.outside import import_outside, imported_outside, is_address
 
+_WEIGHTS = ("hub:", "pip:", "http://", "https://")
+
 _SPECS: dict[str, ModelSpec] = {}
 _NAMES: dict[str, str] = {}  # every name, alias and address -> the name of its spec
 
@@ -91,6 +93,8 @@ def get_spec(name: str, *, task: str | None = None) -> ModelSpec:
       InputError: if there is no such model, where the message names the nearest ones, the address
         leads to none, or the model is for another task.
     """
+    if name.startswith(_WEIGHTS):
+        raise InputError(f"{name} is an address of weights: jv.from_pretrained({name!r}) opens it.")
     if name not in _NAMES and is_address(name):
         spec = import_outside(name, _is_spec, kind="a ModelSpec", example="mymodel:spec")
         _NAMES[name] = register_model(spec).name

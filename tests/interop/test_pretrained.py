@@ -148,6 +148,15 @@ def test_weights_are_found_by_the_names_of_their_libraries():
         ),
         (lambda: jv.list_weights("resnet51"), "There is no model 'resnet51'"),
         (lambda: pretrained.fetch("ftp://x/y"), "got 'ftp://x/y'"),
+        (lambda: jv.from_pretrained(" "), "No weights were given"),
+        (lambda: jv.from_pretrained("x" * 5000), "There is no run and no file of weights"),
+        (lambda: jv.from_pretrained("https://x/y.pth"), "an address of the web, which is not read"),
+        (
+            lambda: jv.from_pretrained("hub:a"),
+            "is hub:owner/name or hub:owner/name/file, got 'hub:a'",
+        ),
+        (lambda: jv.create_model("hub:a/b"), "jv.from_pretrained\\('hub:a/b'\\) opens it"),
+        (lambda: jv.load_weights(jv.create_model("resnet18"), ""), "No weights were given"),
     ],
 )
 def test_weights_that_are_not_there(make, message):
