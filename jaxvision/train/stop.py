@@ -15,7 +15,9 @@ from jaxvision.files import what_is_saved
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 3.0  # for Python to come back from XLA after a second SIGINT
+GRACE_SECONDS = 3.0  # for the run to be left after a second SIGINT
+# What jax lets the garbage collector call: an exception there is printed, and lost.
+_CALLBACK = "_xla_gc_callback"
 
 
 class Stopped(Exception):
@@ -59,7 +61,7 @@ class StopSignal:
         self.signum: int | None = None
         self._saved = saved
         self._previous: dict = {}
-        self._interrupted = threading.Event()
+        self._left = threading.Event()
 
     def __enter__(self) -> "StopSignal":
         # Python delivers signals to the main thread only; elsewhere the caller has to stop the run.
@@ -83,7 +85,7 @@ class StopSignal:
                 continue
             if signum == before == signal.SIGINT:
                 logger.info("Quitting without saving.")
-                if not self._interrupted.wait(GRACE_SECONDS):
+                if not self._left.wait(GRACE_SECONDS):
                     end_interrupted(what_is_saved(self._saved()))
                 continue
             again = "; Ctrl-C again quits without saving" if signum == signal.SIGINT else ""
@@ -93,7 +95,8 @@ class StopSignal:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            self._interrupted.set()
+            if frame is not None and frame.f_code.co_name == _CALLBACK:
+                return  # the thread that answers ends the process
             raise KeyboardInterrupt
         self.signum = signum
         if jax.process_count() > 1:
@@ -106,6 +109,7 @@ class StopSignal:
         return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
 
     def __exit__(self, *args: object) -> None:
+        self._left.set()
         if self._previous:
             signal.set_wakeup_fd(self._previous_pipe)
             os.close(self._pipe)  # which ends the thread

@@ -129,9 +129,16 @@ def our_captions(model, memory, **settings):
     return [toys.rows(decoded, image) for image in range(len(memory))]
 
 
+def steps(row):
+    return sorted(itertools.pairwise(row))
+
+
 def assert_equal(theirs, ours):
     for their_rows, our_rows in zip(theirs, ours, strict=True):
-        assert [row for _, row in their_rows] == [row for _, row in our_rows]
+        for (_, expected), (_, found) in zip(their_rows, our_rows, strict=True):
+            # In a Markov chain the same steps in another order have the same score but for its
+            # rounding, which decides which of them comes first.
+            assert expected == found or steps(expected) == steps(found)
         for (expected, _), (found, _) in zip(their_rows, our_rows, strict=True):
             if not np.isnan(expected):  # greedy decoding has no scores there
                 np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
