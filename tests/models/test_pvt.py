@@ -78,7 +78,8 @@ def test_other_sizes_are_those_of_resized_tables():
     model, wide = build(), abstract(image_size=(16, 32))
     tokens = jax.eval_shape(lambda model: model.features(jnp.zeros((1, 24, 40, 3))), model)
     assert tokens.shape == (1, 1 + 3 * 5, 32)
-    report = assign_weights(wide, extract_weights(model, format="hf"), source="hf")
+    weights = extract_weights(model, format="hf")
+    report = assign_weights(wide, weights, source="hf", image_size=model.config.image_size)
     assert report.adapted == {
         "stages/0/pos_embed": "positions resized from 4 x 4 to 4 x 8, bilinear",
         "stages/1/pos_embed": "positions resized from 2 x 2 to 2 x 4, bilinear",

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from parity import peers
 
-from jaxvision.interop import load
+from jaxvision.interop.assign import source_of
 from jaxvision.interop.rules import expand, flatten
 from jaxvision.models.mobilenet import BlockRow
 from jaxvision.models.registry import create_model, get_spec
@@ -350,7 +350,7 @@ def test_other_sizes_have_the_same_arrays_and_norms(name, library):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=10, rngs=nnx.Rngs(0)))
     trees = (nnx.to_pure_dict(tree) for tree in nnx.state(model, nnx.Param, nnx.BatchStat))
     shapes = {path: leaf.shape for tree in trees for path, leaf in flatten(tree).items()}
-    entries = expand(load._source(model, library)[0].rules(model.config), shapes)
+    entries = expand(source_of(model, library)[0].rules(model.config), shapes)
     ours = {
         entry.names[0]: () if entry.rule.constant is not None else entry.shape_in_file(shapes)
         for entry in entries
