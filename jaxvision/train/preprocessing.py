@@ -63,7 +63,7 @@ def settle_preprocessing(
 def _wanted(options: Options, spec: ModelSpec) -> Preprocess | None:
     """Returns the preprocessing of the weights that a run starts from; None: nobody knows it."""
     model = options.model
-    encoder = getattr(spec.config, "encoder", None)
+    encoder = model.kwargs.get("encoder", getattr(spec.config, "encoder", None))
     model_of = {"init_from": None if encoder else spec.name, "encoder_from": encoder}
     # The weights of an encoder are put in last, and it is the encoder that sees the images.
     for option, path in (("encoder_from", model.encoder_from), ("init_from", model.init_from)):
