@@ -13,6 +13,7 @@ from configs import smoke
 from jaxvision.errors import InputError
 from jaxvision.interop import pretrained
 from jaxvision.interop.trained import open_trained
+from jaxvision.models.registry import spec_with
 from jaxvision.models.spec import HALF, IMAGENET_MEAN, IMAGENET_STD
 from jaxvision.train.loop import train
 from jaxvision.train.preprocessing import settle_preprocessing
@@ -154,6 +155,19 @@ def test_the_images_of_a_captioner_are_those_of_its_encoders_weights():
     options = dataclasses.replace(options, model=model)
     decided = settle_preprocessing(options, jv.get_spec("captioner")).data
     assert (decided.mean, decided.interpolation) == (HALF, "bicubic")
+
+
+def test_the_encoder_is_the_one_that_the_options_name(tmp_path):
+    path = tmp_path / "encoder.safetensors"  # a ResNet, where the row of the captioner has a ViT
+    jv.save_weights(jv.create_model("resnet18"), path)
+    options = with_start(make_run(config()).options, "")
+    kwargs = {"encoder": "resnet18"}
+    model = dataclasses.replace(
+        options.model, name="captioner", kwargs=kwargs, encoder_from=str(path)
+    )
+    options = dataclasses.replace(options, model=model)
+    decided = settle_preprocessing(options, spec_with("captioner", kwargs)).data
+    assert (decided.mean, decided.interpolation) == (IMAGENET_MEAN, "bilinear")
 
 
 @pytest.mark.parametrize(
