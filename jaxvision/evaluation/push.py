@@ -25,6 +25,12 @@ from jaxvision.train.workdir import flat
 
 _PICTURES = ("predictions.png", "curves.png", "confusion.png", "reliability.png")
 
+# Options that are places on the machine of the run: nothing for a page that all can read.
+_PATHS = (
+    "data.path", "data.images", "data.features", "model.init_from", "model.encoder_from",
+    "distill.teacher_weights", "eval.ensemble", "compilation_cache",
+)  # fmt: skip
+
 
 def push(
     weights: str | os.PathLike | nnx.Module,
@@ -112,11 +118,10 @@ def write_repository(
     save_weights(model, out / "model.safetensors", format="timm")
     write_json(out / "config.json", config)
     drawn = [run.folder / name for name in _PICTURES] if run is not None else []
-    pictures = [picture.name for picture in drawn if picture.is_file()]
-    for picture in drawn:
-        if picture.is_file():
-            shutil.copyfile(picture, out / picture.name)
-    write_text(out / "README.md", _card(repository, config, run, pictures))
+    pictures = [picture for picture in drawn if picture.is_file()]
+    for picture in pictures:
+        shutil.copyfile(picture, out / picture.name)
+    write_text(out / "README.md", _card(repository, config, run, [p.name for p in pictures]))
     return out
 
 
@@ -130,7 +135,8 @@ def _card(
         "---", "library_name: timm", "pipeline_tag: image-classification", "tags:",
         "- image-classification", "- timm", "- jaxvision", "---", "",
         f"# {name}", "",
-        f"A `{config['architecture']}` with {config['num_classes']} outputs, trained by jaxvision.",
+        f"A `{config['architecture']}` with {config['num_classes']} outputs"
+        f"{', trained by jaxvision' if run is not None else ''}.",
         "", "```python", "import timm", "",
         f'model = timm.create_model("hf-hub:{repository}", pretrained=True)', "```", "",
         "```python", "import jaxvision as jv", "",
@@ -165,8 +171,7 @@ def _of_training(run: RunFolder) -> list[str]:
         lines.append("")
     usual, own = flat(as_json(Options())), flat(run.config)
     changed = [f"{n}: {json.dumps(x)}" for n, x in sorted(own.items()) if usual.get(n) != x]
-    private = ("data.path", "model.init_from", "model.encoder_from", "compilation_cache")
-    changed = [line for line in changed if not line.startswith(private)]
+    changed = [line for line in changed if not line.startswith(_PATHS)]
     versions = _json(run.folder / "versions.json")
     made_by = ", ".join(f"{n} {versions[n]}" for n in ("jaxvision", "jax", "flax") if n in versions)
     return [

@@ -167,6 +167,10 @@ def test_a_model_of_transformers_comes_with_its_labels_and_its_processor(hub, tm
 def test_a_run_is_pushed_with_a_card(hub, tmp_path):
     run = tmp_path / "run"
     finished_run.write(run, name="resnet18", options={})
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["path"] = config["data"]["images"] = "/home/me/x"
+    config["eval"]["ensemble"] = ["/home/me/y"]
+    (run / "config.json").write_text(json.dumps(config))
     for picture in ("curves.png", "predictions.png"):
         PIL.Image.new("RGB", (8, 8)).save(run / picture)
     (run / "metrics.jsonl").write_text('{"step": 3, "eval/accuracy": 0.75}\n{"st')
@@ -177,6 +181,7 @@ def test_a_run_is_pushed_with_a_card(hub, tmp_path):
     card = files["README.md"].decode()
     for text in ("| eval/accuracy | 0.7500 |", "`shapes`", "![curves]", "batch_size", "shape 7"):
         assert text in card
+    assert "/home/me" not in card
     theirs = timm.create_model(f"hf-hub:{REPOSITORY}", pretrained=True).eval()
     assert theirs.pretrained_cfg["label_names"][7] == "shape 7"
     ours = jv.from_pretrained(f"hub:{REPOSITORY}")
