@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     "errors": -2,  # under every floor
     "command_line": -1,
+    "target_platform": -1,
     "files": 0,
     "compile_cache": 0,
     "terminal": 0,
