@@ -21,7 +21,9 @@ def get_config(data: str = "shapes"):
     common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "deit_s16"
-    config.model.kwargs = dict(drop_path_rate=0.1, scan=True, remat=common.either(False))
+    config.model.kwargs = dict(
+        drop_path_rate=0.1, scan=common.either("auto"), remat=common.either(False)
+    )
     config.data.image_size = 224
     config.data.eval_resize = 249  # 224 / 0.9
     config.data.interpolation = "bicubic"

@@ -20,7 +20,9 @@ def get_config(data: str = "shapes"):
     common.check_choice("data", data, "shapes", "imagenet2012", "folder")
     config = common.get_config()
     config.model.name = "pvt_v2_b2"
-    config.model.kwargs = dict(drop_path_rate=0.1, scan=True, remat=common.either(False))
+    config.model.kwargs = dict(
+        drop_path_rate=0.1, scan=common.either("auto"), remat=common.either(False)
+    )
     config.data.image_size = 224
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.05

@@ -21,7 +21,9 @@ def get_config(data: str = "shapes"):
     common.check_choice("data", data, "shapes", "imagenet2012", "cifar10", "folder")
     config = common.get_config()
     config.model.name = "vit_b16"
-    config.model.kwargs = dict(drop_path_rate=0.0, scan=True, remat=common.either(False))
+    config.model.kwargs = dict(
+        drop_path_rate=0.0, scan=common.either("auto"), remat=common.either(False)
+    )
     config.data.image_size = 224
     config.optimizer.name = "adamw"
     config.optimizer.clip_norm = 1.0

@@ -26,7 +26,12 @@ def get_config(start: str = "scratch"):
         common.cifar(config, "cifar10")
         config.model.name = "vit_ti16"
         config.model.kwargs = dict(
-            patch_size=4, depth=9, num_heads=12, mlp_ratio=2.0, drop_path_rate=0.1, scan=True
+            patch_size=4,
+            depth=9,
+            num_heads=12,
+            mlp_ratio=2.0,
+            drop_path_rate=0.1,
+            scan=common.either("auto"),
         )
         config.augment.policy = "auto_augment_cifar10"
         config.augment.erasing = 0.25
@@ -44,7 +49,7 @@ def get_config(start: str = "scratch"):
         common.set_source(config, "cifar10")
         config.model.name = "vit_b16"
         config.model.dtype = "bfloat16"
-        config.model.kwargs = dict(scan=True, remat=False)
+        config.model.kwargs = dict(scan=common.either("auto"), remat=False)
         config.data.image_size = 224
         config.data.eval_resize = 224
         config.augment.crop_scale = (0.05, 1.0)  # the authors' inception crop

@@ -20,6 +20,23 @@ def relu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return nnx.relu(inputs)
 
 
+@jax.custom_jvp
+def relu_of_sum(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the same for the sum of a branch and its shortcut.
+
+    The gradient asks the outputs which inputs were positive: the next layer keeps them anyway. That
+    of `relu` computes the sum again, and reads all that it was computed of.
+    """
+    return jnp.maximum(inputs, 0.0)
+
+
+@relu_of_sum.defjvp
+def _relu_of_sum_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Without the barrier XLA asks the inputs.
+    outputs = jax.lax.optimization_barrier(relu_of_sum(*primals))
+    return outputs, jnp.where(outputs > 0.0, tangents[0], 0.0)
+
+
 def silu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the inputs times their sigmoid."""
     return nnx.silu(inputs)

@@ -7,8 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxvision.layers.dropout import draw_key, drop
+from jaxvision.layers.cudnn_attention import cudnn_attention, cudnn_obstacle
+from jaxvision.layers.dropout import draw_kept, draw_key
+from jaxvision.layers.fused_attention import attention_scores, fused_attention
 from jaxvision.layers.linear import linear
+from jaxvision.target_platform import target_platform
+
+_FEW_TARGETS = 16  # fewer, as in decoding, leave cuDNN's tiles empty
 
 
 def dot_product_attention(
@@ -18,7 +23,8 @@ def dot_product_attention(
     *,
     bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
     mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
-    implementation: str = "fused",
+    num_sources: int | None = None,
+    implementation: str = "auto",
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> Float[Array, "batch targets heads head_dim"]:
@@ -33,9 +39,11 @@ def dot_product_attention(
       bias: Numbers added to the scores.
       mask: Mask, True where a target may attend. A row that is False everywhere gives the mean of
         the values.
-      implementation: Name of the implementation: "fused" (batched matrix products with the division
-        of the softmax put off to the end), "reference" (the formula as written) or "cudnn" (GPU,
-        float16 and bfloat16 only; never chosen by itself).
+      num_sources: Number of sources that count: what follows them is padding. None: all.
+      implementation: Name of the implementation: "auto" ("cudnn" on a GPU wherever it can run these
+        inputs, elsewhere "fused"), "fused" (batched matrix products, the weights computed again for
+        the gradient), "cudnn" (cuDNN's fused kernel; float16 and bfloat16, without dropout) or
+        "reference" (the formula as written).
       dropout_rate: Probability of dropping a weight.
       dropout_key: Key for the randomness of the dropout; None turns it off.
 
@@ -44,36 +52,78 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017, Attention Is All You Need, eq. 1.
     """
-    check_implementation(implementation)
     dropout_key = dropout_key if dropout_rate > 0.0 else None
-    if implementation == "cudnn":
-        if dropout_key is not None or query.dtype not in (jnp.float16, jnp.bfloat16):
-            raise ValueError(
-                "attention='cudnn' needs float16 or bfloat16 and no dropout on the weights, got "
-                f"{query.dtype} and a rate of {0.0 if dropout_key is None else dropout_rate}: "
-                "use 'fused'."
-            )
-        return jax.nn.dot_product_attention(
-            query, keys, values, bias=bias, mask=mask, implementation="cudnn"
-        )
-    scores = _scores(query, keys, bias=bias, mask=mask)
-    if implementation == "reference":
-        weights, total = jax.nn.softmax(scores, axis=-1), None
-    else:
-        # Dividing the few outputs instead of the many weights, and matrix products over [batch,
-        # heads, ...]: jax.nn.dot_product_attention takes 2 to 3 times as long on a CPU.
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-        total = weights.sum(axis=-1, keepdims=True)
-    if dropout_key is not None:
-        weights = drop(weights, dropout_rate, dropout_key)
-    attended = jnp.einsum(
-        "BNTS,BNSH->BNTH",
-        weights.astype(values.dtype),
-        values.swapaxes(1, 2),
-        preferred_element_type=scores.dtype,
+    drops = dropout_key is not None
+    implementation = _choose(
+        implementation, query.dtype, head_dim=query.shape[-1], targets=query.shape[1], drops=drops
     )
-    attended = attended if total is None else attended / total
-    return attended.swapaxes(1, 2).astype(values.dtype)
+    if implementation == "cudnn":
+        return cudnn_attention(query, keys, values, bias=bias, mask=mask, num_sources=num_sources)
+    if num_sources is not None:
+        keys, values = keys[:, :num_sources], values[:, :num_sources]
+        bias, mask = (None if x is None else x[..., :num_sources] for x in (bias, mask))
+    keep = None
+    if dropout_key is not None:
+        shape = (query.shape[0], query.shape[2], query.shape[1], keys.shape[1])
+        keep = draw_kept(dropout_key, dropout_rate, shape)
+    if implementation == "fused":
+        return fused_attention(
+            query, keys, values, bias=bias, mask=mask, keep=keep, dropout_rate=dropout_rate
+        )
+    weights = attention_weights(query, keys, bias=bias, mask=mask)
+    if keep is not None:
+        weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0)
+    attended = jnp.einsum("BNTS,BSNH->BTNH", weights, values.astype(weights.dtype))
+    return attended.astype(values.dtype)
+
+
+def _choose(
+    implementation: str, dtype: jnp.dtype, *, head_dim: int, targets: int, drops: bool
+) -> str:
+    """Returns the implementation that "auto" stands for; raises ValueError for what cannot run."""
+    check_implementation(implementation)
+    if implementation not in ("auto", "cudnn"):
+        return implementation
+    obstacle = cudnn_obstacle(dtype, head_dim=head_dim, drops=drops)
+    if implementation == "cudnn" and obstacle:
+        raise ValueError(f"attention='cudnn' {obstacle}: use 'auto'.")
+    if implementation == "auto":
+        fits = target_platform() == "gpu" and targets >= _FEW_TARGETS and not obstacle
+        implementation = "cudnn" if fits else "fused"
+    return implementation
+
+
+def pad_tokens(
+    tokens: Float[Array, "batch tokens width"],
+    mask: Bool[Array, "#batch #heads tokens tokens"] | None,
+    *,
+    num_heads: int,
+    implementation: str,
+    drops: bool,
+) -> tuple[Float[Array, "batch padded width"], Bool[Array, "#batch #heads padded padded"] | None]:
+    """Returns tokens, and their mask, for blocks whose attention runs best on aligned numbers.
+
+    cuDNN wants an even number of tokens, and products a multiple of 8: padding them once, before
+    all blocks, spares each attention a padded copy of queries, keys and values. The blocks must be
+    told `num_sources`, and the padding be cut off behind them.
+
+    Args:
+      tokens: Tokens of the first block.
+      mask: Mask of the attention.
+      num_heads: Number of attention heads.
+      implementation: Name of the implementation, see `dot_product_attention`.
+      drops: Whether weights are dropped.
+    """
+    _, count, width = tokens.shape
+    chosen = _choose(
+        implementation, tokens.dtype, head_dim=width // num_heads, targets=count, drops=drops
+    )
+    extra = -count % 8
+    if chosen != "cudnn" or not extra:
+        return tokens, mask
+    if mask is not None:
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, extra), (0, extra)), constant_values=True)
+    return jnp.pad(tokens, ((0, 0), (0, extra), (0, 0))), mask
 
 
 def attention_weights(
@@ -91,31 +141,14 @@ def attention_weights(
       bias: Numbers added to the scores.
       mask: Mask, True where a target may attend.
     """
-    return jax.nn.softmax(_scores(query, keys, bias=bias, mask=mask), axis=-1)
-
-
-def _scores(
-    query: jax.Array, keys: jax.Array, *, bias: jax.Array | None, mask: jax.Array | None
-) -> jax.Array:
-    """Returns what the softmax is taken of, [batch, heads, targets, sources]."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys, preferred_element_type=wide) * (
-        query.shape[-1] ** -0.5
-    )
-    if bias is not None:
-        scores = scores + bias.astype(wide)
-    if mask is not None:
-        # The lowest finite score, not -inf: a fully masked row must stay finite, also in the
-        # gradient.
-        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
-    return scores
+    return jax.nn.softmax(attention_scores(query, keys, bias=bias, mask=mask), axis=-1)
 
 
 def check_implementation(implementation: str) -> None:
     """Raises ValueError unless the name is one that `dot_product_attention` knows."""
-    if implementation not in ("fused", "reference", "cudnn"):
+    if implementation not in ("auto", "fused", "reference", "cudnn"):
         raise ValueError(
-            f"attention must be 'fused', 'reference' or 'cudnn', got {implementation!r}."
+            f"attention must be 'auto', 'fused', 'reference' or 'cudnn', got {implementation!r}."
         )
 
 
@@ -148,7 +181,7 @@ class MultiHeadAttention(nnx.Module):
         *,
         memory_width: int | None = None,
         attention_dropout_rate: float = 0.0,
-        implementation: str = "fused",
+        implementation: str = "auto",
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,
@@ -173,6 +206,7 @@ class MultiHeadAttention(nnx.Module):
         *,
         bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
         mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+        num_sources: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch targets width"]:
@@ -183,6 +217,7 @@ class MultiHeadAttention(nnx.Module):
           memory: Memory that keys and values come from; None: the tokens themselves.
           bias: Numbers added to the scores.
           mask: Mask, True where a target may attend.
+          num_sources: Number of sources that count: what follows them is padding. None: all.
           train: Whether the dropout is on.
           rngs: Source of randomness; needed only if `train` and the rate is > 0.
 
@@ -190,7 +225,16 @@ class MultiHeadAttention(nnx.Module):
           ValueError: if randomness is needed and `rngs` is None.
         """
         keys, values = self.keys_and_values(tokens if memory is None else memory)
-        return self.attend(tokens, keys, values, bias=bias, mask=mask, train=train, rngs=rngs)
+        return self.attend(
+            tokens,
+            keys,
+            values,
+            bias=bias,
+            mask=mask,
+            num_sources=num_sources,
+            train=train,
+            rngs=rngs,
+        )
 
     def keys_and_values(
         self, memory: Float[Array, "batch sources memory_width"]
@@ -208,6 +252,7 @@ class MultiHeadAttention(nnx.Module):
         *,
         bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
         mask: Bool[Array, "#batch #heads #targets #sources"] | None = None,
+        num_sources: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch targets width"]:
@@ -219,6 +264,7 @@ class MultiHeadAttention(nnx.Module):
             values,
             bias=bias,
             mask=mask,
+            num_sources=num_sources,
             implementation=self.implementation,
             dropout_rate=self.attention_dropout_rate,
             dropout_key=draw_key(rngs, "attention dropout") if drops else None,

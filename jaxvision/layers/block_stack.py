@@ -16,7 +16,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxvision.layers.counting_rngs import counting_rngs
+from jaxvision.target_platform import target_platform
 
+# Whether blocks are stacked: "auto" does where it is faster, see `build_blocks`.
+Scan = bool | Literal["auto"]
 # Of the backward pass: False, True or "offload", see `run_blocks`.
 Remat = bool | Literal["offload"]
 _CARRY = "carry of a block"
@@ -24,16 +27,24 @@ _CARRY = "carry of a block"
 Step = Callable[[Any, Any, jax.Array | float, nnx.Rngs | None], tuple[Any, Any]]
 
 
-def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: bool, rngs: nnx.Rngs) -> Any:
+def build_blocks(make: Callable[[nnx.Rngs], Any], depth: int, *, scan: Scan, rngs: nnx.Rngs) -> Any:
     """Returns `depth` blocks, each initialised from its own key.
 
     Args:
       make: Function that builds one block. All blocks must have equal shapes.
       depth: Number of blocks, at least 1.
       scan: Whether the blocks are stacked: True returns one block with stacked leaves, False an
-        `nnx.List`.
+        `nnx.List`. "auto" is False on a GPU, where a loop fills and copies the stacks of what the
+        backward pass keeps, and True elsewhere.
       rngs: Source of the initial values.
+
+    Raises:
+      ValueError: if `scan` is none of the three.
     """
+    if scan not in (True, False, "auto"):
+        raise ValueError(f"scan must be True, False or auto, got {scan!r}.")
+    if scan == "auto":
+        scan = target_platform() != "gpu"
     keys = jax.random.split(rngs.params(), depth)
     if not scan:
         return nnx.List([make(counting_rngs({"params": key})) for key in keys])
@@ -153,13 +164,13 @@ _offload_carry = jax.checkpoint_policies.save_and_offload_only_these_names(
 
 
 def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Says what the backward pass keeps: matrix products, cuDNN's attention and dropout masks.
+    """Says what the backward pass keeps: what has a name, and the outputs of cuDNN's attention.
 
-    What lies between them is cheaper to compute again than to write and read: a training step of
-    ViT-S keeps 0.4 of the bytes.
+    Products of linear layers, attention and dropout masks have one. What lies between them is
+    cheaper to compute again than to write and read: a training step of ViT-S keeps 0.4 of the
+    bytes.
     """
-    name = primitive.name
-    return name in ("dot_general", "name") or name.startswith("dot_product_attention")
+    return primitive.name == "name" or primitive.name.startswith("dot_product_attention")
 
 
 def stack_blocks(tree: Any) -> Any:

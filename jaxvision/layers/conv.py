@@ -185,5 +185,4 @@ class ConvNormAct(nnx.Module):
         self, inputs: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the new map; moves the running statistics if `train`."""
-        outputs = self.norm(self.conv(inputs), train=train)
-        return outputs if self.activation is None else self.activation(outputs)
+        return self.norm(self.conv(inputs), train=train, activation=self.activation)

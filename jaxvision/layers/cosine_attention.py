@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvision.layers.attention import check_implementation, dot_product_attention
 from jaxvision.layers.dropout import draw_key
-from jaxvision.layers.linear import flat_product, linear
+from jaxvision.layers.linear import flat_product, kept, linear
 
 _LARGEST_LOGIT_SCALE = math.log(100.0)
 
@@ -42,7 +42,7 @@ class CosineAttention(nnx.Module):
         *,
         key_bias: bool = False,
         attention_dropout_rate: float = 0.0,
-        implementation: str = "fused",
+        implementation: str = "auto",
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,
@@ -86,7 +86,8 @@ class CosineAttention(nnx.Module):
         batch, count, width = tokens.shape
         split = (batch, count, self.num_heads, width // self.num_heads)
         # Without the bias that may be there.
-        keys = flat_product(tokens.astype(self.dtype), self.key.kernel[...].astype(self.dtype))
+        kernel = self.key.kernel[...].astype(self.dtype)
+        keys = kept(flat_product(tokens.astype(self.dtype), kernel))
         factor = jnp.exp(jnp.minimum(self.logit_scale[...], _LARGEST_LOGIT_SCALE))
         # `dot_product_attention` divides by the root of head_dim, cosines do not.
         factor = factor.reshape(1, 1, -1, 1) * math.sqrt(split[-1])

@@ -30,7 +30,7 @@ class DecoderBlock(nnx.Module):
       dropout_rate: Dropout rate of each branch, and inside the MLP.
       attention_dropout_rate: Dropout rate of attention weights.
       norm_eps: Epsilon of the three LayerNorms.
-      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+      attention: Implementation of the attention: "auto", "fused", "cudnn" or "reference"; see
         `dot_product_attention`.
       dtype: Compute dtype.
       param_dtype: Dtype of the parameters.
@@ -53,7 +53,7 @@ class DecoderBlock(nnx.Module):
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         norm_eps: float = 1e-5,
-        attention: str = "fused",
+        attention: str = "auto",
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,

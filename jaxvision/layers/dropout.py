@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def draw_key(rngs: nnx.Rngs | None, what: str) -> jax.Array:
@@ -64,10 +64,14 @@ def dropout(
 
 
 def drop(inputs: Float[Array, "*shape"], rate: float, key: jax.Array) -> Float[Array, "*shape"]:
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate)."""
+    return jnp.where(draw_kept(key, rate, inputs.shape), inputs / (1.0 - rate), 0.0)
+
+
+def draw_kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "*shape"]:
+    """Draws which elements a dropout keeps: each with probability 1 - `rate`.
 
     The backward pass of a checkpointed block keeps the mask by its name: drawing it again would
     cost more than its memory.
     """
-    keep = checkpoint_name(jax.random.bernoulli(key, 1.0 - rate, inputs.shape), "dropout_mask")
-    return jnp.where(keep, inputs / (1.0 - rate), 0.0)
+    return checkpoint_name(jax.random.bernoulli(key, 1.0 - rate, shape), "dropout_mask")

@@ -23,7 +23,7 @@ class EncoderBlock(nnx.Module):
       attention_dropout_rate: Dropout rate of attention weights.
       layer_scale_init: Starting value of LayerScale; None: no LayerScale.
       norm_eps: Epsilon of both LayerNorms.
-      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+      attention: Implementation of the attention: "auto", "fused", "cudnn" or "reference"; see
         `dot_product_attention`.
       dtype: Compute dtype.
       param_dtype: Dtype of the parameters.
@@ -42,7 +42,7 @@ class EncoderBlock(nnx.Module):
         attention_dropout_rate: float = 0.0,
         layer_scale_init: float | None = None,
         norm_eps: float,
-        attention: str = "fused",
+        attention: str = "auto",
         dtype: str,
         param_dtype: str,
         rngs: nnx.Rngs,
@@ -70,6 +70,7 @@ class EncoderBlock(nnx.Module):
         tokens: Float[Array, "batch tokens width"],
         *,
         mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+        num_tokens: int | None = None,
         drop_path_rate: float | jax.Array = 0.0,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -79,6 +80,7 @@ class EncoderBlock(nnx.Module):
         Args:
           tokens: Tokens of the block before.
           mask: Mask, True where a token may attend.
+          num_tokens: Number of tokens that count: what follows them is padding. None: all.
           drop_path_rate: Probability of dropping each branch; an argument, because a scan over
             blocks brings each block its own.
           train: Whether every kind of dropping is on.
@@ -87,7 +89,9 @@ class EncoderBlock(nnx.Module):
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
         """
-        branch = self.attn(self.norm1(tokens), mask=mask, train=train, rngs=rngs)
+        branch = self.attn(
+            self.norm1(tokens), mask=mask, num_sources=num_tokens, train=train, rngs=rngs
+        )
         branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
         if self.layer_scale1 is not None:
             branch = self.layer_scale1(branch)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxvision.layers.initializer import trunc_normal
@@ -25,6 +26,22 @@ def flat_product(
     return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
+class Linear(nnx.Linear):
+    """nnx's linear layer whose outputs a checkpointed block keeps, see `run_blocks`."""
+
+    def __call__(self, inputs: Float[Array, "*shape width"]) -> Float[Array, "*shape features"]:
+        """Returns inputs @ kernel + bias."""
+        return kept(super().__call__(inputs))
+
+
+def kept(product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the result of a product under the name by which a checkpointed block keeps it.
+
+    With its bias: where the sum is kept, a GPU adds the bias inside the product.
+    """
+    return checkpoint_name(product, "product")
+
+
 def _dot_general(inputs: jax.Array, kernel: jax.Array, _: Any, **__: Any) -> jax.Array:
     return flat_product(inputs, kernel)
 
@@ -38,7 +55,7 @@ def linear(
     dtype: str,
     param_dtype: str,
     rngs: nnx.Rngs,
-) -> nnx.Linear:
+) -> Linear:
     """Returns a linear layer, inputs @ kernel + bias.
 
     Args:
@@ -50,7 +67,7 @@ def linear(
       param_dtype: Dtype of the parameters.
       rngs: Source of the initial values.
     """
-    return nnx.Linear(
+    return Linear(
         in_features,
         out_features,
         use_bias=use_bias,

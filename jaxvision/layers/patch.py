@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.over_batch import over_batch
 
 _LECUN_NORMAL = jax.nn.initializers.lecun_normal()
 
@@ -229,7 +230,5 @@ def prepend_tokens(
       grid: Tokens of the patches.
     """
     batch, rows, columns, width = grid.shape
-    learned = [
-        jnp.broadcast_to(token[...].astype(grid.dtype), (batch, 1, width)) for token in prefix
-    ]
+    learned = [over_batch(token[...].astype(grid.dtype), batch) for token in prefix]
     return jnp.concatenate([*learned, grid.reshape(batch, rows * columns, width)], axis=1)

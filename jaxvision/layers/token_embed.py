@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from jaxvision.errors import check_choice
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.initializer import trunc_normal
+from jaxvision.layers.over_batch import over_batch
 from jaxvision.layers.position import sinusoids
 
 POSITIONS = ("learned", "sinusoidal")
@@ -77,7 +78,8 @@ class TokenEmbed(nnx.Module):
           ValueError: if there are more tokens than positions; the message gives both.
         """
         self.check_length(tokens.shape[1])
-        vectors = self._look_up(tokens) + self._positions()[None, : tokens.shape[1]]
+        positions = over_batch(self._positions()[None, : tokens.shape[1]], len(tokens))
+        vectors = self._look_up(tokens) + positions
         return dropout(vectors.astype(self.dtype), self.dropout_rate, train=train, rngs=rngs)
 
     def at(

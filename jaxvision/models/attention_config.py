@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxvision.layers.attention import check_implementation
-from jaxvision.layers.block_stack import Remat
+from jaxvision.layers.block_stack import Remat, Scan
 from jaxvision.models.spec import check_rates
 
 
@@ -21,12 +21,12 @@ class AttentionConfig:
       drop_path_rate: Drop-path rate of the last block's branches; rises linearly from 0 over all
         blocks.
       norm_eps: Epsilon of the LayerNorms.
-      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+      attention: Implementation of the attention: "auto", "fused", "cudnn" or "reference"; see
         `dot_product_attention`.
       remat: Whether each block is computed again in the backward pass instead of keeping its
         activations; "offload": and what goes into each is kept in the memory of the host.
       scan: Whether the blocks (of a stage) are kept stacked and run by `jax.lax.scan`; False: a
-        list and a loop.
+        list and a loop; "auto": where it is faster, see `build_blocks`.
       dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
@@ -36,9 +36,9 @@ class AttentionConfig:
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-6
-    attention: str = "fused"
+    attention: str = "auto"
     remat: Remat = False
-    scan: bool = True
+    scan: Scan = "auto"
     dtype: str = "float32"
 
     def __post_init__(self):

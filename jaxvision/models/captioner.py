@@ -64,8 +64,8 @@ class CaptionerConfig:
         MLPs.
       attention_dropout_rate: Dropout rate of the decoder's attention weights.
       norm_eps: Epsilon of the decoder's LayerNorms.
-      attention: Implementation of the decoder's attention: "fused", "reference" or "cudnn"; see
-        `dot_product_attention`.
+      attention: Implementation of the decoder's attention: "auto", "fused", "cudnn" or "reference";
+        see `dot_product_attention`.
       remat: Whether the decoder's blocks are computed again in the backward pass; "offload": and
         what goes into each is kept in the memory of the host.
       dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
@@ -92,7 +92,7 @@ class CaptionerConfig:
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     norm_eps: float = 1e-5
-    attention: str = "fused"
+    attention: str = "auto"
     remat: Remat = False
     dtype: str = "float32"
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, Scan, build_blocks, run_blocks
 from jaxvision.layers.conv import Conv
 from jaxvision.layers.drop_path import drop_path, stage_drop_path_rates
 from jaxvision.layers.dropout import draw_block_key
@@ -50,7 +50,7 @@ class ConvNeXtConfig:
       remat: Whether each block is computed again in the backward pass instead of keeping its
         activations; "offload": and what goes into each is kept in the memory of the host.
       scan: Whether a stage's blocks are kept stacked and run by `jax.lax.scan`; False: a list and a
-        loop.
+        loop; "auto": where it is faster, see `build_blocks`.
       dtype: Compute dtype; parameters and logits are float32 (float64 if this is).
     """
 
@@ -64,7 +64,7 @@ class ConvNeXtConfig:
     norm_eps: float = 1e-6
     head_norm_eps: float = 1e-6
     remat: Remat = False
-    scan: bool = True
+    scan: Scan = "auto"
     dtype: str = "float32"
 
     def __post_init__(self):

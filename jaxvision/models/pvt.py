@@ -15,6 +15,7 @@ from jaxvision.layers.dropout import draw_block_key, dropout
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.over_batch import over_batch
 from jaxvision.layers.patch import PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding
 from jaxvision.layers.spatial_reduction import SpatialReduction
@@ -213,7 +214,7 @@ class PVTStage(nnx.Module):
             interpolation="bilinear",
             antialias=False,
         )
-        tokens = tokens + positions.astype(tokens.dtype)
+        tokens = tokens + over_batch(positions.astype(tokens.dtype), len(tokens))
         tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
 
         def step(block, tokens, rate, rngs):

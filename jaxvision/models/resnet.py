@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
+from jaxvision.layers.activation import relu, relu_of_sum
 from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.norm import BatchNorm
@@ -183,18 +184,21 @@ class ResNetBlock(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the new map; moves the running statistics if `train`."""
-        branch = nnx.relu(self.norm1(self.conv1(inputs), train=train))
-        branch = self.norm2(self.conv2(branch), train=train)
+        branch = self.norm1(self.conv1(inputs), train=train, activation=relu)
+        last_activation = relu if self.plain else None
         if self.bottleneck:
-            branch = self.norm3(self.conv3(nnx.relu(branch)), train=train)
+            branch = self.norm2(self.conv2(branch), train=train, activation=relu)
+            branch = self.norm3(self.conv3(branch), train=train, activation=last_activation)
+        else:
+            branch = self.norm2(self.conv2(branch), train=train, activation=last_activation)
         if self.plain:
-            return nnx.relu(branch)
+            return branch
         branch = drop_path(branch, self.drop_path_rate, train=train, rngs=rngs)
         if self.downsample is not None:
             shortcut = self.downsample(inputs, train=train)
         else:
             shortcut = _subsample_and_pad(inputs, self.stride, branch.shape[-1])
-        return nnx.relu(shortcut + branch)
+        return relu_of_sum(shortcut + branch)
 
 
 def _subsample_and_pad(inputs: jax.Array, stride: int, channels: int) -> jax.Array:

@@ -40,7 +40,7 @@ class TransformerDecoder(nnx.Module):
       dropout_rate: Dropout rate of embeddings and residual branches, and inside the MLPs.
       attention_dropout_rate: Dropout rate of attention weights.
       norm_eps: Epsilon of every LayerNorm.
-      attention: Implementation of the attention: "fused", "reference" or "cudnn"; see
+      attention: Implementation of the attention: "auto", "fused", "cudnn" or "reference"; see
         `dot_product_attention`.
       remat: Whether each block is computed again in the backward pass instead of keeping its
         activations; "offload": and what goes into each is kept in the memory of the host.
@@ -68,7 +68,7 @@ class TransformerDecoder(nnx.Module):
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         norm_eps: float = 1e-5,
-        attention: str = "fused",
+        attention: str = "auto",
         remat: Remat = False,
         dtype: str,
         param_dtype: str,

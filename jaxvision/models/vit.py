@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
+from jaxvision.layers.attention import pad_tokens
 from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
 from jaxvision.layers.dropout import draw_block_key, dropout
@@ -16,6 +17,7 @@ from jaxvision.layers.encoder_block import EncoderBlock
 from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.linear import linear
 from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.over_batch import over_batch
 from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
 from jaxvision.layers.window import local_mask
@@ -214,11 +216,22 @@ class ViT(ImageModel):
         config = self.config
         tokens, mask, key = self._embed(images, train=train, rngs=rngs)
 
+        count = tokens.shape[1]
+        tokens, mask = pad_tokens(
+            tokens,
+            mask,
+            num_heads=config.num_heads,
+            implementation=config.attention,
+            drops=train and config.attention_dropout_rate > 0.0,
+        )
+
         def step(block, tokens, rate, rngs):
-            return block(tokens, mask=mask, drop_path_rate=rate, train=train, rngs=rngs), None
+            options = {"mask": mask, "num_tokens": count, "drop_path_rate": rate}
+            return block(tokens, **options, train=train, rngs=rngs), None
 
         rates = drop_path_rates(config.drop_path_rate, config.depth)
         tokens, _ = run_blocks(self.blocks, tokens, step, rates=rates, key=key, remat=config.remat)
+        tokens = tokens[:, :count]
         if config.norm_first:
             tokens = self.norm(tokens)
         size, prefix = config.patch_size, config.num_prefix_tokens
@@ -251,7 +264,9 @@ class ViT(ImageModel):
         tokens = self.patch_embed(images, train=train)
         rows, columns = tokens.shape[1:3]
         tokens = prepend_tokens(self._prefix(), tokens)
-        tokens = tokens + self._positions(rows, columns).astype(tokens.dtype)
+        tokens = tokens + over_batch(
+            self._positions(rows, columns).astype(tokens.dtype), len(tokens)
+        )
         tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
         key = draw_block_key(rngs, *config.block_rates, train=train)
         return tokens, self._mask(rows, columns), key

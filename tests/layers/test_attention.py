@@ -123,7 +123,7 @@ def test_float64_is_exact_whatever_is_asked_for():
 
 def test_messages():
     query, keys, values = inputs()
-    with pytest.raises(ValueError, match="'fused', 'reference' or 'cudnn', got 'flash'"):
+    with pytest.raises(ValueError, match="'auto', 'fused', 'reference' or 'cudnn', got 'flash'"):
         MultiHeadAttention(8, 2, implementation="flash", rngs=nnx.Rngs(0), **DTYPES)
     with pytest.raises(ValueError, match="needs float16 or bfloat16"):
         dot_product_attention(query, keys, values, implementation="cudnn")

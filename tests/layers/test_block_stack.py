@@ -84,11 +84,12 @@ def kept_for_the_backward_pass(remat):
 
 
 def test_the_backward_pass_keeps_the_products_and_the_masks_or_the_tokens_alone():
-    tokens, hidden, heads, weights = (4, 5, 8), (4, 5, 16), (4, 2, 5, 4), (4, 2, 5, 5)
+    tokens, hidden, heads, weights = (4, 5, 8), (4, 5, 16), (4, 5, 2, 4), (4, 2, 5, 5)
+    rows, tops = (4, 5, 1), (4, 2, 5, 1)  # of the norms, of the attention
     assert kept_for_the_backward_pass(remat=True) == [tokens]
     kept = kept_for_the_backward_pass(remat=False)
-    assert kept.count(weights) == 2  # scores and mask
-    assert set(kept) <= {tokens, hidden, heads, weights}
+    assert kept.count(weights) == 1  # the mask; no scores
+    assert set(kept) <= {tokens, hidden, heads, weights, rows, tops}
 
 
 def test_every_block_draws_its_own_numbers():

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxvision.errors import InputError
+from jaxvision.layers.activation import ACTIVATIONS, silu
 from jaxvision.layers.norm import BatchNorm, _normalise_batch, layer_norm
 
 DTYPES = {"dtype": "float32", "param_dtype": "float32"}
@@ -96,14 +97,18 @@ def test_statistics_reach_the_caller_of_a_pure_function():
     assert float(jnp.abs(new_stats["mean"]).min()) > 0.0
 
 
-def test_forward_mode_and_second_derivatives_are_those_of_the_formula():
+@pytest.mark.parametrize("activation", [None, silu])
+def test_forward_mode_and_second_derivatives_are_those_of_the_formula(activation):
     def moments(inputs, scale, bias):
         mean, var = inputs.mean((0, 1)), inputs.var((0, 1))
         centred = inputs - mean.reshape(1, 1, -1)
-        return centred * (scale / jnp.sqrt(var + 1e-5)).reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+        outputs = centred * (scale / jnp.sqrt(var + 1e-5)).reshape(1, 1, -1) + bias.reshape(
+            1, 1, -1
+        )
+        return outputs if activation is None else activation(outputs)
 
     def ours(*given):
-        return _normalise_batch(*given, 1e-5, "float32")[0]
+        return _normalise_batch(*given, jnp.zeros(2), 1e-5, "float32", activation)[0]
 
     given = (jax.random.normal(jax.random.key(0), (3, 2, 2)), jnp.array([1.0, 2.0]), jnp.ones(2))
     every = (0, 1, 2)
@@ -115,6 +120,76 @@ def test_forward_mode_and_second_derivatives_are_those_of_the_formula():
     ):
         left, right = (jax.jit(transform(f))(*given) for f in (ours, moments))
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-4), left, right)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("train", [True, False])
+def test_an_activation_inside_is_one_behind(activation, train):
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 3, 2))
+    weights = jax.random.normal(jax.random.key(1), inputs.shape)
+
+    def loss(state, inputs, inside):
+        norm = nnx.merge(graphdef, state, copy=True)
+        if inside:
+            outputs = norm(inputs, train=train, activation=activation)
+        else:
+            outputs = activation(norm(inputs, train=train))
+        return (outputs * weights).sum(), outputs
+
+    norm = BatchNorm(2, **DTYPES)
+    norm.scale[...], norm.bias[...] = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.1])
+    graphdef, state = nnx.split(norm)
+    inside, behind = (jax.grad(loss, (0, 1), has_aux=True)(state, inputs, x) for x in (True, False))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), inside, behind)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+def test_statistics_of_bfloat16_read_once_are_those_read_twice(mean):
+    """Also at the first step, when the running mean is a bad guess."""
+    inputs = mean + jax.random.normal(jax.random.key(0), (64, 8, 8, 2))
+    inputs = inputs.astype(jnp.bfloat16)
+    norm = BatchNorm(2, momentum=1.0, dtype="bfloat16", param_dtype="float32")
+    norm(inputs, train=True)
+    exact = np.asarray(inputs, "d").reshape(-1, 2)
+    np.testing.assert_allclose(norm.mean[...], exact.mean(0), rtol=1e-6, atol=1e-6)
+    # Measured: 4e-4 where the mean is 100 deviations, whose bfloat16 values are 0.5 apart.
+    np.testing.assert_allclose(norm.var[...], exact.var(0, ddof=1), rtol=1e-3)
+
+
+def test_layer_norm_derivatives_are_those_of_the_formula():
+    def formula(inputs, scale, bias):
+        centred = inputs - inputs.mean(-1, keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+        return centred / deviation * scale.reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+
+    def ours(inputs, scale, bias):
+        norm = layer_norm(4, eps=1e-5, rngs=nnx.Rngs(0), **DTYPES)
+        norm.scale[...], norm.bias[...] = scale, bias
+        return norm(inputs)
+
+    given = (jax.random.normal(jax.random.key(0), (2, 3, 4)), jnp.arange(1.0, 5.0), jnp.ones(4))
+    every = (0, 1, 2)
+    for transform in (
+        lambda f: jax.jacfwd(f, every),
+        lambda f: jax.jacrev(f, every),
+        lambda f: jax.hessian(lambda *a: jnp.sin(f(*a)).sum(), every),
+        lambda f: jax.jacrev(jax.jacrev(lambda *a: jnp.sin(f(*a)).sum(), every), every),
+    ):
+        left, right = (jax.jit(transform(f))(*given) for f in (ours, formula))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-5), left, right)
+
+
+def test_layer_norm_of_bfloat16_keeps_float32_statistics():
+    norm = layer_norm(64, eps=1e-6, rngs=nnx.Rngs(0), dtype="bfloat16", param_dtype="float32")
+    inputs = (5.0 + jax.random.normal(jax.random.key(0), (4, 64))).astype(jnp.bfloat16)
+    outputs, grads = (
+        norm(inputs),
+        jax.grad(lambda x: norm(x).astype("float32")[..., 0].sum())(inputs),
+    )
+    assert outputs.dtype == grads.dtype == jnp.bfloat16
+    wide = np.asarray(inputs, "d")
+    expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
+    np.testing.assert_allclose(outputs.astype("float32"), expected, atol=0.01)
 
 
 @pytest.mark.float64
