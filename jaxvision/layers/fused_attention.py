@@ -6,6 +6,7 @@ summed in at least float32, in both directions.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jaxvision.layers.linear_call import linear_call
 
 Arrays = tuple[jax.Array, ...]
-Parts = dict[str, jax.Array]
+Parts = dict[str, Any]  # arrays
 
 
 def fused_attention(

@@ -24,7 +24,7 @@ class LayerNorm(nnx.LayerNorm):
     def __call__(self, x: Float[Array, "*shape width"]) -> Float[Array, "*shape width"]:
         """Returns the inputs, each row with mean 0 and variance 1, times scale, plus bias."""
         assert self.scale is not None and self.bias is not None  # as `layer_norm` makes them
-        scale, bias = self.scale[...], self.bias[...]
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])  # may be NumPy's
         return _normalise_rows(x, scale, bias, self.epsilon, str(self.dtype or x.dtype))
 
 
@@ -60,7 +60,7 @@ def _normalise_rows(
 
 @_normalise_rows.defjvp
 def _normalise_rows_jvp(
-    eps: float, dtype: str, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+    eps: float, dtype: str, primals: tuple, tangents: tuple
 ) -> tuple[jax.Array, jax.Array]:
     inputs, scale, bias = primals
     # Not `_normalise_rows`: a second derivative is that of the code below. Two numbers a row are
@@ -244,8 +244,8 @@ def _normalise_jvp(
     eps: float,
     dtype: str,
     activation: Activation | None,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[jax.Array, ...],
+    primals: tuple,
+    tangents: tuple,
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     inputs, scale, bias, near = primals
     # Not `_normalise_batch`, which cuts the gradient of the statistics: a second derivative has it.
