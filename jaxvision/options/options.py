@@ -4,10 +4,8 @@ import dataclasses
 import json
 import numbers
 import re
-from collections.abc import Mapping
-from typing import Any
-
-from ml_collections import ConfigDict
+from collections.abc import ItemsView, KeysView, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from jaxvision.errors import InputError, shorten
 from jaxvision.options.augment import AugmentOptions
@@ -29,13 +27,31 @@ from jaxvision.options.run import (
 from jaxvision.options.schedule import FindLrOptions, ScheduleOptions
 from jaxvision.options.size import sides
 
+
+@runtime_checkable
+class Group(Protocol):
+    """Values by name, in a ConfigDict or in what config.json holds: a model needs no ConfigDict."""
+
+    def keys(self) -> KeysView[str]:
+        """Returns the names."""
+        ...
+
+    def items(self) -> ItemsView[str, Any]:
+        """Returns the names with their values."""
+        ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 _TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
     int: ((numbers.Integral,), "a whole number"),
     float: ((numbers.Real,), "a number"),
     str: ((str,), "a text"),
     tuple: ((tuple, list), "a tuple"),
-    Mapping[str, Any]: ((Mapping, ConfigDict), "a group of options"),
+    Mapping[str, Any]: ((Group,), "a group of options"),
 }
 _MESH_AXES = frozenset({"data", "fsdp", None})
 
@@ -185,7 +201,7 @@ class Options:
                 )
 
 
-def read_options(config: ConfigDict | Mapping[str, Any]) -> Options:
+def read_options(config: Group) -> Options:
     """Returns the options of a config: the only place that looks into one.
 
     Args:
@@ -204,9 +220,7 @@ def as_json(options: Options) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(options)))
 
 
-def check_types(
-    values: ConfigDict | Mapping[str, Any], group: type = Options, place: str = "config"
-) -> None:
+def check_types(values: Group, group: type = Options, place: str = "config") -> None:
     """Checks that values have the types of the schema; names that it does not have are left alone.
 
     Args:
@@ -229,7 +243,7 @@ def check_types(
             check_types(value, inner, name)  # pyright: ignore - a class
 
 
-def _read(group: type, values: ConfigDict | Mapping[str, Any], place: str) -> Any:
+def _read(group: type, values: Group, place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(group)}
     unknown = sorted(set(values.keys()) - set(fields))
     if unknown:
@@ -246,6 +260,6 @@ def _read(group: type, values: ConfigDict | Mapping[str, Any], place: str) -> An
 
 def _plain(value: Any) -> Any:
     """Returns a value with plain dicts and tuples inside; JSON knows lists only."""
-    if isinstance(value, Mapping | ConfigDict):
+    if isinstance(value, Group):
         return {name: _plain(inner) for name, inner in value.items()}
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxvision import __version__
 from jaxvision.data.fingerprint import fingerprint, fingerprint_difference
 from jaxvision.data.source import Records
 from jaxvision.errors import InputError
@@ -241,7 +242,7 @@ def versions() -> dict[str, str]:
     names = "jax jaxlib flax optax orbax-checkpoint grain numpy opencv-python-headless pillow"
     return {name: importlib.metadata.version(name) for name in names.split()} | {
         "python": platform.python_version(),
-        "jaxvision": importlib.metadata.version("jaxvision-nnx"),
+        "jaxvision": __version__,
         "devices": ", ".join(sorted({d.device_kind for d in jax.devices()})),
         "device_count": str(jax.device_count()),
         "process_count": str(jax.process_count()),

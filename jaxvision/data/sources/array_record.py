@@ -7,7 +7,6 @@ import os
 import struct
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxvision.data.fingerprint import file_sizes
@@ -38,6 +37,8 @@ class ArrayRecordSource(Source):
     """
 
     def __init__(self, path: str, split: str):
+        import grain  # which nothing needs that reads no such files
+
         root = os.path.expanduser(path)
         found = glob.glob(split, root_dir=root) or glob.glob(f"{split}.array_record", root_dir=root)
         if not path or not found:
