@@ -14,7 +14,7 @@ import jaxvision as jv
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.tasks.classification import Classification
 from jaxvision.train.gradients import make_gradient_fn
-from jaxvision.train.input import TrainInput, make_preprocess
+from jaxvision.train.input import TrainInput, make_preprocess, update_key
 from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names
 from jaxvision.train.sharding import make_mesh
 from jaxvision.train.state import TrainState, abstract_model, abstract_state, create_state
@@ -32,6 +32,7 @@ class Training:
     mesh: Any
     abstract: TrainState
     train_step: Callable
+    gradient: Callable  # (state, batch) -> (gradient, loss)
     eval_step: Callable
     image_size: int
 
@@ -50,13 +51,18 @@ class Training:
         }
 
 
-def training(name: str, **options: Any) -> Training:
-    """Returns the AdamW training of a model of the registry.
+def training(name: str, *, side: int | None = None, **options: Any) -> Training:
+    """Returns the AdamW training of a model of the registry, without any dropping.
 
     Args:
-      name: of the model.
-      **options: of `create_model`.
+      name: Name of the model.
+      side: Side of the images in pixels; None: the model's own.
+      **options: Options of `create_model`.
     """
+    fields = {field.name for field in dataclasses.fields(jv.get_spec(name).config)}
+    options |= {field: 0.0 for field in fields if field.endswith("_rate")}
+    if side is not None and "image_size" in fields:
+        options["image_size"] = side
     build = functools.partial(_build, name=name, **options)
     graphdef, params, stats = abstract_model(build)
     schedule = optax.constant_schedule(RATE)
@@ -66,19 +72,27 @@ def training(name: str, **options: Any) -> Training:
     abstract = abstract_state(build, tx, mesh=mesh)
     spec = jv.get_spec(name)
     preprocess_fn = make_preprocess(mean=spec.preprocess.mean, std=spec.preprocess.std)
+    prepare, gradient_fn = TrainInput(preprocess_fn), make_gradient_fn(graphdef, Classification())
+
+    def gradient(state, batch):
+        key = update_key(state.key, state.step)
+        gradients, metrics, _ = gradient_fn(state, prepare(batch, key), key, None)
+        return gradients, metrics["loss"]
+
     return Training(
         build=build,
         tx=tx,
         mesh=mesh,
         abstract=abstract,
         train_step=make_train_step(
-            TrainInput(preprocess_fn),
-            make_gradient_fn(graphdef, Classification()),
+            prepare,
+            gradient_fn,
             Optimizer(tx, schedule),
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
         ),
+        gradient=jax.jit(gradient),
         eval_step=make_eval_step(graphdef, Classification(), preprocess_fn=preprocess_fn),
-        image_size=spec.image_size,
+        image_size=side or spec.image_size,
     )
 
 

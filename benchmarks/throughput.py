@@ -39,21 +39,44 @@ def jax_call(name, mode, batch_size, dtype):
 
 
 def peer_model(name):
-    """Returns the same model of timm, or of torchvision where timm has none."""
+    """Returns the same model of timm, or of torchvision where timm has none; it drops nothing."""
     import timm
     import torchvision
 
+    from jaxvision.parity.peers import drop_nothing
+
     spec = jv.get_spec(name)
     if spec.timm is not None:
-        return timm.create_model(spec.timm)
-    return torchvision.models.get_model(spec.torchvision)
+        model = timm.create_model(spec.timm)
+    else:
+        model = torchvision.models.get_model(spec.torchvision)
+    drop_nothing(model)
+    return model
 
 
 def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, compiled=False):
     """Returns a call that runs one step of the peer's model to its end."""
+    step, finish = torch_step(
+        peer_model(name),
+        mode,
+        batch_size,
+        dtype=dtype,
+        channels_last=channels_last,
+        compiled=compiled,
+    )
+
+    def call():
+        step()
+        finish()
+
+    return call
+
+
+def torch_step(model, mode, batch_size, *, dtype, channels_last, compiled):
+    """Returns a call that begins one step of a model, and one that waits for all that began."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = peer_model(name).to(device, memory_format=memory_format)
+    model = model.to(device, memory_format=memory_format)
     images = torch.randn(batch_size, 3, 224, 224, device=device)
     images = images.contiguous(memory_format=memory_format)
     labels = torch.randint(0, 1000, (batch_size,), device=device)
@@ -62,21 +85,13 @@ def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, 
     autocast = functools.partial(
         torch.autocast, device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
     )
-
-    def finish():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    if mode == "infer":
-
-        @torch.inference_mode()
-        def infer():
-            with autocast():
-                forward(images)
-            finish()
-
-        return infer
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05, fused=True)
+
+    @torch.inference_mode()
+    def infer():
+        with autocast():
+            forward(images)
 
     def train():
         optimizer.zero_grad()
@@ -84,9 +99,8 @@ def torch_call(name, mode, batch_size, *, dtype="float32", channels_last=False, 
             loss = F.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()
-        finish()
 
-    return train
+    return infer if mode == "infer" else train, finish
 
 
 def main():

@@ -16,7 +16,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import timm
     import torchvision
-    import transformers
 
 
 def build_pair(name: str, library: str, *, height: int, width: int, dtype: str = "float64") -> Pair:
@@ -80,6 +79,10 @@ def _hf(spec: ModelSpec, config: Any) -> torch.nn.Module:
             f"The transformers configuration of {spec.name} is not known here, its ModelSpec has "
             "no hf_peer: use another --against."
         )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers  # seconds, which the other two need not wait
+
     fields = peer.fields(config) | {"num_labels": CLASSES}
     model = getattr(transformers, f"{peer.name}ForImageClassification")
     return model(getattr(transformers, f"{peer.name}Config")(**fields))
