@@ -1,5 +1,6 @@
 """Strict settings for every test."""
 
+import importlib.util
 import os
 import tempfile
 import warnings
@@ -7,12 +8,17 @@ import warnings
 import jax
 import pytest
 
-# Tests compile more than they compute, and a third faster where LLVM optimises nothing.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-).strip()
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+ON_GPU = os.environ.get("JAXVISION_TEST_GPU") == "1"  # see test_gpu.py
+if ON_GPU:
+    # The runs that the tests start need memory of the device, too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+else:
+    # Tests compile more than they compute, and a third faster where LLVM optimises nothing.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    ).strip()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled programs outlive a run, so that only the first run of the suite pays for them.
 jax.config.update(
@@ -28,8 +34,9 @@ from jaxtyping import install_import_hook  # noqa: E402
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
 
-# Every jaxtyping annotation of the package is checked at run time.
-install_import_hook("jaxvision", "beartype.beartype")
+# Every jaxtyping annotation of the package is checked at run time; rented GPUs lack beartype.
+if not ON_GPU or importlib.util.find_spec("beartype"):
+    install_import_hook("jaxvision", "beartype.beartype")
 
 
 def _torch_peers() -> bool:
@@ -48,7 +55,7 @@ def _torch_peers() -> bool:
     return True
 
 
-HAS_TORCH = _torch_peers()
+HAS_TORCH = not ON_GPU and _torch_peers()  # which would bring its own CUDA
 
 
 @pytest.fixture
