@@ -6,7 +6,7 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench format clean
+.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench gpu format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
@@ -41,6 +41,10 @@ bench: .venv/test  ## Speed beside PyTorch; needs a quiet machine and an hour
 	$(BIN)/python benchmarks/caption_decode.py
 	$(BIN)/python benchmarks/caption_metrics.py
 	$(if $(ZIP),$(BIN)/python benchmarks/input_pipeline.py --zip=$(ZIP))
+
+# With the PYTHON that knows the GPU. GPU: further options, see the script's --help.
+gpu:  ## Speed, memory and numbers on a GPU; goes on where the last call ended
+	for part in 1 2 3 4; do $(PYTHON) benchmarks/gpu.py --part=$$part $(GPU) || exit; done
 
 check: .venv/dev  ## Format, lint, types
 	$(BIN)/ruff format --check .

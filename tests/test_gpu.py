@@ -6,6 +6,7 @@ their tests are skipped.
 """
 
 import importlib
+import logging
 import os
 
 import jax
@@ -18,6 +19,8 @@ from jaxvision.layers.attention import dot_product_attention
 from jaxvision.layers.window import local_mask, shift_mask
 from jaxvision.models.registry import create_model
 from jaxvision.target_platform import target_platform, tracing_for
+
+logger = logging.getLogger(__name__)  # pytest --log-cli-level=INFO shows the numbers
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("JAXVISION_TEST_GPU") != "1", reason="needs a GPU and JAXVISION_TEST_GPU=1"
@@ -88,6 +91,7 @@ def test_attention_equals_the_formula_in_float32(implementation, dtype, case):
         expected = output_and_gradients(wide, mask, "reference")
     names = ("output", "query", "keys", "values", "bias")
     distances = {n: distance(*pair) for n, *pair in zip(names, found, expected, strict=False)}
+    logger.info("%s", ", ".join(f"{name} {value:.1e}" for name, value in distances.items()))
     assert max(distances.values()) < TOLERANCES[dtype], distances
     assert [x.dtype for x in found] == [arrays[0].dtype, *(x.dtype for x in arrays)]
 
