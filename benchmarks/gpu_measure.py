@@ -326,8 +326,10 @@ def tests(select):
                 crash = getattr(report.longrepr, "reprcrash", None)
                 failed[report.nodeid.partition("::")[2]] = getattr(crash, "message", "")[:300]
 
-    options = "-v -W default -p no:cacheprovider --log-cli-level=INFO".split()
-    code = pytest.main([*options, "-k", select, "tests/test_gpu.py"], plugins=[Reports()])
+    # Not strict about options, which belong to plugins that may be missing.
+    options = "-v -W default -p no:cacheprovider --log-cli-level=INFO -o".split()
+    options += ["addopts=--import-mode=importlib", "-k", select, "tests/test_gpu.py"]
+    code = pytest.main(options, plugins=[Reports()])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {code!r}")
     return {"tests": counts} | ({"failures": failed} if failed else {})

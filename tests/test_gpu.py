@@ -1,8 +1,8 @@
 """What only a GPU can show: `JAXVISION_TEST_GPU=1 python -m pytest -W default tests/test_gpu.py`.
 
 The variable leaves the devices to JAX, which all other tests run on the CPU; `-W default` because
-CUDA's libraries warn of what is not tested here. Runs need grain and ml_collections; without them
-their tests are skipped.
+CUDA's libraries warn of what is not tested here. Runs need grain, ml_collections and tensorboardX;
+without them their tests are skipped.
 """
 
 import importlib
@@ -36,6 +36,7 @@ ATTENTIONS = {
     "swin": (49, 49, 3, 32, {"bias": 49}),
     "shifted": (49, 49, 3, 32, {"bias": 49, "mask": shift_mask((14, 14), (7, 7), (3, 3))}),
     "words": (11, 11, 4, 64, {"mask": np.tri(11, dtype=bool)}),
+    "padded": (200, 200, 3, 64, {"num_sources": 197}),
     "memory": (11, 197, 4, 64, {}),
     "reduced": (784, 49, 2, 64, {}),
     "padding": (50, 13, 4, 64, {"mask": np.arange(13) < np.array([13, 9, 5, 1])[:, None, None]}),
@@ -43,24 +44,25 @@ ATTENTIONS = {
 
 
 def attention_inputs(targets, sources, heads, channels, extra, dtype):
-    """Returns queries, keys, values and their bias, and the mask."""
+    """Returns queries, keys, values and their bias, and the other arguments."""
     rng = np.random.default_rng(0)
     shapes = [(4, n, heads, channels) for n in (targets, sources, sources)]
     arrays = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
     if "bias" in extra:
         arrays.append(jnp.asarray(rng.normal(size=(1, heads, targets, sources)), jnp.float32))
-    mask = extra.get("mask")
-    if mask is not None:
-        mask = jnp.asarray(mask.reshape(-1, 1, *mask.shape[-2:]))
-    return arrays, mask
+    others = {name: value for name, value in extra.items() if name != "bias"}
+    if "mask" in extra:
+        mask = extra["mask"]
+        others["mask"] = jnp.asarray(mask.reshape(-1, 1, *mask.shape[-2:]))
+    return arrays, others
 
 
-def output_and_gradients(arrays, mask, implementation):
+def output_and_gradients(arrays, others, implementation):
     @jax.jit
     def run(arrays, cotangent):
         def attend(query, keys, values, bias=None):
             return dot_product_attention(
-                query, keys, values, bias=bias, mask=mask, implementation=implementation
+                query, keys, values, bias=bias, implementation=implementation, **others
             )
 
         output, pull = jax.vjp(attend, *arrays)
@@ -84,11 +86,11 @@ def test_programs_are_for_the_gpu():
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("implementation", ["cudnn", "fused"])
 def test_attention_equals_the_formula_in_float32(implementation, dtype, case):
-    arrays, mask = attention_inputs(*ATTENTIONS[case], dtype)
-    found = output_and_gradients(arrays, mask, implementation)
+    arrays, others = attention_inputs(*ATTENTIONS[case], dtype)
+    found = output_and_gradients(arrays, others, implementation)
     with jax.default_matmul_precision("highest"):
         wide = [array.astype(jnp.float32) for array in arrays]
-        expected = output_and_gradients(wide, mask, "reference")
+        expected = output_and_gradients(wide, others, "reference")
     names = ("output", "query", "keys", "values", "bias")
     distances = {n: distance(*pair) for n, *pair in zip(names, found, expected, strict=False)}
     logger.info("%s", ", ".join(f"{name} {value:.1e}" for name, value in distances.items()))
@@ -101,7 +103,7 @@ def test_a_row_without_any_source_is_the_mean_and_has_finite_gradients(implement
     arrays, _ = attention_inputs(11, 49, 4, 64, {}, "bfloat16")
     mask = (np.arange(11) > 2).reshape(1, 1, 11, 1)
     mask = jnp.asarray(np.broadcast_to(mask, (1, 1, 11, 49)))
-    output, *gradients = output_and_gradients(arrays, mask, implementation)
+    output, *gradients = output_and_gradients(arrays, {"mask": mask}, implementation)
     mean = np.broadcast_to(np.asarray(arrays[2], np.float32).mean(1, keepdims=True), output.shape)
     assert distance(output[:, :3], mean[:, :3]) < TOLERANCES["bfloat16"]
     assert all(bool(jnp.isfinite(x).all()) for x in gradients)
@@ -141,7 +143,7 @@ def test_a_model_and_its_gradient_are_those_of_a_cpu(name):
 
 @pytest.mark.parametrize("name", ["configs.smoke", "torture.resnet"], ids=["vit", "resnet"])
 def test_two_deterministic_runs_have_the_same_bits(name, tmp_path):
-    for needed in ("grain", "ml_collections"):
+    for needed in ("grain", "ml_collections", "tensorboardX"):
         pytest.importorskip(needed)
     from torture import runs
 
