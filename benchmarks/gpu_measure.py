@@ -216,9 +216,9 @@ def _kernels(data):
     kernels = {}
     devices = [plane for plane in data.planes if plane.name.startswith("/device:")]
     for plane in devices or data.planes:
-        for line in plane.lines:
-            if devices and not line.name.startswith("Stream"):
-                continue  # the same time again, by module or scope
+        lines = list(plane.lines)
+        # The others are the same time again, by module or scope.
+        for line in [x for x in lines if x.name.startswith("Stream")] or lines:
             for event in line.events:
                 stats = dict(event.stats)
                 name = f"{event.name} [{stats.get('hlo_op', '')}]"
