@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -30,6 +31,9 @@ if HAS_HEIF:
 # Encoders write ten; cjpeg can be told to write a hundred, and libtiff refuses more, too.
 _MAX_JPEG_SCANS = 100
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # of a segment, not of a restart
+_JPEG_FRAME = struct.Struct(">BHHB")
+# Markers of a header that say nothing of how to read it: tables, application data, comment.
+_JPEG_HEADER = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 # How the pixels of each EXIF orientation become those of an upright image.
 _TURNS = {
@@ -72,6 +76,10 @@ def decode_image(
     """
     if not data:
         raise CorruptImageError("it is empty")
+    if _is_plain_jpeg(data, max_pixels, exif_orientation):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
+        if pixels is not None:
+            return pixels  # otherwise Pillow says what is wrong with it
     formats = [name for name in _FORMATS if name in PIL.Image.OPEN]
     try:
         with PIL.Image.open(io.BytesIO(data), formats=formats) as image:  # reads the header only
@@ -88,6 +96,34 @@ def decode_image(
         raise CorruptImageError(
             f"it cannot be decoded ({type(error).__name__}: {error})"
         ) from error
+
+
+def _is_plain_jpeg(data: bytes, max_pixels: int, exif_orientation: bool) -> bool:
+    """Returns whether a glance at the header of a JPEG is enough to hand it to OpenCV.
+
+    It is where the image is baseline, grey or of three channels, with all of them in one scan:
+    nearly every photo. Pillow's look at the header and the search for scans cost Python a tenth of
+    a millisecond, in which no other thread runs.
+    """
+    if data[:2] != b"\xff\xd8":
+        return False
+    place, channels = 2, 0
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], data[place + 2] << 8 | data[place + 3]
+        if marker == 0xDA:  # start of scan, with the number of its channels
+            return 0 < channels == data[place + 4]
+        if marker in (0xC0, 0xC1):  # baseline: bits, height, width, channels
+            bits, height, width, channels = _JPEG_FRAME.unpack_from(data, place + 4)
+            if bits != 8 or channels not in (1, 3) or not 0 < height * width <= max_pixels:
+                return False
+        elif marker == 0xE1 and exif_orientation:
+            return False
+        elif marker == 0xE2 and data[place + 4 : place + 8] == b"MPF\0":  # several images
+            return False
+        elif marker not in _JPEG_HEADER:
+            return False
+        place += 2 + length
+    return False
 
 
 def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:

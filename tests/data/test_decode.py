@@ -8,6 +8,7 @@ import PIL.ImageOps
 import pytest
 from bad_files import tiff
 
+from jaxvision.data import decode
 from jaxvision.data.decode import decode_image
 from jaxvision.data.source import IMAGE_SUFFIXES, CorruptImageError
 
@@ -165,6 +166,49 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(photo, encode):
     # What stands in a comment, or behind the end, is no scan.
     comment = b"\xff\xfe" + (2 + 400).to_bytes(2) + b"\xff\xda" * 200
     assert decode_image(jpeg[:2] + comment + jpeg[2:] + last * 200).shape == (40, 40, 3)
+
+
+def test_an_ordinary_jpeg_needs_no_look_by_pillow(photo, encode, monkeypatch):
+    """Pillow's costs Python, which one thread runs at a time, as long as all else with an image."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    grey = PIL.Image.fromarray(photo(37, 53)).convert("L")
+    ordinary = [encode(photo(37, 53), exif=exif), encode(grey, comment=b"\xff\xda" * 200)]
+    cmyk = encode(PIL.Image.fromarray(photo(37, 53)).convert("CMYK"))
+    several = encode(photo(37, 53), "MPO", save_all=True, append_images=[grey.convert("RGB")])
+    others = [encode(grey, progressive=True), cmyk, several]
+    expected = [pillow(data) for data in ordinary]
+
+    def opened(*args, **kwargs):
+        raise OSError("Pillow was asked")
+
+    monkeypatch.setattr("PIL.Image.open", opened)
+    for data, pixels in zip(ordinary, expected, strict=True):
+        np.testing.assert_array_equal(decode_image(data), pixels)
+        with pytest.raises(CorruptImageError, match="Pillow was asked"):
+            decode_image(data, max_pixels=1_000)
+    for data in others:
+        with pytest.raises(CorruptImageError, match="Pillow was asked"):
+            decode_image(data)
+    with pytest.raises(CorruptImageError, match="Pillow was asked"):
+        decode_image(ordinary[0], exif_orientation=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_header_is_judged_as_pillow_does(photo, encode, seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    ways = (decode._is_plain_jpeg, lambda *_: False)
+    for _ in range(40):
+        damaged = bytearray(encode(photo(30, 40)))
+        damaged[rng.integers(2, 600)] = rng.choice([0, 0xC0, 0xDA, 0xE1, 0xFF])
+        results = []
+        for plain in ways:
+            monkeypatch.setattr(decode, "_is_plain_jpeg", plain)
+            try:
+                results.append(decode_image(bytes(damaged)).tobytes())
+            except CorruptImageError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
 
 
 def test_an_empty_file_is_called_empty():
