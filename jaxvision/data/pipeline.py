@@ -1,20 +1,21 @@
 """From a source to batches: shuffle, load, transform, batch, with many threads or processes."""
 
 import bisect
+import functools
 import logging
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxvision.data.decode import Decode, decode_image
-from jaxvision.data.loader import Loader, Reading, start
+from jaxvision.data.loader import Loader
 from jaxvision.data.source import CorruptImageError, DataError, Records, Source
 from jaxvision.data.target import Labels, Target
+from jaxvision.data.threads import Share, Threads
 from jaxvision.data.types import Batch, Transform
+from jaxvision.data.workers import start
 from jaxvision.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -91,15 +92,14 @@ def train_dataset(
     later = [transform for _, transform in later_transforms]
     load = Loader(source, transform, target or _labels(source), decode, later)
     order = _ShuffledOrder(len(source), seed, repeats, starts)
-    examples = grain.MapDataset.source(order).seed(seed).random_map(load.for_training)
-    reading = Reading(num_threads, num_workers, prefetch_examples)
+    # The examples come with the repetitions of a record behind each other.
+    rows = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
+    rows = rows[process_index * host_batch_size :][:host_batch_size]
+    examples = _TrainExamples(order, load, seed)
+    threads = Threads(num_threads, prefetch_examples)
 
-    def batches_from(position: int) -> grain.IterDataset:
-        # The examples come with the repetitions of a record behind each other.
-        rows = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
-        rows = rows[process_index * host_batch_size :][:host_batch_size]
-        share = _Share(examples, position, rows, batch_size)
-        return reading.batches(grain.MapDataset.source(share), host_batch_size)
+    def batches_from(position: int) -> Any:
+        return start(Share(examples, rows, batch_size, position), threads, num_workers)
 
     return TrainIterator(
         batches_from, batch_size, seed=seed, num_examples=len(source), repeats=repeats
@@ -144,14 +144,14 @@ def eval_dataset(
       InputError: if `batch_size` is not a multiple of `process_count`.
       DataError: while iterating, if a label is out of range, or if a record cannot be read.
     """
-    host_batch_size = _share(batch_size, process_count)
+    _share(batch_size, process_count)
     num_batches = -(-len(source) // batch_size)
     load = Loader(source, transform, target or _labels(source), decode)
-    positions = grain.MapDataset.range(num_batches * batch_size)[process_index::process_count]
-    reading = Reading(num_threads, num_workers, prefetch_examples)
-    return EvalDataset(
-        reading.batches(positions.map(load.for_evaluation), host_batch_size), num_batches
-    )
+    rows = range(process_index, batch_size, process_count)
+    examples = functools.partial(map, load.for_evaluation)
+    share = Share(examples, rows, batch_size, num_batches=num_batches)
+    threads = Threads(num_threads, prefetch_examples)
+    return EvalDataset(functools.partial(start, share, threads, num_workers), num_batches)
 
 
 def _labels(source: Records) -> Labels:
@@ -172,9 +172,6 @@ class _ShuffledOrder:
         self._repeats, self._starts = repeats, starts
         self._orders: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return sys.maxsize
-
     def __getitem__(self, index: int) -> tuple[int, int]:
         # All repetitions of a record are in one pass, which can make it a little longer.
         number, place = divmod(index // self._repeats, -(-self._num_records // self._repeats))
@@ -189,25 +186,24 @@ class _ShuffledOrder:
         return int(order[place]), bisect.bisect_right(self._starts, index)
 
 
-class _Share:
-    """Random access to one process's rows of every batch: neighbours, as the device array has them.
+class _TrainExamples:
+    """Augmented examples by their positions, each of which has random numbers of its own."""
 
-    So a row has the same place in the batch, and with it the same dropout and the same partner in
-    mixup, however many processes there are.
-    """
+    def __init__(self, order: _ShuffledOrder, load: Loader, seed: int):
+        self._order, self._load = order, load
+        # These and the counter below give the random numbers of grain's `random_map`, at half the
+        # time: runs that were begun with it go on with the same bits.
+        self._seed = np.random.SeedSequence((seed, 1)).generate_state(1)[0]
 
-    def __init__(
-        self, examples: grain.MapDataset, start: int, rows: Sequence[int], batch_size: int
-    ):
-        self._examples, self._start = examples, start
-        self._rows, self._batch_size = rows, batch_size
-
-    def __len__(self) -> int:
-        return (len(self._examples) - self._start) // self._batch_size * len(self._rows)
-
-    def __getitem__(self, index: int) -> Any:
-        batch, row = divmod(index, len(self._rows))
-        return self._examples[self._start + batch * self._batch_size + self._rows[row]]
+    def __call__(self, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
+        stream = np.random.Philox(self._seed)
+        rng = np.random.Generator(stream)
+        state: Any = stream.state
+        for position in positions:
+            state["state"]["counter"][:] = 0, 0, 0, position
+            stream.state = state
+            index, stage = self._order[position]
+            yield self._load.for_training(index, stage, rng)
 
 
 class TrainIterator:
@@ -217,7 +213,8 @@ class TrainIterator:
     that 512 examples held ready keep only two threads busy at a batch size of 256.
 
     Args:
-      batches_from: Function that returns the batches from a global position on.
+      batches_from: Function that returns the iterator over the batches from a global position on,
+        which has a method `close`.
       batch_size: Number of examples of one step, over all processes.
       seed: Seed of the order; kept in the state, as are `num_examples` and `repeats`, because a
         position means nothing in another order.
@@ -227,7 +224,7 @@ class TrainIterator:
 
     def __init__(
         self,
-        batches_from: Callable[[int], grain.IterDataset],
+        batches_from: Callable[[int], Any],
         batch_size: int,
         *,
         seed: int,
@@ -240,8 +237,7 @@ class TrainIterator:
         if repeats > 1:
             self._identity["repeats"] = repeats
         self._examples_seen = 0
-        self._running: list[Any] = []  # grain's iterator, once it has begun
-        # At the interpreter's exit as well, where grain's own clean-up would come too late.
+        self._running: list[Any] = []  # the iterator, once it has begun
         weakref.finalize(self, _close, self._running)
 
     def __iter__(self) -> "TrainIterator":
@@ -249,7 +245,7 @@ class TrainIterator:
 
     def __next__(self) -> Batch:
         if not self._running:
-            self._running.append(start(self._batches_from(self._examples_seen)))
+            self._running.append(self._batches_from(self._examples_seen))
         batch = next(self._running[0])
         self._examples_seen += self._batch_size
         return batch
@@ -286,15 +282,15 @@ class TrainIterator:
 class EvalDataset:
     """Finite batches that can be iterated again; `len` is their number, equal in all processes."""
 
-    def __init__(self, batches: grain.IterDataset, num_batches: int):
-        self._batches = batches
+    def __init__(self, start: Callable[[], Any], num_batches: int):
+        self._start = start
         self._num_batches = num_batches
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        running: list[Any] = [start(self._batches)]
+        running: list[Any] = [self._start()]
         try:
             yield from running[0]
         finally:

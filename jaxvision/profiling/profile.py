@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.data.loader import num_cores
+from jaxvision.data.threads import num_cores
 from jaxvision.errors import InputError
 from jaxvision.interop.pretrained import published_top1
 from jaxvision.models.registry import get_spec
