@@ -1,7 +1,8 @@
 """Images per second of the input pipeline beside torch's DataLoader with torchvision's transforms.
 
 `python benchmarks/input_pipeline.py --zip=DATA/imagenet100.zip`: JPEGs from one zip, a random
-resized crop to 224 pixels and a flip, uint8 batches of 64.
+resized crop to 224 pixels and a flip, uint8 batches of 64. With `--overhead` instead what an image
+costs a process beside the work that any number of cores share, see input_overhead.py.
 """
 
 import argparse
@@ -11,11 +12,9 @@ import os
 import random
 import zipfile
 
-import peers  # noqa: F401
+import input_overhead
 import timing
-import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.pipeline import train_dataset
@@ -24,10 +23,12 @@ from jaxvision.data.sources.open_source import open_source
 BATCH, SIZE, BATCHES = 64, 224, 10
 
 
-class ZipImages(torch.utils.data.Dataset):
+class ZipImages:
     """What a torch user would write; each worker opens the zip itself."""
 
     def __init__(self, path):
+        from torchvision.transforms import v2
+
         self.path = path
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -52,14 +53,28 @@ class ZipImages(torch.utils.data.Dataset):
 
 
 def main():
-    """Prints images per second and the ratio."""
+    """Prints images per second and the ratio to torch's, or the overhead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zip", required=True)
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--num_threads", type=int, nargs="*", default=[8, 16])
+    parser.add_argument("--num_workers", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args()
     print(timing.machine())
     folder, name = os.path.split(options.zip)
     source = open_source("folder", path=folder, split=name)
+    if options.overhead:
+        input_overhead.report(source, options.num_threads, options.num_workers)
+    else:
+        compare(source, options.zip, options.blocks)
+
+
+def compare(source, path, num_blocks):
+    """Prints images per second beside torch's."""
+    import peers  # noqa: F401
+    import torch
+
     cores = len(os.sched_getaffinity(0))
     ours = train_dataset(
         source,
@@ -68,7 +83,7 @@ def main():
         seed=0,
     )
     loader = torch.utils.data.DataLoader(
-        ZipImages(options.zip), batch_size=BATCH, num_workers=cores, persistent_workers=True
+        ZipImages(path), batch_size=BATCH, num_workers=cores, persistent_workers=True
     )
     batches, peer_batches = iter(ours), iter(loader)
     timings = timing.compare(
@@ -76,7 +91,7 @@ def main():
             "jaxvision": lambda: list(itertools.islice(batches, BATCHES)),
             "DataLoader": lambda: list(itertools.islice(peer_batches, BATCHES)),
         },
-        blocks=options.blocks,
+        blocks=num_blocks,
         seconds=2.0,
         warm=1,
     )
