@@ -4,8 +4,8 @@ Threads decode and resize at the same time, but only one of them runs Python. To
 needs on a machine of few cores, decoding and resizing are replaced by sleeps of the same length,
 images have one pixel (to copy pixels needs no Python), and the processor time of other calls that
 let Python run beside them is taken off. Of workers, that of their parent counts, at 224 pixels.
-All is processor time, which another load on the machine disturbs less than the clock; it still
-makes caches cold.
+All is processor time, the lowest of ten blocks: another load on the machine disturbs that less than
+the clock, but makes caches cold.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.decode import decode_image
 from jaxvision.data.pipeline import train_dataset
 
-BATCH, IMAGES = 256, 5_120
+BATCH, BLOCKS, BATCHES = 256, 10, 3
 SAMPLES = 64  # calls that are timed before the others sleep
 
 _released: deque[float] = deque()  # processor seconds of calls beside which Python runs
@@ -34,23 +34,22 @@ def report(source, num_threads, num_workers):
     fall_asleep()  # before there are threads
     threads.num_cores = lambda: 64  # so that all the threads are started here, too
     for number in num_threads:
-        cpu, released = measure(source, size=1, num_threads=number)
-        held = (cpu - released) * 1e3
+        held = measure(source, size=1, num_threads=number) * 1e3
         beside = " and ".join(f"{np.mean(v) * 1e3:.2f} to {k}" for k, v in _lengths.items())
         print(
             f"{number} threads: {held:.3f} ms of Python an image, so at most {1e3 / held:,.0f} "
             f"images/s a process on many cores (beside it, in ms: {beside})"
         )
     for number in num_workers:
-        cpu, _ = measure(source, size=224, num_workers=number)
+        cost = measure(source, size=224, num_workers=number)
         print(
-            f"{number} workers: {cpu * 1e3:.4f} ms an image in their parent, so at most "
-            f"{1 / cpu:,.0f} images/s from any number of them"
+            f"{number} workers: {cost * 1e3:.4f} ms an image in their parent, so at most "
+            f"{1 / cost:,.0f} images/s from any number of them"
         )
 
 
 def measure(source, *, size, **options):
-    """Returns processor seconds per image of this process, and those beside which Python runs."""
+    """Returns the seconds per image in which this process ran Python, in the least disturbed block."""
     batches = train_dataset(
         source,
         transform=train_transform(size),
@@ -59,15 +58,17 @@ def measure(source, *, size, **options):
         decode=decode_asleep,
         **options,
     )
-    for _ in range(8):  # those read ahead, too
-        next(batches)
-    _released.clear()
-    start = time.process_time()
-    for _ in range(IMAGES // BATCH):
-        next(batches)
-    cpu, released = time.process_time() - start, sum(_released)
+    costs = []
+    for block in range(-1, BLOCKS):  # the first one starts threads and processes
+        _released.clear()
+        start = time.process_time()
+        for _ in range(BATCHES):
+            next(batches)
+        cpu = time.process_time() - start
+        if block >= 0:
+            costs.append((cpu - sum(_released)) / (BATCHES * BATCH))
     batches.close()
-    return cpu / IMAGES, released / IMAGES
+    return min(costs)
 
 
 def decode_asleep(data):

@@ -52,8 +52,7 @@ def quiet_libraries() -> None:
 
     def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
         text = str(unraisable.exc_value)
-        # Reads after one has failed; iterators of grain that could not begin.
-        if "Event loop is closed" not in text and "'_prefetch_thread'" not in text:
+        if "Event loop is closed" not in text:  # reads after one has failed
             report(unraisable)
 
     sys.unraisablehook = report_others

@@ -28,11 +28,7 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
-from absl import flags  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
-
-if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
 
 # Every jaxtyping annotation of the package is checked at run time; rented GPUs lack beartype.
 if not ON_GPU or importlib.util.find_spec("beartype"):

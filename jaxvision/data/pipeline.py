@@ -15,7 +15,7 @@ from jaxvision.data.source import CorruptImageError, DataError, Records, Source
 from jaxvision.data.target import Labels, Target
 from jaxvision.data.threads import Share, Threads
 from jaxvision.data.types import Batch, Transform
-from jaxvision.data.workers import start
+from jaxvision.data.workers import Workers
 from jaxvision.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def train_dataset(
     threads = Threads(num_threads, prefetch_examples)
 
     def batches_from(position: int) -> Any:
-        return start(Share(examples, rows, batch_size, position), threads, num_workers)
+        return _start(Share(examples, rows, batch_size, position), threads, num_workers)
 
     return TrainIterator(
         batches_from, batch_size, seed=seed, num_examples=len(source), repeats=repeats
@@ -151,7 +151,7 @@ def eval_dataset(
     examples = functools.partial(map, load.for_evaluation)
     share = Share(examples, rows, batch_size, num_batches=num_batches)
     threads = Threads(num_threads, prefetch_examples)
-    return EvalDataset(functools.partial(start, share, threads, num_workers), num_batches)
+    return EvalDataset(functools.partial(_start, share, threads, num_workers), num_batches)
 
 
 def _labels(source: Records) -> Labels:
@@ -208,9 +208,6 @@ class _TrainExamples:
 
 class TrainIterator:
     """Endless batches, whose position is one number: the examples given out to all processes.
-
-    grain's ElasticIterator has such a state too, but each of its threads makes a whole batch, so
-    that 512 examples held ready keep only two threads busy at a batch size of 256.
 
     Args:
       batches_from: Function that returns the iterator over the batches from a global position on,
@@ -345,6 +342,10 @@ class CorruptCounter:
         except CorruptImageError as error:
             return str(error)
         return "nothing is wrong with it at the second look"
+
+
+def _start(share: Share, threads: Threads, num_workers: int) -> Any:
+    return Workers(share, threads, num_workers) if num_workers else threads.batches(share)
 
 
 def _close(running: list[Any]) -> None:

@@ -1,13 +1,15 @@
-"""Batches that many threads fill at the same time, through grain."""
+"""Batches that many threads fill at the same time."""
 
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxvision.data.types import Batch
@@ -64,72 +66,55 @@ class Threads:
     num_threads: int
     prefetch_examples: int
 
-    def start(self, share: Share, first: int = 0, step: int = 1) -> Any:
-        """Returns an iterator over every `step`-th batch from `first` on, which is begun."""
-        parts = _Parts(share, share.numbers(first, step))
-        examples = grain.MapDataset.source(parts).to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=min(self.num_threads, _THREADS_PER_CORE * num_cores()),
-                prefetch_buffer_size=max(self.prefetch_examples // parts.num_examples, 1),
-            )
-        )
-        batches = examples.batch(parts.per_batch, batch_fn=parts.whole)
-        # Goes on with the next batch while nobody waits for it.
-        ahead = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
-        iterator: Any = iter(ahead)
-        iterator.start_prefetch()
-        return iterator
-
-
-class _Parts:
-    """Random access to the parts of batches, each of which is a few neighbouring rows."""
-
-    def __init__(self, share: Share, numbers: range):
-        self._share, self._numbers = share, numbers
-        self._size = len(share.rows)
-        self.num_examples = min(_PART_EXAMPLES, self._size)
-        self.per_batch = -(-self._size // self.num_examples)
-        self._begun: dict[int, _Filling] = {}
-
-    def __len__(self) -> int:
-        return len(self._numbers) * self.per_batch
-
-    def __getitem__(self, index: int) -> "_Filling":
-        place, part = divmod(index, self.per_batch)
-        batch = self._begun.setdefault(place, _Filling(place, self._size))
-        first, end = (self._size * part // self.per_batch for part in (part, part + 1))
-        position = self._share.start + self._numbers[place] * self._share.batch_size
-        positions = [position + row for row in self._share.rows[first:end]]
-        batch.fill(first, self._share.examples(positions))
-        return batch
-
-    def whole(self, parts: "Sequence[_Filling]") -> Batch:
-        """Returns the batch whose parts have all been filled."""
-        return self._begun.pop(parts[0].place).arrays
+    def batches(self, share: Share, first: int = 0, step: int = 1) -> Iterator[Batch]:
+        """Yields every `step`-th batch from `first` on, while the threads make those behind it."""
+        ahead = max(self.prefetch_examples // len(share.rows), 1)
+        num_threads = max(min(self.num_threads, _THREADS_PER_CORE * num_cores()), 1)
+        pool = ThreadPoolExecutor(num_threads, initializer=_leave_signals)
+        begun: deque[_Filling] = deque()
+        try:
+            for number in share.numbers(first, step):
+                begun.append(_Filling(share, number, pool))
+                if len(begun) > ahead:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Filling:
-    """A batch that threads fill; its first example shows what the others are like."""
+    """A batch that the threads of a pool fill; its first example shows what the others are like."""
 
-    def __init__(self, place: int, size: int):
-        self.place, self._size = place, size
-        self.arrays: Batch = {}
+    def __init__(self, share: Share, number: int, pool: ThreadPoolExecutor):
+        self._share, self._start = share, share.start + number * share.batch_size
+        self._arrays: Batch = {}
         self._lock = threading.Lock()
+        parts = range(0, len(share.rows), _PART_EXAMPLES)
+        self._parts: list[Future] = [pool.submit(self._fill, first) for first in parts]
 
-    def fill(self, first: int, examples: Iterable[dict[str, Any]]) -> None:
-        """Puts examples into the rows from `first` on.
+    def result(self) -> Batch:
+        """Returns the batch when it is full.
 
         Raises:
-          InputError: if two examples of the batch differ in shape or type.
+          InputError: if two of its examples differ in shape or type.
         """
+        for part in self._parts:
+            part.result()
+        return self._arrays
+
+    def _fill(self, first: int) -> None:
+        rows = self._share.rows[first : first + _PART_EXAMPLES]
+        examples = self._share.examples([self._start + row for row in rows])
         for row, example in enumerate(examples, first):
             with self._lock:
-                if not self.arrays:
-                    self.arrays = {
-                        key: np.empty((self._size, *value.shape), value.dtype)
+                if not self._arrays:
+                    size = len(self._share.rows)
+                    self._arrays = {
+                        key: np.empty((size, *value.shape), value.dtype)
                         for key, value in example.items()
                     }
-            for key, array in self.arrays.items():
+            for key, array in self._arrays.items():
                 value = example[key]
                 if value.shape != array.shape[1:] or value.dtype != array.dtype:
                     raise InputError(
@@ -137,6 +122,11 @@ class _Filling:
                         f"{array.dtype} {array.shape[1:]} and another {value.dtype} {value.shape}."
                     )
                 array[row] = value
+
+
+def _leave_signals() -> None:
+    """Leaves SIGINT and SIGTERM to the main thread, which may need more batches to end well."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def num_cores() -> int:

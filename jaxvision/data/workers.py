@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import cloudpickle
 import numpy as np
@@ -32,22 +32,6 @@ from jaxvision.errors import RunError
 
 _ALIGNMENT = 64  # bytes; JAX on a CPU uses arrays of this alignment without a copy
 _Layout = dict[str, tuple[np.dtype, tuple[int, ...], int]]  # type, shape and first byte
-
-
-def start(share: Share, threads: Threads, num_workers: int) -> Any:
-    """Returns an iterator over the batches, begun.
-
-    Its threads and workers leave SIGINT and SIGTERM alone. Ctrl-C and a cluster send them to every
-    process of a run. What they mean is for the main thread to say: it may need more batches to end
-    well.
-    """
-    if num_workers:
-        resource_tracker.ensure_running()  # or a worker's start would, and unblock its signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:  # threads and processes inherit the mask of who starts them
-        return Workers(share, threads, num_workers) if num_workers else threads.start(share)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class Workers:
@@ -65,12 +49,18 @@ class Workers:
         self._workers: list[_Worker] = []
         # Workers that ignore SIGTERM would keep multiprocessing waiting at the interpreter's exit.
         atexit.register(self.close)
-        try:
+        # Ctrl-C and a cluster send signals to every process of a run. What they mean is for the
+        # main thread to say: it may need more batches to end well.
+        resource_tracker.ensure_running()  # or a worker's start would, and unblock the signals
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:  # processes inherit the mask
             for first in range(num_workers):
                 self._workers.append(_Worker(work, first, num_workers))
         except BaseException:
             self.close()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def __iter__(self) -> "Workers":
         return self
@@ -142,7 +132,7 @@ def _work(connection: Connection, work: bytes, first: int, step: int) -> None:
     with contextlib.suppress(ConnectionError):
         try:
             share, threads = cloudpickle.loads(work)
-            _hand_over(threads.start(share, first, step), connection, asked)
+            _hand_over(threads.batches(share, first, step), connection, asked)
         except Exception as error:
             error.add_note(f"In a data worker:\n{traceback.format_exc()}")
             connection.send((_portable(error), -1, False, {}))

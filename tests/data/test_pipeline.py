@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 
-import grain
 import numpy as np
 import pytest
 from making import train_transform
@@ -198,6 +197,8 @@ def test_workers_change_nothing_and_resume():
 
 def test_random_numbers_are_those_of_grain():
     """Runs that were begun with grain's `random_map` go on with the same bits."""
+    import grain
+
     batch = next(train(Numbers(50), batch_size=48))
     expected = grain.MapDataset.range(48).seed(3).random_map(lambda _, rng: rng.integers(256))
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 2], [expected[i] for i in range(48)])
@@ -265,16 +266,31 @@ def test_evaluation_has_every_index_exactly_once(length, batch_size, process_cou
 
 def test_workers_evaluate_in_the_order_of_the_source():
     """Three batches of two workers, twice; and errors come as what they are."""
+    source = open_source("shapes", "test", shapes={"num_eval": 20}, image_size=8)
     plain, shared = (
-        eval_dataset(Numbers(20), transform=PLAIN, batch_size=8, num_workers=workers)
+        eval_dataset(source, transform=PLAIN, batch_size=8, num_workers=workers)
         for workers in (0, 2)
     )
     for _ in range(2):
         assert_same(take(shared, 4), take(plain, 4))
-    wrong = eval_dataset(Numbers(3, label=10), transform=PLAIN, batch_size=8, num_workers=2)
-    with pytest.raises(DataError, match="has the label 10, but there are 10 classes") as error:
-        list(wrong)
-    assert "In a data worker:" in "".join(error.value.__notes__)
+
+    def refuse(image, rng):
+        raise DataError("no more")
+
+    with pytest.raises(DataError, match="no more") as error:
+        list(eval_dataset(source, transform=refuse, batch_size=8, num_workers=1))
+    assert "in refuse" in "".join(error.value.__notes__)
+
+
+def test_workers_start_without_jax():
+    """It would cost each of them a second and a tenth of a gigabyte, for every evaluation."""
+    source = open_source("shapes", "test", shapes={"num_eval": 1}, image_size=8)
+
+    def look(image, rng):
+        return image * 0 + np.uint8(bool({"jax", "grain"} & sys.modules.keys()))
+
+    (batch,) = eval_dataset(source, transform=look, batch_size=1, num_workers=1)
+    assert not batch["image"].any()
 
 
 SCRIPT = """
@@ -283,10 +299,10 @@ import os
 
 from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.pipeline import eval_dataset
-from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.shapes import ShapesSource
 
 if __name__ == "__main__":
-    source = open_source("shapes", "train", shapes={"num_train": 64}, image_size=16)
+    source = ShapesSource("train", image_size=16, num_train=64)
     batches = iter(eval_dataset(source, transform=eval_transform(16), batch_size=8, num_workers=2))
     first = next(batches)
     for process in (os.getpid(), *(worker.pid for worker in multiprocessing.active_children())):
