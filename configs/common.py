@@ -47,7 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Of the training images, ((epoch, pixels), ...): from then on; each size compiles once. (): as
     # above. An evaluation, and what comes before the first epoch given, has the size above.
     config.data.image_size_schedule = ()
-    config.data.num_workers = 0  # processes that decode; 0: threads only, enough for most machines
+    # Processes that decode, each of which holds a few whole batches; 0: threads only, enough for
+    # most machines.
+    config.data.num_workers = 0
     config.data.num_threads = 16  # threads that decode, in each process
     config.data.prefetch_examples = 512  # decoded examples held ready, in each process
     config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops

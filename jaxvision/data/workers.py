@@ -40,11 +40,13 @@ class Workers:
     Args:
       share: Examples and batches to make.
       threads: Threads of each process.
-      num_workers: Number of processes.
+      num_workers: Number of processes; no more are started than there are batches.
     """
 
     def __init__(self, share: Share, threads: Threads, num_workers: int):
-        self._numbers = iter(share.numbers(0, 1))
+        numbers = share.numbers(0, 1)
+        self._numbers = iter(numbers)
+        num_workers = min(num_workers, len(numbers))
         work = cloudpickle.dumps((share, threads))
         self._workers: list[_Worker] = []
         # Workers that ignore SIGTERM would keep multiprocessing waiting at the interpreter's exit.
