@@ -49,7 +49,7 @@ def report(source, num_threads, num_workers):
 
 
 def measure(source, *, size, **options):
-    """Returns the seconds per image in which this process ran Python, in the least disturbed block."""
+    """Returns the seconds of Python that an image costs, in the least disturbed block."""
     batches = train_dataset(
         source,
         transform=train_transform(size),
