@@ -23,7 +23,6 @@ from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-import cloudpickle
 import numpy as np
 
 from jaxvision.data.threads import Share, Threads
@@ -44,6 +43,8 @@ class Workers:
     """
 
     def __init__(self, share: Share, threads: Threads, num_workers: int):
+        import cloudpickle  # a run without workers does without it
+
         numbers = share.numbers(0, 1)
         self._numbers = iter(numbers)
         num_workers = min(num_workers, len(numbers))
@@ -133,7 +134,7 @@ def _work(connection: Connection, work: bytes, first: int, step: int) -> None:
     listener.start()
     with contextlib.suppress(ConnectionError):
         try:
-            share, threads = cloudpickle.loads(work)
+            share, threads = pickle.loads(work)
             _hand_over(threads.batches(share, first, step), connection, asked)
         except Exception as error:
             error.add_note(f"In a data worker:\n{traceback.format_exc()}")
