@@ -94,36 +94,45 @@ def _choose(
 
 
 def pad_tokens(
-    tokens: Float[Array, "batch tokens width"],
-    mask: Bool[Array, "#batch #heads tokens tokens"] | None,
+    tokens: Float[Array, "batch tokens *groups width"],
     *,
+    bias: Float[Array, "#batch #heads tokens tokens"] | None = None,
+    mask: Bool[Array, "#batch #heads tokens tokens"] | None = None,
+    multiple: int = 8,
     num_heads: int,
     implementation: str,
     drops: bool,
-) -> tuple[Float[Array, "batch padded width"], Bool[Array, "#batch #heads padded padded"] | None]:
-    """Returns tokens, and their mask, for blocks whose attention runs best on aligned numbers.
+) -> tuple[
+    Float[Array, "batch padded *groups width"],
+    Float[Array, "#batch #heads padded padded"] | None,
+    Bool[Array, "#batch #heads padded padded"] | None,
+]:
+    """Returns tokens, bias and mask for an attention that runs best on aligned numbers of tokens.
 
-    cuDNN wants an even number of tokens, and products a multiple of 8: padding them once, before
-    all blocks, spares each attention a padded copy of queries, keys and values. The blocks must be
-    told `num_sources`, and the padding be cut off behind them.
+    cuDNN wants an even number, and products a multiple of 8: padding the tokens once spares the
+    attention padded copies of queries, keys and values. It must be told `num_sources`, and the
+    padding be cut off behind it.
 
     Args:
-      tokens: Tokens of the first block.
+      tokens: Tokens of the attention, or of all blocks.
+      bias: Numbers added to the scores.
       mask: Mask of the attention.
+      multiple: Number that the number of tokens is rounded up to a multiple of, even.
       num_heads: Number of attention heads.
       implementation: Name of the implementation, see `dot_product_attention`.
       drops: Whether weights are dropped.
     """
-    _, count, width = tokens.shape
-    chosen = _choose(
-        implementation, tokens.dtype, head_dim=width // num_heads, targets=count, drops=drops
-    )
-    extra = -count % 8
+    count, head_dim = tokens.shape[1], tokens.shape[-1] // num_heads
+    chosen = _choose(implementation, tokens.dtype, head_dim=head_dim, targets=count, drops=drops)
+    extra = -count % multiple
     if chosen != "cudnn" or not extra:
-        return tokens, mask
-    if mask is not None:
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, extra), (0, extra)), constant_values=True)
-    return jnp.pad(tokens, ((0, 0), (0, extra), (0, 0))), mask
+        return tokens, bias, mask
+    pairs = ((0, 0), (0, 0), (0, extra), (0, extra))
+    return (
+        jnp.pad(tokens, ((0, 0), (0, extra), *((0, 0),) * (tokens.ndim - 2))),
+        None if bias is None else jnp.pad(bias, pairs),
+        None if mask is None else jnp.pad(mask, pairs, constant_values=True),
+    )
 
 
 def attention_weights(
@@ -201,7 +210,7 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(
         self,
-        tokens: Float[Array, "batch targets width"],
+        tokens: Float[Array, "batch targets *groups width"],
         memory: Float[Array, "batch sources memory_width"] | None = None,
         *,
         bias: Float[Array, "#batch #heads #targets #sources"] | None = None,
@@ -209,11 +218,12 @@ class MultiHeadAttention(nnx.Module):
         num_sources: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch targets width"]:
+    ) -> Float[Array, "batch targets *groups width"]:
         """Returns the new tokens.
 
         Args:
-          tokens: Tokens that the queries come from.
+          tokens: Tokens that the queries come from. Groups attend to themselves alone, as heads do:
+            bias and mask number the heads group by group.
           memory: Memory that keys and values come from; None: the tokens themselves.
           bias: Numbers added to the scores.
           mask: Mask, True where a target may attend.
@@ -237,7 +247,7 @@ class MultiHeadAttention(nnx.Module):
         )
 
     def keys_and_values(
-        self, memory: Float[Array, "batch sources memory_width"]
+        self, memory: Float[Array, "batch sources *groups memory_width"]
     ) -> tuple[
         Float[Array, "batch sources heads head_dim"], Float[Array, "batch sources heads head_dim"]
     ]:
@@ -246,7 +256,7 @@ class MultiHeadAttention(nnx.Module):
 
     def attend(
         self,
-        tokens: Float[Array, "batch targets width"],
+        tokens: Float[Array, "batch targets *groups width"],
         keys: Float[Array, "batch sources heads head_dim"],
         values: Float[Array, "batch sources heads head_dim"],
         *,
@@ -255,7 +265,7 @@ class MultiHeadAttention(nnx.Module):
         num_sources: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch targets width"]:
+    ) -> Float[Array, "batch targets *groups width"]:
         """Returns the new tokens from keys and values that are already there; see the call."""
         drops = train and self.attention_dropout_rate > 0.0
         attended = dot_product_attention(
@@ -285,7 +295,7 @@ class MultiHeadAttention(nnx.Module):
         return attention_weights(query, keys, bias=bias, mask=mask)
 
     def _heads(
-        self, projected: Float[Array, "batch tokens width"]
+        self, projected: Float[Array, "batch tokens *groups width"]
     ) -> Float[Array, "batch tokens heads head_dim"]:
-        batch, tokens, width = projected.shape
-        return projected.reshape(batch, tokens, self.num_heads, width // self.num_heads)
+        batch, tokens, width = projected.shape[0], projected.shape[1], projected.shape[-1]
+        return projected.reshape(batch, tokens, -1, width // self.num_heads)

@@ -64,33 +64,36 @@ class CosineAttention(nnx.Module):
 
     def __call__(
         self,
-        tokens: Float[Array, "batch tokens width"],
+        tokens: Float[Array, "batch tokens *groups width"],
         *,
         bias: Float[Array, "#batch #heads #tokens #tokens"] | None = None,
         mask: Bool[Array, "#batch #heads #tokens #tokens"] | None = None,
+        num_sources: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "batch tokens *groups width"]:
         """Returns the new tokens.
 
         Args:
-          tokens: Tokens that queries, keys and values come from.
+          tokens: Tokens that queries, keys and values come from. Groups attend to themselves alone,
+            as heads do: bias and mask number the heads group by group.
           bias: Numbers added to the scores.
           mask: Mask, True where a token may attend.
+          num_sources: Number of sources that count: what follows them is padding. None: all.
           train: Whether the dropout is on.
           rngs: Source of randomness; needed only if `train` and the rate is > 0.
 
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
         """
-        batch, count, width = tokens.shape
-        split = (batch, count, self.num_heads, width // self.num_heads)
+        batch, count, *groups, width = tokens.shape
+        split = (batch, count, math.prod(groups) * self.num_heads, width // self.num_heads)
         # Without the bias that may be there.
         kernel = self.key.kernel[...].astype(self.dtype)
         keys = kept(flat_product(tokens.astype(self.dtype), kernel))
         factor = jnp.exp(jnp.minimum(self.logit_scale[...], _LARGEST_LOGIT_SCALE))
         # `dot_product_attention` divides by the root of head_dim, cosines do not.
-        factor = factor.reshape(1, 1, -1, 1) * math.sqrt(split[-1])
+        factor = jnp.tile(factor, math.prod(groups)).reshape(1, 1, -1, 1) * math.sqrt(split[-1])
         query = _unit(self.query(tokens).reshape(split)) * factor
         drops = train and self.attention_dropout_rate > 0.0
         attended = dot_product_attention(
@@ -99,11 +102,12 @@ class CosineAttention(nnx.Module):
             self.value(tokens).reshape(split),
             bias=bias,
             mask=mask,
+            num_sources=num_sources,
             implementation=self.implementation,
             dropout_rate=self.attention_dropout_rate,
             dropout_key=draw_key(rngs, "attention dropout") if drops else None,
         )
-        return self.out(attended.reshape(batch, count, width))
+        return self.out(attended.reshape(tokens.shape))
 
 
 def _unit(vectors: Float[Array, "*shape size"]) -> Float[Array, "*shape size"]:

@@ -2,13 +2,18 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvision.layers.attention import pad_tokens
+
 Sides = tuple[int, int]  # along rows and columns, in tokens
+# Of windows [batch, windows, tokens, channels] and a mask [windows, 1, tokens, tokens] or None.
 Attend = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
@@ -112,7 +117,8 @@ def attend_in_windows(
 
     Args:
       inputs: Map of any size; zeros at its ends fill the last windows.
-      attend: Function (windows, mask or None) -> windows, as `MultiHeadAttention` does it.
+      attend: Function (windows [batch, windows, tokens, channels], mask [windows, 1, tokens,
+        tokens] or None) -> windows, such as `attend_one_by_one` of an attention.
       window: Rows and columns of a window.
       shift: Rows and columns to shift by, against the order of the tokens; (0, 0): none.
       pad_first: Whether to pad before the shift, as torchvision does, or after it, as timm does.
@@ -133,13 +139,74 @@ def attend_in_windows(
 
     back = (-shift[0], -shift[1])
     shifted = roll(pad(inputs), back) if pad_first else pad(roll(inputs, back))
-    mask = None
-    if any(shift):
-        mask = jnp.asarray(shift_mask((rows, columns), window, shift))
-        mask = jnp.tile(mask, (batch, 1, 1, 1))
-    windows = attend(window_partition(shifted, window), mask)
-    shifted = window_reverse(windows, window, (rows, columns))
+    mask = jnp.asarray(shift_mask((rows, columns), window, shift)) if any(shift) else None
+    windows = window_partition(shifted, window)
+    windows = attend(windows.reshape(batch, -1, *windows.shape[1:]), mask)
+    shifted = window_reverse(jax.lax.collapse(windows, 0, 2), window, (rows, columns))
     return crop(roll(shifted, shift)) if pad_first else roll(crop(shifted), shift)
+
+
+def attend_one_by_one(
+    attn: Any,
+    windows: Float[Array, "batch windows tokens width"],
+    *,
+    bias: Float[Array, "1 heads tokens tokens"],
+    mask: Bool[Array, "windows 1 tokens tokens"] | None,
+    train: bool,
+    rngs: nnx.Rngs | None,
+) -> Float[Array, "batch windows tokens width"]:
+    """Returns the windows after attention, each an example of its own.
+
+    Args:
+      attn: Attention of tokens to themselves.
+      windows: Windows of all images.
+      bias: Bias of every window.
+      mask: Mask of each window, True where a token may attend.
+      train: Whether the dropout is on.
+      rngs: Source of randomness.
+    """
+    mask = None if mask is None else jnp.tile(mask, (len(windows), 1, 1, 1))
+    examples = jax.lax.collapse(windows, 0, 2)
+    return attn(examples, bias=bias, mask=mask, train=train, rngs=rngs).reshape(windows.shape)
+
+
+def attend_side_by_side(
+    attn: Any,
+    windows: Float[Array, "batch windows tokens width"],
+    *,
+    bias: Float[Array, "1 heads tokens tokens"],
+    mask: Bool[Array, "windows 1 tokens tokens"] | None,
+    train: bool,
+    rngs: nnx.Rngs | None,
+) -> Float[Array, "batch windows tokens width"]:
+    """Returns the same, with the windows of an image taken for more heads.
+
+    All examples then have the same bias and mask, which cuDNN wants as one array: with windows as
+    examples it is as large as the scores.
+
+    Args:
+      attn: Attention of tokens to themselves.
+      windows: Windows of all images.
+      bias: Bias of every window.
+      mask: Mask of each window, True where a token may attend.
+      train: Whether the dropout is on.
+      rngs: Source of randomness.
+    """
+    heads, (_, count, size, _) = bias.shape[1], windows.shape
+    bias = jnp.tile(bias, (1, count, 1, 1))
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (count, heads, size, size)).reshape(bias.shape)
+    tokens, bias, mask = pad_tokens(
+        windows.swapaxes(1, 2),
+        bias=bias,
+        mask=mask,
+        multiple=2,
+        num_heads=heads,
+        implementation=attn.implementation,
+        drops=train and attn.attention_dropout_rate > 0.0,
+    )
+    tokens = attn(tokens, bias=bias, mask=mask, num_sources=size, train=train, rngs=rngs)
+    return tokens[:, :size].swapaxes(1, 2)
 
 
 @functools.cache

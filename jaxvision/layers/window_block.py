@@ -9,7 +9,13 @@ from jaxvision.layers.drop_path import drop_path
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
-from jaxvision.layers.window import Sides, attend_in_windows
+from jaxvision.layers.window import (
+    Sides,
+    attend_in_windows,
+    attend_one_by_one,
+    attend_side_by_side,
+)
+from jaxvision.target_platform import target_platform
 
 
 class WindowBlock(nnx.Module):
@@ -84,10 +90,11 @@ class WindowBlock(nnx.Module):
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
         """
+        form = attend_side_by_side if target_platform() == "gpu" else attend_one_by_one
 
         def attend(windows, mask):
             bias = self.position_bias()
-            return self.attn(windows, bias=bias, mask=mask, train=train, rngs=rngs)
+            return form(self.attn, windows, bias=bias, mask=mask, train=train, rngs=rngs)
 
         branch = self.norm1(tokens) if self.norm_first else tokens
         branch = attend_in_windows(

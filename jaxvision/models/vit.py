@@ -217,9 +217,9 @@ class ViT(ImageModel):
         tokens, mask, key = self._embed(images, train=train, rngs=rngs)
 
         count = tokens.shape[1]
-        tokens, mask = pad_tokens(
+        tokens, _, mask = pad_tokens(
             tokens,
-            mask,
+            mask=mask,
             num_heads=config.num_heads,
             implementation=config.attention,
             drops=train and config.attention_dropout_rate > 0.0,

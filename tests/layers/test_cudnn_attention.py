@@ -128,3 +128,22 @@ def test_a_vit_pads_its_tokens_once_and_computes_the_same(calls, options):
     here, there = loss_and_grads("cpu"), loss_and_grads("gpu")
     assert {shape[1] for shape in calls} == {24}  # 16 patches and a class token
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.05, rtol=0.05), here, there)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t_w8"])
+def test_swin_has_one_bias_for_all_examples_and_computes_the_same(calls, name):
+    options = {"image_size": 96, "stage_depths": (2,), "stage_heads": (2,), "width": 32}
+    options |= {"window_size": 7} if name == "swin_t" else {"window_size": 8}
+    make = functools.partial(create_model, name, num_classes=3, dtype="bfloat16", **options)
+    images = jax.random.normal(jax.random.key(1), (2, 96, 96, 3))
+
+    def loss_and_grads(platform):
+        with tracing_for(platform):
+            graphdef, params = nnx.split(make(rngs=nnx.Rngs(0), scan=False))
+            return jax.value_and_grad(
+                lambda params: jnp.sin(nnx.merge(graphdef, params)(images, train=True)).sum()
+            )(params)
+
+    here, there = loss_and_grads("cpu"), loss_and_grads("gpu")
+    assert calls and {shape[0] for shape in calls} == {2}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.06, rtol=0.06), here, there)

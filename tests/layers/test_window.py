@@ -1,9 +1,15 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxvision.layers.attention import MultiHeadAttention
+from jaxvision.layers.cosine_attention import CosineAttention
 from jaxvision.layers.window import (
     attend_in_windows,
+    attend_one_by_one,
+    attend_side_by_side,
     local_mask,
     log_spaced_coordinates,
     relative_position_index,
@@ -80,8 +86,8 @@ def test_a_shifted_map_sees_the_windows_of_a_moved_grid(size, window, shift):
     one_hot = jnp.eye(tokens).reshape(1, *size, tokens)
 
     def who(windows, mask):
-        mask = jnp.ones((len(windows), 1, 1, 1), bool) if mask is None else mask
-        return jnp.einsum("BTS,BSD->BTD", mask[:, 0].astype(jnp.float32), windows)
+        mask = jnp.ones((windows.shape[1], 1, 1, 1), bool) if mask is None else mask
+        return jnp.einsum("WTS,BWSD->BWTD", mask[:, 0].astype(jnp.float32), windows)
 
     for pad_first in (True, False):
         seen = attend_in_windows(one_hot, who, window=window, shift=shift, pad_first=pad_first)
@@ -89,9 +95,24 @@ def test_a_shifted_map_sees_the_windows_of_a_moved_grid(size, window, shift):
         np.testing.assert_array_equal(seen, windows_of_neighbours(size, window, shift))
 
 
+@pytest.mark.parametrize("kind", [MultiHeadAttention, CosineAttention])
+@pytest.mark.parametrize("masked", [True, False])
+def test_windows_side_by_side_are_windows_one_by_one(kind, masked):
+    attn = kind(8, 2, dtype="float32", param_dtype="float32", rngs=nnx.Rngs(0))
+    windows = jax.random.normal(jax.random.key(0), (3, 4, 9, 8))
+    bias = jax.random.normal(jax.random.key(1), (1, 2, 9, 9))
+    mask = jnp.asarray(shift_mask((6, 6), (3, 3), (1, 2))) if masked else None
+    one, other = (
+        form(attn, windows, bias=bias, mask=mask, train=False, rngs=None)
+        for form in (attend_one_by_one, attend_side_by_side)
+    )
+    np.testing.assert_allclose(one, other, atol=2e-6)
+    assert float(one.std()) > 0.01
+
+
 def test_padding_is_seen_and_cut_off_again():
     def mean(windows, mask):
-        return jnp.broadcast_to(windows.mean(axis=1, keepdims=True), windows.shape)
+        return jnp.broadcast_to(windows.mean(axis=2, keepdims=True), windows.shape)
 
     ones = jnp.ones((2, 3, 5, 1))
     means = attend_in_windows(ones, mean, window=(2, 4), shift=(0, 0), pad_first=True)
