@@ -87,11 +87,7 @@ def test_parts_are_those_of_one_device(name, kwargs, fsdp, ema_decay):
     images = 16 * (32 * 32 * 3 + 4 + 1) // 8  # uint8 pixels, int32 label, bool mask
     assert parts[BATCHES] == 3 * images - 16 // 8  # the step does not read the mask
     # The compiled step itself: whatever is donated is state, and nothing of it is left out.
-    sizes = (
-        memory._train_step.lower(memory.run.abstract_state, memory._batch(16))
-        .compile()
-        .memory_analysis()
-    )
+    sizes = memory.program.memory_analysis()
     counters = 3 * 4 + 8  # step, skipped_steps, skipped_in_a_row, key
     assert sizes.alias_size_in_bytes == sum(parts[part] for part in STATE) + counters
     assert total(parts) == (
