@@ -1,5 +1,6 @@
 """What preflight tells is held against independent counts, and against the real step."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,15 +17,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from opening import make_run, preflight
 
 from configs import smoke
+from jaxvision import target_platform
 from jaxvision.errors import InputError
 from jaxvision.options.options import read_options
 from jaxvision.plots.previews import class_shares, plot_schedule
+from jaxvision.preflight import preflight as flight
 from jaxvision.preflight.preflight import (
     _verdict,
     evaluation_samples,
     first_samples,
     without_compilation_cache,
 )
+from jaxvision.profiling import gpu_target
 from jaxvision.profiling.memory import StepMemory, largest_batch, memory_table
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.task import spread
@@ -327,8 +331,8 @@ def test_what_to_do_where_something_does_not_fit():
 
     def verdict(limit, *, needed):
         memory.train = lambda size: {"all": needed(size)}
-        train = memory.train(run.options.batch_size)
-        return _verdict(run, memory, train, {"all": 3 * state}, limit)
+        train = memory.train(memory.run.options.batch_size)
+        return _verdict(memory, train, {"all": 3 * state}, limit)
 
     assert re.search("The state alone needs .*fsdp", verdict(state - 1, needed=lambda _: state))
     text = verdict(2 * state, needed=lambda _: math.inf)
@@ -336,7 +340,7 @@ def test_what_to_do_where_something_does_not_fit():
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search(r"is 32, which needs .*in steps of 16", text)
     assert "does not fit: lower --config.eval_batch_size" in text and "A batch of" not in text
-    run = make_run(config(accumulate_steps=2, batch_size=64), devices=8)
+    memory.run = make_run(config(accumulate_steps=2, batch_size=64), devices=8)
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search("is 32, .* A batch of 64 does not fit: .*accumulate_steps", text)
 
@@ -347,6 +351,43 @@ def test_command_line(tmp_path):
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == PICTURES
     assert "32,488 parameters" in result.stderr and "The state alone needs" in result.stderr
+
+
+def test_a_gpu_that_is_not_here(tmp_path, caplog, monkeypatch):
+    """The steps are compiled for its devices, here a CPU in their place; the inputs are drawn."""
+    caplog.set_level(logging.INFO)
+    seen = []
+
+    @contextlib.contextmanager
+    def compiled_for(name):
+        with target_platform.tracing_for("gpu"):
+            yield jax.devices()[7:]
+
+    class Memory(StepMemory):
+        def __init__(self, run, *, compiler_options):
+            seen.append((run.mesh.devices.item(), target_platform.target_platform()))
+            super().__init__(run)
+
+    monkeypatch.setattr(flight, "compiled_for", compiled_for)
+    monkeypatch.setattr(flight, "StepMemory", Memory)
+    settings = config(data__shapes__num_train=16, **QUICK)  # no larger batch to look for
+    preflight(settings, tmp_path, target="h200")
+    assert seen == [(jax.devices()[7], "gpu")] and target_platform.target_platform() == "cpu"
+    assert {path.name for path in tmp_path.iterdir()} == PICTURES
+    assert re.search(r"Estimate for one NVIDIA H200, .* images/s, MFU \d+%", caplog.text)
+    assert "Of the 141.00 GiB of an NVIDIA H200, JAX takes three quarters" in caplog.text
+    assert "found to fit into 105.75 GiB is 16" in caplog.text
+
+
+def test_no_compiler_for_cuda(tmp_path, monkeypatch):
+    def none(**options):
+        raise NotImplementedError(f"topology not implemented for {options['platform']}")
+
+    monkeypatch.setattr(gpu_target.topologies, "get_topology_desc", none)
+    gpu_target.gpu_devices.cache_clear()
+    with pytest.raises(InputError, match=r"to compile for an h100 .* pip install 'jax\[cuda13\]'"):
+        preflight(config(), tmp_path, target="h100")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path, monkeypatch):
