@@ -79,11 +79,12 @@ clean:
 	$(BIN)/pip install --quiet -e '.[dev,test]'
 	touch $@ .venv/test .venv/run
 
-# XLA's compiler for CUDA, without NVIDIA's libraries, which only a GPU needs. In an environment of
-# its own: without a GPU, JAX complains about the plugin at every start.
+# XLA's compiler for CUDA, and of NVIDIA's libraries the one that JAX asks for its version; the others
+# only a GPU needs. In an environment of its own: without a GPU, JAX complains at every start.
 .venv-gpu/run: pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/pip install --quiet -e .
 	version=$$(.venv-gpu/bin/python -c "import jaxlib; print(jaxlib.__version__)") && \
-	  .venv-gpu/bin/pip install --quiet --no-deps jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
+	  .venv-gpu/bin/pip install --quiet --no-deps jax-cuda13-plugin==$$version \
+	  jax-cuda13-pjrt==$$version 'nvidia-cudnn-cu13>=9.19,<10'
 	touch $@

@@ -100,12 +100,18 @@ def gpu_devices(name: str) -> tuple[Any, ...]:
         topology = topologies.get_topology_desc(
             platform="cuda", target_config=text, topology="1x1x1"
         )
-    except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
+        jax.eval_shape(_attention, jax.ShapeDtypeStruct((1, 8, 1, 8), "bfloat16"))
+    except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"There is no compiler for CUDA here, to compile for an {name} ({reason(error)}): type "
-            "pip install 'jax[cuda13]' and, on a machine without a GPU, export JAX_PLATFORMS=cpu."
+            f"What compiles for an {name} is not here ({reason(error).rstrip('.')}): type pip "
+            "install 'jax[cuda13]' and, on a machine without a GPU, export JAX_PLATFORMS=cpu."
         ) from error
     return tuple(topology.devices)
+
+
+def _attention(tokens: jax.Array) -> jax.Array:
+    """Returns cuDNN's attention, for which JAX asks at once which version of cuDNN is here."""
+    return jax.nn.dot_product_attention(tokens, tokens, tokens, implementation="cudnn")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import launching
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental.compilation_cache import compilation_cache
 from opening import make_run, preflight
 
@@ -379,13 +380,20 @@ def test_a_gpu_that_is_not_here(tmp_path, caplog, monkeypatch):
     assert "found to fit into 105.75 GiB is 16" in caplog.text
 
 
-def test_no_compiler_for_cuda(tmp_path, monkeypatch):
-    def none(**options):
-        raise NotImplementedError(f"topology not implemented for {options['platform']}")
+@pytest.mark.parametrize("missing", ["topology not implemented", "cuDNN not found"])
+def test_what_compiles_for_cuda_is_not_here(missing, tmp_path, monkeypatch):
+    def get_topology_desc(**options):
+        if missing.startswith("topology"):
+            raise NotImplementedError(f"{missing} for {options['platform']}")
 
-    monkeypatch.setattr(gpu_target.topologies, "get_topology_desc", none)
+    def check_cudnn_version():
+        raise RuntimeError(f"{missing}.")
+
+    monkeypatch.setattr(gpu_target.topologies, "get_topology_desc", get_topology_desc)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", check_cudnn_version)
     gpu_target.gpu_devices.cache_clear()
-    with pytest.raises(InputError, match=r"to compile for an h100 .* pip install 'jax\[cuda13\]'"):
+    wanted = rf"compiles for an h100 is not here \({missing}.*\): type pip install 'jax\[cuda13\]'"
+    with pytest.raises(InputError, match=wanted):
         preflight(config(), tmp_path, target="h100")
     assert not list(tmp_path.iterdir())
 
