@@ -9,6 +9,7 @@ from jaxvision.profiling.hlo import read_program
 from jaxvision.profiling.live_arrays import Held, held_at_peak
 from jaxvision.profiling.memory import StepMemory
 from jaxvision.profiling.table import text_table
+from jaxvision.target_platform import tracing_for
 
 # What kernels are assumed to reach.
 PRODUCT_SHARE = 0.65  # of the peak of matrix products, by those and by convolutions
@@ -158,7 +159,8 @@ def plan_step(memory: StepMemory, gpu: Gpu, batch_size: int) -> StepPlan:
     """
     state, step = memory.run.abstract_state, memory.program
     images = memory.batch(batch_size, memory.image_sizes[-1])
-    work = count_work(memory.run.eval_step(), state.params, state.batch_stats, images)
+    with tracing_for("cpu"):  # without what is padded for a GPU
+        work = count_work(memory.run.eval_step(), state.params, state.batch_stats, images)
     program = read_program(step.as_text())
     return StepPlan(
         gpu=gpu,

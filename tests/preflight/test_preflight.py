@@ -29,7 +29,7 @@ from jaxvision.preflight.preflight import (
     first_samples,
     without_compilation_cache,
 )
-from jaxvision.profiling import gpu_target
+from jaxvision.profiling import cost, gpu_estimate, gpu_target
 from jaxvision.profiling.memory import StepMemory, largest_batch, memory_table
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.task import spread
@@ -357,7 +357,11 @@ def test_command_line(tmp_path):
 def test_a_gpu_that_is_not_here(tmp_path, caplog, monkeypatch):
     """The steps are compiled for its devices, here a CPU in their place; the inputs are drawn."""
     caplog.set_level(logging.INFO)
-    seen = []
+    seen, plans = [], []
+
+    def plan_step(*arguments):
+        plans.append(gpu_estimate.plan_step(*arguments))
+        return plans[-1]
 
     @contextlib.contextmanager
     def compiled_for(name):
@@ -366,14 +370,19 @@ def test_a_gpu_that_is_not_here(tmp_path, caplog, monkeypatch):
 
     class Memory(StepMemory):
         def __init__(self, run, *, compiler_options):
-            seen.append((run.mesh.devices.item(), target_platform.target_platform()))
+            seen.append((run, run.mesh.devices.item(), target_platform.target_platform()))
             super().__init__(run)
 
     monkeypatch.setattr(flight, "compiled_for", compiled_for)
     monkeypatch.setattr(flight, "StepMemory", Memory)
+    monkeypatch.setattr(flight, "plan_step", plan_step)
     settings = config(data__shapes__num_train=16, **QUICK)  # no larger batch to look for
     preflight(settings, tmp_path, target="h200")
-    assert seen == [(jax.devices()[7], "gpu")] and target_platform.target_platform() == "cpu"
+    ((run, *where),), (plan,) = seen, plans
+    assert where == [jax.devices()[7], "gpu"] and target_platform.target_platform() == "cpu"
+    model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+    macs, _ = cost.total(cost.trace_model(model, cost.image_batch(model, 32, 32, 16)).work)
+    assert (plan.macs, plan.batch_size, plan.gpu.name) == (macs, 16, "h200")
     assert {path.name for path in tmp_path.iterdir()} == PICTURES
     assert re.search(r"Estimate for one NVIDIA H200, .* images/s, MFU \d+%", caplog.text)
     assert "Of the 141.00 GiB of an NVIDIA H200, JAX takes three quarters" in caplog.text
