@@ -6,7 +6,8 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench gpu format clean
+.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench gpu gpu-plan format \
+  clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
@@ -46,6 +47,10 @@ bench: .venv/test  ## Speed beside PyTorch; needs a quiet machine and an hour
 gpu:  ## Speed, memory and numbers on a GPU; goes on where the last call ended
 	for part in 1 2 3 4; do $(PYTHON) benchmarks/gpu.py --part=$$part $(GPU) || exit; done
 
+# PLAN: options, such as PLAN='--models=vit_b16 --targets=h100 --kernels=20'.
+gpu-plan: .venv-gpu/run  ## What steps would take on an H100 or H200, compiled without one, in half an hour
+	.venv-gpu/bin/python benchmarks/gpu_plan.py $(PLAN)
+
 check: .venv/dev  ## Format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,7 +61,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-gpu
 
 # One stamp for each set of packages; pyproject.toml newer than the stamp installs again.
 .venv/bin/python:
@@ -73,3 +78,13 @@ clean:
 .venv/dev: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,test]'
 	touch $@ .venv/test .venv/run
+
+# XLA's compiler for CUDA, and of NVIDIA's libraries the one that JAX asks for its version; the others
+# only a GPU needs. In an environment of its own: without a GPU, JAX complains at every start.
+.venv-gpu/run: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet -e .
+	version=$$(.venv-gpu/bin/python -c "import jaxlib; print(jaxlib.__version__)") && \
+	  .venv-gpu/bin/pip install --quiet --no-deps jax-cuda13-plugin==$$version \
+	  jax-cuda13-pjrt==$$version 'nvidia-cudnn-cu13>=9.19,<10'
+	touch $@

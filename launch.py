@@ -59,13 +59,19 @@ _MEMORY = flags.DEFINE_float(
     "Of --mode=preflight: memory of one device. Default: what it has.",
     lower_bound=0,
 )
+_FOR = flags.DEFINE_enum(
+    "for",
+    None,
+    ["h100", "h200"],
+    "Of --mode=preflight: the GPU to plan for, which need not be here. Default: the devices here.",
+)
 
 
 def _help() -> str:
     """Returns modes, flags and all options, with the values of the config file if one is given."""
     width = shutil.get_terminal_size((100, 24)).columns
     own = {}
-    for holder in (_CONFIG, _WORKDIR, _MODE, _DISTRIBUTED, _MEMORY):
+    for holder in (_CONFIG, _WORKDIR, _MODE, _DISTRIBUTED, _MEMORY, _FOR):
         flag = flags.FLAGS[holder.name]
         kind = "|".join(getattr(flag, "enum_values", None) or [holder.name.upper()])
         default = f" Default: {flag.default}." if flag.default else ""
@@ -106,6 +112,10 @@ def _parse(argv: list[str]) -> None:
             )
         _CONFIG.value.seed  # noqa: B018 - a file that could not be loaded says so only when it is read
         drop_other_units(_CONFIG.value, re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.M))
+        if _FOR.value and _MODE.value != "preflight":
+            raise flags.Error(
+                f"--for={_FOR.value} is of --mode=preflight: nothing else runs there."
+            )
         if model_options:
             from jaxvision.train.model_flags import set_model_options
 
@@ -183,7 +193,7 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
             if _MODE.value == "eval":
                 evaluate_fully(run, workdir)
             elif _MODE.value == "preflight":
-                preflight(run, workdir, memory_gib=_MEMORY.value)
+                preflight(run, workdir, memory_gib=_MEMORY.value, target=_FOR.value)
             elif _MODE.value == "find_lr":
                 find_lr(run, workdir)
             else:

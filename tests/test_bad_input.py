@@ -162,6 +162,8 @@ COMMAND_LINE = [
     Row("no-dashes", "config.seed=3", ["'config.seed=3' is no option", "--config.batch_size=64"]),
     Row("no-workdir", "--workdir=", ["--workdir=FOLDER must be given"]),
     Row("preflight", "--mode=preflight --config.optimizer.name=adan", ["adamw, adam", "'adan'"]),
+    Row("unknown GPU", "--mode=preflight --for=h300", ["--for=h300", "<h100|h200>", "--help"]),
+    Row("GPU to train on", "--for=h100", ["--for=h100 is of --mode=preflight"]),
     Row("mode", "--mode=dance", ["dance", "train|eval"]),
     Row("text-for-int", "--config.batch_size=many", ["--config.batch_size", "int", "'many'"]),
     Row("float-for-int", "--config.total_steps=1.5", ["--config.total_steps", "int", "'1.5'"]),

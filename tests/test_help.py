@@ -61,7 +61,7 @@ def test_help_is_printed(arguments, expected):
     assert expected in done.stdout and "Default: train." in done.stdout
     for mode in ("train", "eval", "preflight", "find_lr"):
         assert f"\n  {mode} " in done.stdout
-    for flag in ("config", "workdir", "mode", "distributed", "memory_gib"):
+    for flag in ("config", "workdir", "mode", "distributed", "memory_gib", "for"):
         assert f"\n  --{flag}=" in done.stdout
 
 

@@ -19,6 +19,8 @@ from jaxvision.files import cannot_write, output_path
 from jaxvision.plots.previews import plot_samples, plot_schedule
 from jaxvision.preflight.group_table import group_table
 from jaxvision.preflight.transfer_policy import transfer_advice
+from jaxvision.profiling.gpu_estimate import plan_step
+from jaxvision.profiling.gpu_target import COMPILER_OPTIONS, Gpu, compiled_for, read_gpu
 from jaxvision.profiling.memory import (
     Bytes,
     StepMemory,
@@ -31,6 +33,7 @@ from jaxvision.tasks.task import spread
 from jaxvision.terminal import waiting
 from jaxvision.train.input import update_key
 from jaxvision.train.run import Run
+from jaxvision.train.setup import make_run
 from jaxvision.train.state import count_params, seed_keys
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,13 @@ logger = logging.getLogger(__name__)
 SAMPLE_STEPS, SAMPLES_PER_STEP = 5, 5
 
 
-def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None = None) -> None:
+def preflight(
+    run: Run,
+    workdir: str | pathlib.Path,
+    *,
+    memory_gib: float | None = None,
+    target: str | None = None,
+) -> None:
     """Logs the memory, the largest batch and the compile time of a run, and draws its inputs.
 
     No weight is allocated and nothing is trained: the steps are compiled for shapes. The folder
@@ -49,12 +58,44 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
       run: Run of `make_run`.
       workdir: Folder for the pictures.
       memory_gib: Memory of one device in GiB; None: what it has, see `device_memory`.
+      target: Name of a GPU to compile for, which need not be here, see `gpu_names`; None: the
+        devices of the run.
 
     Raises:
       InputError: for whatever a training run would refuse.
     """
-    options, memory = run.options, StepMemory(run)
-    _log_run(run, memory)
+    if target is None:
+        _preflight(run, StepMemory(run), workdir, device_memory(), memory_gib)
+        return
+    gpu = read_gpu(target)
+    # What is compiled for another machine cannot be loaded from a cache on this one.
+    with compiled_for(target) as devices, without_compilation_cache():
+        planned = make_run(run.options, devices=devices, workdir=workdir)
+        memory = StepMemory(planned, compiler_options=COMPILER_OPTIONS)
+        _preflight(run, memory, workdir, gpu.usable_memory, memory_gib, gpu=gpu)
+
+
+def _preflight(
+    run: Run,
+    memory: StepMemory,
+    workdir: str | pathlib.Path,
+    usable: Bytes,
+    memory_gib: float | None,
+    *,
+    gpu: Gpu | None = None,
+) -> None:
+    """Looks at the inputs with `run`, on this machine, and compiles with `memory`, for any.
+
+    Args:
+      run: Run on devices that are here.
+      memory: Compiler of the steps of the same run.
+      workdir: Folder for the pictures.
+      usable: Bytes of one device that programs may use.
+      memory_gib: Memory of one device to plan for in its place; None: `usable`.
+      gpu: GPU to estimate the time of a step for; None: it is not estimated.
+    """
+    options = run.options
+    _log_run(memory)
     logger.info("Parameter groups:\n%s", group_table(run))
     advice = transfer_advice(options, len(run.train_source))
     if advice:
@@ -70,6 +111,8 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
         memory.compile_seconds[0],
         time.perf_counter() - start - memory.compile_seconds[0],
     )
+    if gpu is not None and memory.program is not None:
+        logger.info("%s", plan_step(memory, gpu, options.batch_size).summary())
     with waiting("Compiling the evaluation"):
         evaluation = memory.eval(options.eval_batch_size)
     name = f"training, {options.batch_size} images"
@@ -79,9 +122,15 @@ def preflight(run: Run, workdir: str | pathlib.Path, *, memory_gib: float | None
     columns[f"{name} of {largest}" if smaller else name] = train
     columns[f"evaluation, {options.eval_batch_size} images"] = evaluation
     logger.info("Memory of one device, as XLA plans it:\n%s", memory_table(columns))
-    limit = device_memory() if memory_gib is None else memory_gib * 2**30
+    if gpu is not None and memory_gib is None:
+        logger.info(
+            "Of the %s of an %s, JAX takes three quarters by default; --memory_gib plans for more.",
+            size_text(gpu.memory),
+            gpu.title,
+        )
+    limit = usable if memory_gib is None else memory_gib * 2**30
     with waiting("Compiling for other batch sizes"):
-        verdict = _verdict(run, memory, train, evaluation, limit)
+        verdict = _verdict(memory, train, evaluation, limit)
     logger.info("%s", verdict)
 
 
@@ -103,7 +152,8 @@ def without_compilation_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _log_run(run: Run, memory: StepMemory) -> None:
+def _log_run(memory: StepMemory) -> None:
+    run = memory.run
     options = run.options
     logger.info(
         "%s: %s parameters, %d outputs; mesh of %s on %d %s.",
@@ -209,13 +259,10 @@ def first_samples(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _verdict(
-    run: Run,
-    memory: StepMemory,
-    train: dict[str, Bytes],
-    evaluation: dict[str, Bytes],
-    limit: Bytes,
+    memory: StepMemory, train: dict[str, Bytes], evaluation: dict[str, Bytes], limit: Bytes
 ) -> str:
     """Returns what fits into `limit` bytes a device, and what to change where nothing does."""
+    run = memory.run
     options, room = run.options, size_text(limit)
     state, needed = sum(memory.state_parts().values()), sum(train.values())
     if state > limit:

@@ -144,6 +144,8 @@ def _macs(eqn: Any) -> int | None:
     if eqn.primitive.name == "conv_general_dilated":
         out_channels = shapes[1][eqn.params["dimension_numbers"].rhs_spec[0]]
         return size * math.prod(shapes[1]) // out_channels
+    if eqn.primitive.name.startswith("dot_product_attention_fwd"):  # cuDNN's, both products
+        return 2 * size * shapes[1][1]
     return None
 
 

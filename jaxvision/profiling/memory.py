@@ -21,14 +21,21 @@ SEARCH_COMPILATIONS = 3  # for the largest batch, beside that of the config's ow
 class StepMemory:
     """Compiles the steps of a run for shapes, and tells the memory that they need on one device.
 
+    Args:
+      run: Run whose steps are compiled, for the devices of its mesh.
+      compiler_options: Options of XLA, by name.
+
     Attributes:
       compile_seconds: Seconds of each compilation so far.
+      program: Program that was compiled last; None: there was no room for it.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, *, compiler_options: Mapping[str, Any] | None = None):
         self.run = run
         self._state = run.abstract_state
+        self._compiler_options = dict(compiler_options or {})
         self.compile_seconds: list[float] = []
+        self.program: Any = None
         self._train_step: Any = run.train_step()
         self._eval_step: Any = run.eval_step()
 
@@ -57,7 +64,7 @@ class StepMemory:
           image_size: Size of the training images in pixels, one side or (height, width); None: the
             largest of the run.
         """
-        batch = self._batch(batch_size, image_size or self.image_sizes[-1])
+        batch = self.batch(batch_size, image_size or self.image_sizes[-1])
         constants = self.run.abstract_constants
         lowered = self._train_step.lower(self._state, batch, constants)
         waiting = STEPS_IN_FLIGHT * _device_bytes(batch)
@@ -67,8 +74,8 @@ class StepMemory:
         """Returns the same of an evaluation step, during which the whole state stays in place."""
         weights = self._state.params, self._state.batch_stats
         batch, train_batch = (
-            self._batch(batch_size),
-            self._batch(self.run.options.batch_size, self.image_sizes[-1]),
+            self.batch(batch_size),
+            self.batch(self.run.options.batch_size, self.image_sizes[-1]),
         )
         return self._parts(
             self._eval_step.lower(*weights, batch),
@@ -76,9 +83,16 @@ class StepMemory:
             waiting=_device_bytes(batch) + STEPS_IN_FLIGHT * _device_bytes(train_batch),
         )
 
-    def _batch(
+    def batch(
         self, batch_size: int, image_size: Size | None = None
     ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns a batch of shapes.
+
+        Args:
+          batch_size: Number of images, over all devices.
+          image_size: Size of the images in pixels, one side or (height, width); None: that of an
+            evaluation.
+        """
         sharding = batch_sharding(self.run.mesh)
         shapes = {key: x.shape[1:] for key, x in self.run.batch_shapes.items()}
         if image_size is not None and "image" in shapes:
@@ -99,9 +113,11 @@ class StepMemory:
         parts = self.state_parts()
         counters = _device_bytes((self._state, self.run.abstract_constants)) - sum(parts.values())
         batches, rest = waiting, counters
+        self.program = None
         start = time.perf_counter()
         try:
-            sizes: Any = lowered.compile().memory_analysis()
+            self.program = lowered.compile(self._compiler_options)
+            sizes = self.program.memory_analysis()
             batches += sizes.argument_size_in_bytes - _device_bytes(weights)
             temporary = sizes.temp_size_in_bytes
             # A donated argument is an output, too: that is `alias`.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 
 import jaxvision as jv
 from jaxvision.errors import InputError
@@ -140,3 +141,16 @@ def test_scan_and_loop_count_the_same_and_modules_add_up():
     }
     assert traces[False].shapes["blocks.2.mlp.fc1"] == (1, 17, 128)
     assert traces[True].shapes["blocks.mlp.fc1"] == (1, 17, 128)
+
+
+def test_attention_of_cudnn(monkeypatch):
+    """By the same attention as two products."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91900)
+    query = jax.ShapeDtypeStruct((2, 8, 3, 64), "bfloat16")
+    keys = jax.ShapeDtypeStruct((2, 16, 3, 64), "bfloat16")
+
+    def macs(implementation):
+        attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+        return total(count_work(lambda query, keys: attend(query, keys, keys), query, keys))[0]
+
+    assert macs("cudnn") == macs("xla") == 2 * 2 * 3 * 8 * 16 * 64

@@ -1,5 +1,6 @@
 """What preflight tells is held against independent counts, and against the real step."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,19 +13,23 @@ import launching
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental.compilation_cache import compilation_cache
 from opening import make_run, preflight
 
 from configs import smoke
+from jaxvision import target_platform
 from jaxvision.errors import InputError
 from jaxvision.options.options import read_options
 from jaxvision.plots.previews import class_shares, plot_schedule
+from jaxvision.preflight import preflight as flight
 from jaxvision.preflight.preflight import (
     _verdict,
     evaluation_samples,
     first_samples,
     without_compilation_cache,
 )
+from jaxvision.profiling import cost, gpu_estimate, gpu_target
 from jaxvision.profiling.memory import StepMemory, largest_batch, memory_table
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.task import spread
@@ -87,11 +92,7 @@ def test_parts_are_those_of_one_device(name, kwargs, fsdp, ema_decay):
     images = 16 * (32 * 32 * 3 + 4 + 1) // 8  # uint8 pixels, int32 label, bool mask
     assert parts[BATCHES] == 3 * images - 16 // 8  # the step does not read the mask
     # The compiled step itself: whatever is donated is state, and nothing of it is left out.
-    sizes = (
-        memory._train_step.lower(memory.run.abstract_state, memory._batch(16))
-        .compile()
-        .memory_analysis()
-    )
+    sizes = memory.program.memory_analysis()
     counters = 3 * 4 + 8  # step, skipped_steps, skipped_in_a_row, key
     assert sizes.alias_size_in_bytes == sum(parts[part] for part in STATE) + counters
     assert total(parts) == (
@@ -331,8 +332,8 @@ def test_what_to_do_where_something_does_not_fit():
 
     def verdict(limit, *, needed):
         memory.train = lambda size: {"all": needed(size)}
-        train = memory.train(run.options.batch_size)
-        return _verdict(run, memory, train, {"all": 3 * state}, limit)
+        train = memory.train(memory.run.options.batch_size)
+        return _verdict(memory, train, {"all": 3 * state}, limit)
 
     assert re.search("The state alone needs .*fsdp", verdict(state - 1, needed=lambda _: state))
     text = verdict(2 * state, needed=lambda _: math.inf)
@@ -340,7 +341,7 @@ def test_what_to_do_where_something_does_not_fit():
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search(r"is 32, which needs .*in steps of 16", text)
     assert "does not fit: lower --config.eval_batch_size" in text and "A batch of" not in text
-    run = make_run(config(accumulate_steps=2, batch_size=64), devices=8)
+    memory.run = make_run(config(accumulate_steps=2, batch_size=64), devices=8)
     text = verdict(2 * state, needed=lambda size: (1 + size / 32) * state)
     assert re.search("is 32, .* A batch of 64 does not fit: .*accumulate_steps", text)
 
@@ -351,6 +352,59 @@ def test_command_line(tmp_path):
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == PICTURES
     assert "32,488 parameters" in result.stderr and "The state alone needs" in result.stderr
+
+
+def test_a_gpu_that_is_not_here(tmp_path, caplog, monkeypatch):
+    """The steps are compiled for its devices, here a CPU in their place; the inputs are drawn."""
+    caplog.set_level(logging.INFO)
+    seen, plans = [], []
+
+    def plan_step(*arguments):
+        plans.append(gpu_estimate.plan_step(*arguments))
+        return plans[-1]
+
+    @contextlib.contextmanager
+    def compiled_for(name):
+        with target_platform.tracing_for("gpu"):
+            yield jax.devices()[7:]
+
+    class Memory(StepMemory):
+        def __init__(self, run, *, compiler_options):
+            seen.append((run, run.mesh.devices.item(), target_platform.target_platform()))
+            super().__init__(run)
+
+    monkeypatch.setattr(flight, "compiled_for", compiled_for)
+    monkeypatch.setattr(flight, "StepMemory", Memory)
+    monkeypatch.setattr(flight, "plan_step", plan_step)
+    settings = config(data__shapes__num_train=16, **QUICK)  # no larger batch to look for
+    preflight(settings, tmp_path, target="h200")
+    ((run, *where),), (plan,) = seen, plans
+    assert where == [jax.devices()[7], "gpu"] and target_platform.target_platform() == "cpu"
+    model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+    macs, _ = cost.total(cost.trace_model(model, cost.image_batch(model, 32, 32, 16)).work)
+    assert (plan.macs, plan.batch_size, plan.gpu.name) == (macs, 16, "h200")
+    assert {path.name for path in tmp_path.iterdir()} == PICTURES
+    assert re.search(r"Estimate for one NVIDIA H200, .* images/s, MFU \d+%", caplog.text)
+    assert "Of the 141.00 GiB of an NVIDIA H200, JAX takes three quarters" in caplog.text
+    assert "found to fit into 105.75 GiB is 16" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["topology not implemented", "cuDNN not found"])
+def test_what_compiles_for_cuda_is_not_here(missing, tmp_path, monkeypatch):
+    def get_topology_desc(**options):
+        if missing.startswith("topology"):
+            raise NotImplementedError(f"{missing} for {options['platform']}")
+
+    def check_cudnn_version():
+        raise RuntimeError(f"{missing}.")
+
+    monkeypatch.setattr(gpu_target.topologies, "get_topology_desc", get_topology_desc)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", check_cudnn_version)
+    gpu_target.gpu_devices.cache_clear()
+    wanted = rf"compiles for an h100 is not here \({missing}.*\): type pip install 'jax\[cuda13\]'"
+    with pytest.raises(InputError, match=wanted):
+        preflight(config(), tmp_path, target="h100")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path, monkeypatch):
