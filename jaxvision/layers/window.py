@@ -193,19 +193,19 @@ def attend_side_by_side(
       rngs: Source of randomness.
     """
     heads, (_, count, size, _) = bias.shape[1], windows.shape
-    bias = jnp.tile(bias, (1, count, 1, 1))
+    of_heads = (1, count * heads, size, size)
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (count, heads, size, size)).reshape(bias.shape)
-    tokens, bias, mask = pad_tokens(
+        mask = jnp.broadcast_to(mask, (count, heads, size, size)).reshape(of_heads)
+    tokens, biases, mask = pad_tokens(
         windows.swapaxes(1, 2),
-        bias=bias,
+        bias=jnp.tile(bias, (1, count, 1, 1)),
         mask=mask,
         multiple=2,
         num_heads=heads,
         implementation=attn.implementation,
         drops=train and attn.attention_dropout_rate > 0.0,
     )
-    tokens = attn(tokens, bias=bias, mask=mask, num_sources=size, train=train, rngs=rngs)
+    tokens = attn(tokens, bias=biases, mask=mask, num_sources=size, train=train, rngs=rngs)
     return tokens[:, :size].swapaxes(1, 2)
 
 

@@ -106,8 +106,7 @@ def test_windows_side_by_side_are_windows_one_by_one(kind, masked):
         form(attn, windows, bias=bias, mask=mask, train=False, rngs=None)
         for form in (attend_one_by_one, attend_side_by_side)
     )
-    np.testing.assert_allclose(one, other, atol=2e-6)
-    assert float(one.std()) > 0.01
+    np.testing.assert_allclose(one, other, atol=1e-4 * float(one.std()))
 
 
 def test_padding_is_seen_and_cut_off_again():
