@@ -6,9 +6,10 @@ import numpy as np
 
 from jaxvision.data.augment.operations import (
     AUTO_SPACE,
-    apply_operation,
+    Choices,
+    Plan,
+    apply_plan,
     check_interpolation,
-    draw_strength,
 )
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import check_choice
@@ -97,10 +98,9 @@ _TABLES = {
         shear_x 0.7 2, invert 0.1 -
     """,
 }
-_Step = tuple[str, float, int]  # operation, probability, magnitude
 
 
-def _parse(table: str) -> tuple[tuple[_Step, ...], ...]:
+def _parse(table: str) -> tuple[Plan, ...]:
     return tuple(
         tuple(
             (name, float(probability), 0 if magnitude == "-" else int(magnitude))
@@ -139,10 +139,11 @@ class AutoAugment:
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the image, perhaps changed."""
-        rng = require_rng(rng)
-        pairs = POLICIES[self.policy]
-        for name, probability, magnitude in pairs[rng.integers(len(pairs))]:
-            if rng.random() < probability:
-                strength = draw_strength(AUTO_SPACE, name, magnitude, image, rng)
-                image = apply_operation(image, name, strength, interpolation=self.interpolation)
-        return image
+        rng, choices = require_rng(rng), self.choices
+        plan = choices.plans[rng.integers(len(choices.plans))]
+        return apply_plan(image, plan, choices.space, rng, interpolation=self.interpolation)
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen from: the 25 pairs."""
+        return Choices(AUTO_SPACE, POLICIES[self.policy])

@@ -78,12 +78,17 @@ def autocontrast(image: Image) -> Image:
     table = np.empty((1, 256, 3), np.uint8)
     for channel, plane in enumerate(cv2.split(image)):
         low, high = map(int, cv2.minMaxLoc(plane)[:2])
-        levels = np.arange(256)
-        if high > low:
-            scale = 255.0 / (high - low)
-            levels = np.clip((levels * scale + -low * scale).astype(np.int64), 0, 255)
-        table[0, :, channel] = levels
+        table[0, :, channel] = autocontrast_levels(low, high)
     return cv2.LUT(image, table)
+
+
+def autocontrast_levels(low: int, high: int) -> np.ndarray:
+    """Returns what each of 256 levels becomes where a channel reaches from `low` to `high`."""
+    levels = np.arange(256)
+    if high <= low:
+        return levels
+    scale = 255.0 / (high - low)
+    return np.clip((levels * scale + -low * scale).astype(np.int64), 0, 255)
 
 
 def equalize(image: Image) -> Image:

@@ -74,6 +74,52 @@ WIDE_SPACE = Space(
 MIX_SPACE = Space(bins=10, translate=1 / 3, bits=(4, 0))  # AugMix
 
 
+# A step is an operation, its probability (None: always, without a draw) and its magnitude; a plan
+# is a few steps in turn.
+Step = tuple[str, float | None, int]
+Plan = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a policy chooses from, on the host and on the devices.
+
+    Attributes:
+      space: Space of the magnitudes.
+      plans: Plans of which each round draws one, all equally likely.
+      rounds: Number of rounds.
+    """
+
+    space: Space
+    plans: tuple[Plan, ...]
+    rounds: int = 1
+
+    def table(
+        self, height: int, width: int
+    ) -> tuple[list[tuple[str, float]], np.ndarray, np.ndarray]:
+        """Returns what every draw means for an image of the given size.
+
+        Returns:
+          The operations with their signed strengths, of which the first does nothing; the number of
+          the operation for [plan, step, whether the other sign was drawn]; and the probability
+          [plan, step] that it happens.
+        """
+        rows: dict[tuple[str, float], int] = {("identity", 0.0): 0}
+        numbers, probabilities = [], []
+        for plan in self.plans:
+            for name, probability, magnitude in plan:
+                strength = self.space.strength(name, magnitude, height, width)
+                other = -strength if name in SIGNED else strength
+                numbers.append([rows.setdefault((name, s), len(rows)) for s in (strength, other)])
+                probabilities.append(1.0 if probability is None else probability)
+        steps = len(self.plans[0])
+        return (
+            list(rows),
+            np.array(numbers, np.int32).reshape(-1, steps, 2),
+            np.array(probabilities, np.float32).reshape(-1, steps),
+        )
+
+
 def apply_operation(
     image: Image, name: str, strength: float, *, interpolation: str = "nearest"
 ) -> Image:
@@ -87,6 +133,17 @@ def draw_strength(
     """Returns the strength of an operation; half of the signed ones go the other way."""
     strength = space.strength(name, magnitude, image.shape[0], image.shape[1])
     return -strength if name in SIGNED and rng.integers(2) else strength
+
+
+def apply_plan(
+    image: Image, plan: Plan, space: Space, rng: np.random.Generator, *, interpolation: str
+) -> Image:
+    """Returns the image after those steps of a plan that happen."""
+    for name, probability, magnitude in plan:
+        if probability is None or rng.random() < probability:
+            strength = draw_strength(space, name, magnitude, image, rng)
+            image = apply_operation(image, name, strength, interpolation=interpolation)
+    return image
 
 
 def check_interpolation(policy: str, interpolation: str) -> None:
@@ -107,19 +164,46 @@ def _evenly(end: float, magnitude: int, bins: int) -> float:
     return float(np.float32(float(last) - step * (bins - 1 - magnitude)))
 
 
-def _affine(image: np.ndarray, matrix: tuple[float, ...], interpolation: str) -> np.ndarray:
-    """Returns the image whose pixel (x, y) is the input's at (a x + b y + c, d x + e y + f)."""
+def warp_matrix(
+    name: str, strength: float, height: int, width: int
+) -> tuple[float, float, float, float, float, float]:
+    """Returns (a, b, c, d, e, f): (x, y) of the result is (a x + b y + c, d x + e y + f) before.
+
+    Args:
+      name: Name of the operation; one that moves nothing gives the identity.
+      strength: Signed strength of the operation.
+      height: Height of the image, in pixels.
+      width: Width of the image, in pixels.
+    """
+    match name:
+        case "shear_x":
+            return 1.0, math.tan(_shear_angle(strength)), 0.0, 0.0, 1.0, 0.0
+        case "shear_y":
+            angle = _shear_angle(strength)
+            return 1.0, 0.0, 0.0, math.sin(angle) / math.cos(angle), 1.0, 0.0
+        case "translate_x":
+            return 1.0, 0.0, -float(int(strength)), 0.0, 1.0, 0.0
+        case "translate_y":
+            return 1.0, 0.0, 0.0, 0.0, 1.0, -float(int(strength))
+        case "rotate":  # as Pillow's rotate
+            angle = -math.radians(strength % 360.0)
+            cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+            x, y = width / 2, height / 2
+            return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y
+        case _:
+            return 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+
+
+def _warp(name: str, image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
     picture = PIL.Image.fromarray(image)
     return np.asarray(
         picture.transform(
-            picture.size, PIL.Image.Transform.AFFINE, matrix, _RESAMPLING[interpolation]
+            picture.size,
+            PIL.Image.Transform.AFFINE,
+            warp_matrix(name, strength, *image.shape[:2]),
+            _RESAMPLING[interpolation],
         )
     )
-
-
-def _translate(image: np.ndarray, x: float, y: float, interpolation: str) -> np.ndarray:
-    whole_x, whole_y = float(int(x)), float(int(y))
-    return _affine(image, (1.0, 0.0, -whole_x, 0.0, 1.0, -whole_y), interpolation)
 
 
 def _rotate(image: np.ndarray, degrees: float, interpolation: str) -> np.ndarray:
@@ -131,17 +215,6 @@ def _shear_angle(strength: float) -> float:
     return math.radians(math.degrees(math.atan(strength)))
 
 
-def _shear_x(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
-    slope = math.tan(_shear_angle(strength))
-    return _affine(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0), interpolation)
-
-
-def _shear_y(image: np.ndarray, strength: float, interpolation: str) -> np.ndarray:
-    angle = _shear_angle(strength)
-    slope = math.sin(angle) / math.cos(angle)
-    return _affine(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0), interpolation)
-
-
 def _enhance(
     adjust: Callable[[np.ndarray, float], np.ndarray],
     image: np.ndarray,
@@ -151,6 +224,7 @@ def _enhance(
     return adjust(image, 1 + strength)
 
 
+_MOVES = ("shear_x", "shear_y", "translate_x", "translate_y")
 _ENHANCEMENTS = {
     "brightness": functools.partial(_enhance, color.adjust_brightness),
     "color": functools.partial(_enhance, color.adjust_saturation),
@@ -160,10 +234,7 @@ _ENHANCEMENTS = {
 # Name: function of image, strength and interpolation.
 OPERATIONS: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
     "identity": lambda image, _, __: image,
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
-    "translate_x": lambda image, s, mode: _translate(image, s, 0.0, mode),
-    "translate_y": lambda image, s, mode: _translate(image, 0.0, s, mode),
+    **{name: functools.partial(_warp, name) for name in _MOVES},
     "rotate": _rotate,
     **_ENHANCEMENTS,
     "posterize": lambda image, s, _: color.posterize(image, int(s)),
@@ -172,4 +243,4 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
     "equalize": lambda image, _, __: color.equalize(image),
     "invert": lambda image, _, __: color.invert(image),
 }
-SIGNED = frozenset(("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_ENHANCEMENTS))
+SIGNED = frozenset((*_MOVES, "rotate", *_ENHANCEMENTS))

@@ -12,7 +12,9 @@ from jaxvision.data.augment.operations import (
     OPERATIONS,
     RAND_SPACE,
     WIDE_SPACE,
+    Choices,
     apply_operation,
+    apply_plan,
     check_interpolation,
     draw_strength,
 )
@@ -21,6 +23,9 @@ from jaxvision.errors import InputError
 
 _COMMON = tuple(name for name in OPERATIONS if name != "invert")
 _MIXED = tuple(name for name in _COMMON if name != "identity")
+_TRIVIAL_PLANS = tuple(
+    ((name, None, magnitude),) for name in _COMMON for magnitude in range(WIDE_SPACE.bins)
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,17 @@ class RandAugment:
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the changed image."""
-        rng = require_rng(rng)
-        for _ in range(self.layers):
-            name = _COMMON[rng.integers(len(_COMMON))]
-            strength = draw_strength(RAND_SPACE, name, self.magnitude, image, rng)
-            image = apply_operation(image, name, strength, interpolation=self.interpolation)
+        rng, choices = require_rng(rng), self.choices
+        for _ in range(choices.rounds):
+            plan = choices.plans[rng.integers(len(choices.plans))]
+            image = apply_plan(image, plan, choices.space, rng, interpolation=self.interpolation)
         return image
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen from: each operation, always, at the one magnitude."""
+        plans = tuple(((name, None, self.magnitude),) for name in _COMMON)
+        return Choices(RAND_SPACE, plans, rounds=self.layers)
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,15 @@ class TrivialAugment:
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the changed image."""
-        rng = require_rng(rng)
-        name = _COMMON[rng.integers(len(_COMMON))]
-        magnitude = int(rng.integers(WIDE_SPACE.bins))
-        strength = draw_strength(WIDE_SPACE, name, magnitude, image, rng)
-        return apply_operation(image, name, strength, interpolation=self.interpolation)
+        rng, choices = require_rng(rng), self.choices
+        number = int(rng.integers(len(_COMMON)))
+        plan = choices.plans[number * WIDE_SPACE.bins + int(rng.integers(WIDE_SPACE.bins))]
+        return apply_plan(image, plan, choices.space, rng, interpolation=self.interpolation)
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen from: each operation at each magnitude, always."""
+        return Choices(WIDE_SPACE, _TRIVIAL_PLANS)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def drawn(monkeypatch):
         calls.append((name, strength))
         return image
 
-    for module in ("policies", "auto_augment"):
+    for module in ("policies", "operations"):
         monkeypatch.setattr(f"jaxvision.data.augment.{module}.apply_operation", record)
     monkeypatch.setattr("jaxvision.data.augment.timm_rand_augment.apply_timm_operation", record)
     return calls

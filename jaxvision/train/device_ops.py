@@ -1,0 +1,310 @@
+"""The operations of `data/augment` on the devices: one uint8 image [height, width, 3] each.
+
+They take and give uint8, round where the host's round, and are exact where they compute in whole
+numbers. Every argument but the image may differ from example to example under `jax.vmap`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxvision.data.augment.color import autocontrast_levels
+
+Pixels = UInt8[Array, "height width 3"]
+_LUMA = (19595, 38470, 7471)  # of 65536, as Pillow
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+def luma(image: Pixels) -> Int[Array, "height width"]:
+    """Returns the brightness that Pillow sees."""
+    red, green, blue = (
+        image[..., channel].astype(jnp.int32) * weight for channel, weight in enumerate(_LUMA)
+    )
+    return (red + green + blue + (1 << 15)) >> 16
+
+
+def grayscale(image: Pixels) -> Pixels:
+    """Returns the image in grey, as three equal channels."""
+    return jnp.broadcast_to(luma(image).astype(jnp.uint8)[..., None], image.shape)
+
+
+def mean_level(image: Pixels) -> Int[Array, ""]:
+    """Returns the mean brightness, rounded to a whole level."""
+    count = image.shape[0] * image.shape[1]
+    return (2 * luma(image).sum(dtype=jnp.int32) + count) // (2 * count)
+
+
+def smooth(image: Pixels) -> Pixels:
+    """Returns what `adjust_sharpness` of the host blends with: Pillow's filter SMOOTH."""
+    height, width = image.shape[:2]
+    if min(height, width) < 3:
+        return image
+    wide = image.astype(jnp.int32)
+    box = sum(
+        wide[top : height - 2 + top, left : width - 2 + left]
+        for top in range(3)
+        for left in range(3)
+    )
+    inside = (2 * (box + 4 * wide[1:-1, 1:-1]) + 13) // 26  # of 13, rounded
+    return image.at[1:-1, 1:-1].set(inside.astype(jnp.uint8))
+
+
+def blend(
+    start: UInt8[Array, "height width 3"] | Int[Array, ""], image: Pixels, factor: Float[Array, ""]
+) -> Pixels:
+    """Returns `start`, an image or a level, at factor 0, the image at 1, and more of it above."""
+    start = start.astype(jnp.float32)
+    mixed = start + factor.astype(jnp.float32) * (image.astype(jnp.float32) - start)
+    return jnp.clip(mixed, 0, 255).astype(jnp.uint8)
+
+
+def adjust_hue(image: Pixels, shift: Float[Array, ""]) -> Pixels:
+    """Returns the image with its hues turned; a shift of 1 would be the full circle."""
+    red, green, blue = (image[..., channel].astype(jnp.float32) / 255 for channel in range(3))
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    spread = value - jnp.minimum(jnp.minimum(red, green), blue)
+    saturation = spread / (value + _EPSILON)
+    sixth = 1 / (spread + _EPSILON)  # hues are counted in sixths of the circle
+    hue = jnp.where(
+        value == red,
+        (green - blue) * sixth,
+        jnp.where(value == green, (blue - red) * sixth + 2, (red - green) * sixth + 4),
+    )
+    hue = (hue + 6 * (shift % 1.0)) % 6.0
+    # The published formula of HSV: a channel is the value, less what its place in the circle takes.
+    channels = []
+    for place in (5.0, 3.0, 1.0):
+        turned = (hue + place) % 6.0
+        share = jnp.clip(jnp.minimum(turned, 4 - turned), 0, 1)
+        channels.append(value - value * saturation * share)
+    return jnp.clip(jnp.round(255 * jnp.stack(channels, axis=-1)), 0, 255).astype(jnp.uint8)
+
+
+def posterize(image: Pixels, mask: Int[Array, ""]) -> Pixels:
+    """Returns the image with only the bits of the mask left; 255 leaves all."""
+    return image & mask.astype(jnp.uint8)
+
+
+def solarize(image: Pixels, threshold: Int[Array, ""]) -> Pixels:
+    """Returns the image with every value from the threshold on inverted; 256 inverts none."""
+    return jnp.where(image.astype(jnp.int32) < threshold, image, 255 - image)
+
+
+def histogram(image: Pixels) -> Int[Array, "256 3"]:
+    """Returns how often each level is in each channel."""
+    codes = 3 * image.astype(jnp.int32) + jnp.arange(3)[None, None]
+    return jnp.zeros(768, jnp.int32).at[codes.ravel()].add(1).reshape(256, 3)
+
+
+def autocontrast_table(counts: Int[Array, "256 3"]) -> UInt8[Array, "256 3"]:
+    """Returns what `autocontrast` of the host makes of each level, from the histogram."""
+    levels = jnp.arange(256)[:, None]
+    low, high = jnp.argmax(counts > 0, axis=0)[None], _brightest(counts)
+    exact = 255 * (levels - low) // jnp.maximum(high - low, 1)
+    # The host computes in float64 and cuts: sometimes less than the whole number that it should be.
+    codes = jnp.asarray(_less_than_exact())
+    code = (low * 256 + high) * 256 + levels
+    less = codes[jnp.searchsorted(codes, code)] == code
+    return jnp.where(high > low, jnp.clip(exact - less, 0, 255), levels).astype(jnp.uint8)
+
+
+def equalize_table(counts: Int[Array, "256 3"]) -> UInt8[Array, "256 3"]:
+    """Returns what `equalize` of the host makes of each level, from the histogram."""
+    levels = jnp.arange(256)[:, None]
+    last = jnp.take_along_axis(counts, _brightest(counts), axis=0)
+    step = (counts.sum(axis=0, keepdims=True) - last) // 255
+    before = jnp.cumsum(counts, axis=0) - counts
+    flat = jnp.minimum((step // 2 + before) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, flat, levels).astype(jnp.uint8)
+
+
+def _brightest(counts: Int[Array, "256 3"]) -> Int[Array, "1 3"]:
+    return 255 - jnp.argmax(counts[::-1] > 0, axis=0)[None]
+
+
+def look_up(image: Pixels, table: UInt8[Array, "256 3"]) -> Pixels:
+    """Returns the image with each level replaced by that of the table."""
+    return table[image, jnp.arange(3)[None, None]]
+
+
+def warp(
+    image: Pixels, coefficients: Int[Array, "2 2 3"], *, bilinear: bool, fill: int = 0
+) -> Pixels:
+    """Returns the image after a warp of `warp_matrix`, as Pillow's; outside it is black.
+
+    Args:
+      image: Image to move.
+      coefficients: Matrix in whole numbers, see `warp_coefficients`.
+      bilinear: Whether four pixels are interpolated, or else the nearest is taken.
+      fill: Level of what comes from outside the image.
+    """
+    height, width = image.shape[:2]
+    x, y = jnp.arange(width)[None], jnp.arange(height)[:, None]
+    high, low = (
+        part[:, 0, None, None] * x[None] + part[:, 1, None, None] * y[None] + part[:, 2, None, None]
+        for part in coefficients
+    )
+    place = high + (low >> 16)  # [2, height, width]: x and y, in units of 2^-16
+    sides = jnp.array([width, height])[:, None, None]
+    half = (1 << 15) if bilinear else 0  # a place is that of a pixel's centre there
+    inside = ((place + half >= 0) & (place + half < sides << 16)).all(axis=0)
+    first = place >> 16
+    left, top = jnp.clip(first, 0, sides - 1)
+    if bilinear:
+        right, below = jnp.clip(first + 1, 0, sides - 1)
+        fraction = ((place & 0xFFFF) + (low & 0xFFFF) / jnp.float32(1 << 16)) / (1 << 16)
+        warped = _interpolate(image, top, left, below, right, fraction.astype(jnp.float32))
+        warped = warped.astype(jnp.uint8)  # cut, as Pillow does
+    else:
+        warped = image[top, left]
+    return jnp.where(inside[..., None], warped, jnp.uint8(fill))
+
+
+def warp_coefficients(
+    matrix: tuple[float, float, float, float, float, float],
+    *,
+    bilinear: bool,
+) -> np.ndarray:
+    """Returns a matrix of `warp_matrix` in whole numbers, int32 [high and low, x and y, 3].
+
+    float32 would decide otherwise than Pillow about pixels at the border. The high numbers are in
+    units of 2^-16, as Pillow's own of the nearest pixel, the low ones in units of 2^-32.
+    """
+    rows = np.array(matrix, np.float64).reshape(2, 3)
+    rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - (0.5 if bilinear else 0.0)
+    if not bilinear:
+        high = np.floor(rows * 65536 + 0.5)
+        return np.stack([high, np.zeros_like(high)]).astype(np.int32)
+    high = np.floor(rows * 65536)
+    low = np.floor((rows * 65536 - high) * 65536 + 0.5)
+    return np.stack([high, low]).astype(np.int32)
+
+
+def affine(image: Pixels, matrix: Float[Array, "2 3"], *, reflect: bool = False) -> Pixels:
+    """Returns the image whose pixel (x, y) is the input's at `matrix` @ (x, y, 1), interpolated.
+
+    As OpenCV's bilinear warp: what is outside is black, also in the mean of four pixels.
+
+    Args:
+      image: Image to move.
+      matrix: Matrix between places, which are counted from the centre of the first pixel.
+      reflect: Whether the image is mirrored outside instead.
+    """
+    height, width = image.shape[:2]
+    x, y = jnp.arange(width)[None], jnp.arange(height)[:, None]
+    place = jnp.stack([row[0] * x + row[1] * y + row[2] for row in matrix])
+    first = jnp.floor(place)
+    left, top = first.astype(jnp.int32)
+    if reflect:
+        top, below = (_mirror(rows, height) for rows in (top, top + 1))
+        left, right = (_mirror(columns, width) for columns in (left, left + 1))
+        mean = _interpolate(image, top, left, below, right, place - first)
+    else:
+        wide = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+        rows, columns = (
+            [jnp.clip(start + offset, 0, side + 1) for offset in (1, 2)]
+            for start, side in ((top, height), (left, width))
+        )
+        mean = _interpolate(wide, rows[0], columns[0], rows[1], columns[1], place - first)
+    return jnp.round(mean).astype(jnp.uint8)
+
+
+def gaussian_blur(image: Pixels, sigma: Float[Array, ""], *, radius: int | None = None) -> Pixels:
+    """Returns the image blurred by a Gaussian, in OpenCV's whole numbers.
+
+    Args:
+      image: Image to blur.
+      sigma: Standard deviation of the Gaussian, in pixels.
+      radius: Number of pixels on each side of a pixel that count; None: as many as OpenCV takes for
+        a Gaussian of at most 2 pixels.
+    """
+    reach = 6 if radius is None else radius
+    used = (jnp.round(6 * sigma + 1).astype(jnp.int32) | 1) // 2 if radius is None else radius
+    offsets = jnp.arange(-reach, reach + 1)
+    weights = jnp.where(jnp.abs(offsets) <= used, jnp.exp(-0.5 * (offsets / sigma) ** 2), 0.0)
+    weights = 256 * weights / weights.sum()
+    error, whole = jnp.float32(0), []
+    for weight in weights[:reach]:  # what one rounds away goes to the next
+        whole.append(jnp.round(weight + error).astype(jnp.int32))
+        error = weight + error - whole[-1]
+    whole = [*whole, 256 - 2 * sum(whole), *whole[::-1]]
+    result = image.astype(jnp.int32)
+    for axis in (1, 0):
+        side = image.shape[axis]
+        wide = jnp.take(result, _mirror(jnp.arange(-reach, side + reach), side), axis=axis)
+        parts = [
+            weight * jax.lax.slice_in_dim(wide, start, start + side, axis=axis)
+            for start, weight in enumerate(whole)
+        ]
+        result = functools.reduce(jnp.add, parts)
+    return ((result + (1 << 15)) >> 16).astype(jnp.uint8)
+
+
+def _interpolate(
+    image: Pixels,
+    top: jax.Array,
+    left: jax.Array,
+    below: jax.Array,
+    right: jax.Array,
+    fraction: jax.Array,
+) -> Float[Array, "rows columns 3"]:
+    across, down = fraction[..., None]
+
+    def row(rows: jax.Array) -> jax.Array:
+        start, end = (image[rows, columns].astype(jnp.float32) for columns in (left, right))
+        return start + (end - start) * across
+
+    upper, lower = row(top), row(below)
+    return upper + (lower - upper) * down
+
+
+def _mirror(places: Int[Array, "..."], side: int) -> Int[Array, "..."]:
+    """Returns where a place outside is found in the image mirrored at its edge pixels."""
+    if side == 1:
+        return jnp.zeros_like(places)
+    period = 2 * (side - 1)
+    places = places % period
+    return jnp.minimum(places, period - places)
+
+
+@functools.cache
+def _less_than_exact() -> np.ndarray:
+    """Returns the codes of (low, high, level) of which the host's stretched level is one less."""
+    levels = np.arange(256)
+    codes = []
+    for low in range(255):
+        for high in range(low + 1, 256):
+            inside = levels[low : high + 1]
+            less = autocontrast_levels(low, high)[inside] < 255 * (inside - low) // (high - low)
+            codes.extend((low * 256 + high) * 256 + inside[less])
+    return np.array([*codes, 1 << 24], np.int32)  # a last one that no code reaches
+
+
+def rotation_matrix(
+    degrees: Float[Array, ""],
+    height: int,
+    width: int,
+    *,
+    shift: tuple[Float[Array, ""], Float[Array, ""]] | None = None,
+    scale: Float[Array, ""] | None = None,
+) -> Float[Array, "2 3"]:
+    """Returns the matrix of `affine` that turns about the centre, scales, and then shifts.
+
+    Args:
+      degrees: Angle in degrees, counter-clockwise.
+      height: Height of the image, in pixels.
+      width: Width of the image, in pixels.
+      shift: Shifts to the right and down, in pixels; None: none.
+      scale: Scaling factor; above 1 enlarges; None: 1.
+    """
+    angle = degrees * (jnp.pi / 180)
+    cos, sin = (
+        function(angle) / (1.0 if scale is None else scale) for function in (jnp.cos, jnp.sin)
+    )
+    turn = jnp.array([[cos, -sin], [sin, cos]])
+    middle = jnp.array([(width - 1) / 2, (height - 1) / 2])
+    moved = middle if shift is None else middle + jnp.stack(shift)
+    return jnp.concatenate([turn, (middle - turn @ moved)[:, None]], axis=1)
