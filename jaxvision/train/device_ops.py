@@ -40,16 +40,15 @@ def mean_level(image: Pixels) -> Int[Array, ""]:
 def smooth(image: Pixels) -> Pixels:
     """Returns what `adjust_sharpness` of the host blends with: Pillow's filter SMOOTH."""
     height, width = image.shape[:2]
-    if min(height, width) < 3:
-        return image
-    wide = image.astype(jnp.int32)
-    box = sum(
-        wide[top : height - 2 + top, left : width - 2 + left]
-        for top in range(3)
-        for left in range(3)
+    wide = jnp.pad(image.astype(jnp.int32), ((1, 1), (1, 1), (0, 0)))
+    box = [wide[top : top + height, left : left + width] for top in range(3) for left in range(3)]
+    whole = functools.reduce(jnp.add, [*box, *[box[4]] * 4])
+    rows, columns = (
+        (jnp.arange(side) > 0) & (jnp.arange(side) < side - 1) for side in (height, width)
     )
-    inside = (2 * (box + 4 * wide[1:-1, 1:-1]) + 13) // 26  # of 13, rounded
-    return image.at[1:-1, 1:-1].set(inside.astype(jnp.uint8))
+    inside = (rows[:, None] & columns[None])[..., None]
+    # Not `.at[1:-1, 1:-1].set`: XLA for CPUs may overwrite pixels so that it has yet to read.
+    return jnp.where(inside, (2 * whole + 13) // 26, image).astype(jnp.uint8)  # of 13, rounded
 
 
 def blend(

@@ -123,3 +123,13 @@ def test_a_policy_applies_what_it_draws():
             name, strength = rows[int(row)]
             expected = apply_operation(expected, name, strength)
         assert np.abs(np.asarray(run(key, jnp.asarray(image)), int) - expected).max() <= 2
+
+
+def test_sharpness_of_a_large_image_beside_a_warp():
+    """XLA for CPUs wrote the sharpened pixels over those that it had yet to read."""
+    image = pictures(224, 224)[2]
+    numbers = numbers_of([("sharpness", 0.9)], 224, 224, bilinear=True)
+    names = frozenset(("sharpness", "rotate"))
+    found = every_row(jnp.asarray(image)[None], numbers, names, True)[0, 0]
+    theirs = apply_operation(image, "sharpness", 0.9)
+    assert np.abs(np.asarray(found, int) - theirs).max() <= 1
