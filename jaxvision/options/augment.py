@@ -5,6 +5,7 @@ import math
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import are_numbers, check_limits, check_probability, check_ranges
+from jaxvision.options.size import MAX_SIDE
 
 PRESETS = ("basic", "recommended", "deit", "torchvision_v2", "small_data")
 POLICIES = (
@@ -16,14 +17,10 @@ POLICIES = (
     "three_augment",
 )
 CROPS = ("random_resized", "pad", "center", "none")
-# What the host does after the crop, and would then not do to the border of a padded one.
-_BETWEEN = (
-    "rotation shift_scale_rotate perspective rand_augment_layers policy color_jitter grayscale "
-    "blur noise"
-).split()
 # What a preset leaves to the user: what is done to batches, and where.
 _BESIDE_A_PRESET = frozenset(
-    "preset on_device repeats mixup_alpha cutmix_alpha mix_probability cutmix_probability".split()
+    "preset on_device stored_size repeats "
+    "mixup_alpha cutmix_alpha mix_probability cutmix_probability".split()
 )
 
 
@@ -51,6 +48,7 @@ class AugmentOptions:
     noise: float = 0.0
     erasing: float = 0.0
     on_device: bool = False
+    stored_size: int = 0
     repeats: int = 1
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
@@ -63,6 +61,7 @@ class AugmentOptions:
             self,
             crop_padding=(0, 10_000),
             rand_augment_layers=(0, 100),
+            stored_size=(0, MAX_SIDE),
             repeats=(1, 1_000),
             mixup_alpha=(0.0, 100.0),
             cutmix_alpha=(0.0, 100.0),
@@ -74,8 +73,8 @@ class AugmentOptions:
             self._check_alone()
         else:
             self._check_single_options()
-        if self.on_device:
-            self._check_on_device()
+        if self.stored_size:
+            self._check_stored()
 
     @property
     def mixes(self) -> bool:
@@ -128,21 +127,14 @@ class AugmentOptions:
                     "set the preset to ''."
                 )
 
-    def _check_on_device(self) -> None:
-        if self.preset:
+    def _check_stored(self) -> None:
+        if not self.on_device:
             raise InputError(
-                f"config.augment.preset={self.preset} decides all operations on an image, and "
-                "config.augment.on_device=True moves single options to the device: set one of them "
-                "off."
+                "config.augment.stored_size is the size that images are cut from on the device: set"
+                " --config.augment.on_device=True, too, or --config.augment.stored_size=0."
             )
-        between = [name for name in _BETWEEN if _is_on(getattr(self, name))]
-        if self.crop == "pad" and between:
+        if not self.preset and self.crop != "random_resized":
             raise InputError(
-                "On the device config.augment.crop=pad would come after "
-                f"config.augment.{between[0]}, which is done on the host: set "
-                "--config.augment.on_device=False, or another crop."
+                "config.augment.stored_size is the size that random_resized cuts from, but "
+                f"config.augment.crop is {self.crop}: set --config.augment.stored_size=0."
             )
-
-
-def _is_on(value: object) -> bool:
-    return any(value) if isinstance(value, tuple) else bool(value)

@@ -111,6 +111,7 @@ class Options:
         )
         self._check_sharding_rules()
         self._check_evaluation()
+        self._check_stored_size()
         if self.ema_decay and self.swa.is_on:
             raise InputError(
                 "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."
@@ -183,6 +184,21 @@ class Options:
                     raise InputError(
                         f"{option} needs evaluations during the run; set --config.eval.every_steps."
                     )
+
+    def _check_stored_size(self) -> None:
+        stored, side = self.augment.stored_size, max(sides(self.data.image_size))
+        if not stored:
+            return
+        if stored < side:
+            raise InputError(
+                f"--config.augment.stored_size must be at least the {side} pixels of "
+                f"--config.data.image_size, which are cut from it, got {stored}."
+            )
+        if self.data.image_size_schedule:
+            raise InputError(
+                "--config.augment.stored_size has images of one size cut from it: set it to 0, or "
+                "--config.data.image_size_schedule to ()."
+            )
 
     def _check_sharding_rules(self) -> None:
         """Checks the form of the rules; whether they fit an array is seen when it is placed."""

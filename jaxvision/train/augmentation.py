@@ -1,16 +1,19 @@
 """How training images are augmented: on the host, and on the devices."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 
+from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.crops import CenterCrop, RandomResizedCrop, Resize
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
 from jaxvision.options.augment import AugmentOptions
+from jaxvision.options.data import AUTO
 from jaxvision.options.size import Size
-from jaxvision.train.device_augment import augment
+from jaxvision.train.device_transforms import augment, runs_on_device
 
 
 def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: str) -> Transform:
@@ -22,34 +25,57 @@ def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: 
       options: Options of the augmentation: what happens to an image.
       image_size: Size of the output in pixels, one side or (height, width).
       interpolation: Filter of every resize, bilinear or bicubic.
+
+    Raises:
+      InputError: if all operations shall run on the devices, and one cannot.
     """
-    if options.on_device:
-        options = dataclasses.replace(
-            options,
-            crop="none" if options.crop == "pad" else options.crop,
-            horizontal_flip=0.0,
-            vertical_flip=0.0,
-            erasing=0.0,
-        )
-    return train_transform(image_size, options, interpolation=interpolation)
+    return Compose(_split(options, image_size, interpolation)[0])
 
 
 def device_augment(
-    options: AugmentOptions, preprocess_fn: Callable[[jax.Array], jax.Array]
+    options: AugmentOptions,
+    preprocess_fn: Callable[[jax.Array], jax.Array],
+    image_size: Size,
+    *,
+    interpolation: str,
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
     """Returns the function (key, uint8 images) -> augmented, normalised images; None: host only.
 
     Args:
       options: Options of the augmentation: what happens to an image.
       preprocess_fn: Function from uint8 images to normalised images.
+      image_size: Size of the output in pixels, one side or (height, width).
+      interpolation: Filter of every resize, bilinear or bicubic.
     """
-    if not options.on_device:
+    operations = _split(options, image_size, interpolation)[1]
+    if not operations:
         return None
-    return functools.partial(
-        augment,
-        preprocess_fn=preprocess_fn,
-        padding=options.crop_padding if options.crop == "pad" else 0,
-        horizontal_flip=options.horizontal_flip,
-        vertical_flip=options.vertical_flip,
-        erasing=options.erasing,
-    )
+    return functools.partial(augment, preprocess_fn=preprocess_fn, operations=operations)
+
+
+def _split(
+    options: AugmentOptions, image_size: Size, interpolation: str
+) -> tuple[tuple[Transform, ...], tuple[Transform, ...]]:
+    """Returns the operations of the host and those of the devices, which follow."""
+    operations = train_transform(image_size, options, interpolation=interpolation).operations
+    if not options.on_device:
+        return operations, ()
+    here = [runs_on_device(operation) for operation in operations]
+    if not options.stored_size:
+        # The crop is made on the host, and what comes before something that only the host can do.
+        count = max(i + 1 for i, ok in enumerate(here) if not ok or _is_crop(operations[i]))
+        return operations[:count], operations[count:]
+    if not all(here):
+        name = type(operations[here.index(False)]).__name__
+        how = f" with data.interpolation={interpolation}" if name == "RandomResizedCrop" else ""
+        raise InputError(
+            f"With --config.augment.stored_size the device does all operations, but it has no "
+            f"{name}{how}: set --config.augment.stored_size=0, so that the host crops."
+        )
+    side = options.stored_size
+    filter_name = "bilinear" if interpolation == AUTO else interpolation
+    return (Resize(side, filter_name), CenterCrop((side, side))), operations
+
+
+def _is_crop(operation: Transform) -> bool:
+    return isinstance(operation, RandomResizedCrop)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray
 
 _ATTEMPTS = 10  # to find a box that fits, as torchvision
 
@@ -27,45 +27,6 @@ def example_keys(
       first: Place of the first example in the whole batch.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
-
-
-def augment(
-    key: PRNGKeyArray,
-    images: UInt8[Array, "batch height width channels"],
-    *,
-    preprocess_fn: Callable[[jax.Array], jax.Array],
-    padding: int = 0,
-    horizontal_flip: float = 0.0,
-    vertical_flip: float = 0.0,
-    erasing: float = 0.0,
-    first: int | Int[Array, ""] = 0,
-) -> Float[Array, "batch height width channels"]:
-    """Returns normalised images after padded crop, flips and erasing, in the order of the host.
-
-    Args:
-      key: Key of the whole batch.
-      images: Images before normalisation, so that the border is black, as the host's.
-      preprocess_fn: Function from uint8 images to normalised images, whose mean colour covers what
-        is erased.
-      padding: Number of pixels that are added on each side, see `crop`; 0: no crop.
-      horizontal_flip: Probability of swapping left and right of an image.
-      vertical_flip: Probability of swapping top and bottom of an image.
-      erasing: Probability of erasing a rectangle of an image, see `erase`.
-      first: Place of the first example in the whole batch, see `example_keys`.
-    """
-    crop_key, horizontal_key, vertical_key, erase_key = jax.random.split(key, 4)
-    if padding:
-        images = crop(crop_key, images, padding=padding, first=first)
-    if horizontal_flip:
-        images = flip(horizontal_key, images, probability=horizontal_flip, first=first)
-    if vertical_flip:
-        images = flip(
-            vertical_key, images, probability=vertical_flip, upside_down=True, first=first
-        )
-    images = preprocess_fn(images)
-    if erasing:
-        images = erase(erase_key, images, probability=erasing, first=first)
-    return images
 
 
 def flip(
@@ -90,7 +51,7 @@ def flip(
     def flip_one(key: PRNGKeyArray, image: jax.Array) -> jax.Array:
         return jnp.where(jax.random.uniform(key) < probability, jnp.flip(image, axis), image)
 
-    return _for_each(flip_one, key, images, first)
+    return for_each(flip_one, key, images, first)
 
 
 def crop(
@@ -119,7 +80,7 @@ def crop(
         wide = jnp.pad(image, border, constant_values=jnp.asarray(fill, image.dtype))
         return jax.lax.dynamic_slice(wide, (top, left, 0), image.shape)
 
-    return _for_each(crop_one, key, images, first)
+    return for_each(crop_one, key, images, first)
 
 
 def erase(
@@ -170,13 +131,21 @@ def erase(
         cover = jax.random.normal(noise_key, image.shape, image.dtype) if noise else 0
         return jnp.where(box, cover, image)
 
-    return _for_each(erase_one, key, images, first)
+    return for_each(erase_one, key, images, first)
 
 
-def _for_each(
+def for_each(
     operation: Callable[[PRNGKeyArray, jax.Array], jax.Array],
     key: PRNGKeyArray,
     images: jax.Array,
-    first: int | jax.Array,
+    first: int | jax.Array = 0,
 ) -> jax.Array:
+    """Returns the images after an operation, each under the key of its example.
+
+    Args:
+      operation: Function (key of the example, image) -> image.
+      key: Key of the whole batch.
+      images: Images of the batch, or of a part of it.
+      first: Place of the first example in the whole batch, see `example_keys`.
+    """
     return jax.vmap(operation)(example_keys(key, images.shape[0], first=first), images)

@@ -34,7 +34,7 @@ def grayscale(image: Pixels) -> Pixels:
 def mean_level(image: Pixels) -> Int[Array, ""]:
     """Returns the mean brightness, rounded to a whole level."""
     count = image.shape[0] * image.shape[1]
-    return (2 * luma(image).sum(dtype=jnp.int32) + count) // (2 * count)
+    return (luma(image).sum(dtype=jnp.int32) + count // 2) // count
 
 
 def smooth(image: Pixels) -> Pixels:
@@ -80,6 +80,30 @@ def adjust_hue(image: Pixels, shift: Float[Array, ""]) -> Pixels:
         share = jnp.clip(jnp.minimum(turned, 4 - turned), 0, 1)
         channels.append(value - value * saturation * share)
     return jnp.clip(jnp.round(255 * jnp.stack(channels, axis=-1)), 0, 255).astype(jnp.uint8)
+
+
+def adjust(image: Pixels, strengths: dict[str, Float[Array, ""]], number: Int[Array, ""]) -> Pixels:
+    """Returns the image after one adjustment of its colours.
+
+    Args:
+      image: Image to change.
+      strengths: Factors of brightness, contrast and saturation, and the shift of the hue, of those
+        that the image may be changed in.
+      number: Place in `strengths` of the adjustment to make.
+    """
+    starts = {
+        "brightness": lambda image: jnp.int32(0),
+        "contrast": mean_level,
+        "saturation": grayscale,
+    }
+    result = image
+    for place, (name, strength) in enumerate(strengths.items()):
+        if name == "hue":
+            changed = adjust_hue(image, strength)
+        else:
+            changed = blend(starts[name](image), image, strength)
+        result = jnp.where(number == place, changed, result)
+    return result
 
 
 def posterize(image: Pixels, mask: Int[Array, ""]) -> Pixels:

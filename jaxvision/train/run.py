@@ -112,7 +112,12 @@ class Run:
         )
         return TrainInput(
             self.preprocess_fn,
-            augment=device_augment(augment, self.preprocess_fn),
+            augment=device_augment(
+                augment,
+                self.preprocess_fn,
+                self.image_sizes[-1][1],
+                interpolation=self.options.data.interpolation,
+            ),
             mix=mixing if augment.mixes else None,
         )
 
