@@ -102,7 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.blur = 0.0  # probability; 3 pixels wide
     config.augment.noise = 0.0  # probability; of a variance of 10 to 50 squared levels
     config.augment.erasing = 0.0  # probability that a box gets the mean colour
-    # In the step instead of on the host: what docs/augmentation.md lists, and is at the end.
+    # Do it in the step, not on the host, as far as docs/augmentation.md lists it.
     config.augment.on_device = False
     # Pixels of the squares that the host sends, for random_resized on the device; 0: the host crops
     config.augment.stored_size = 0

@@ -15,6 +15,8 @@ from jaxvision.options.data import AUTO
 from jaxvision.options.size import Size
 from jaxvision.train.device_transforms import augment, runs_on_device
 
+_CROPS = (RandomResizedCrop, Resize, CenterCrop)  # which the host does, of images of any size
+
 
 def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: str) -> Transform:
     """Returns the operations that the host does on one training image.
@@ -27,7 +29,7 @@ def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: 
       interpolation: Filter of every resize, bilinear or bicubic.
 
     Raises:
-      InputError: if all operations shall run on the devices, and one cannot.
+      InputError: if all operations shall run on the devices, and one cannot; or if none would.
     """
     return Compose(_split(options, image_size, interpolation)[0])
 
@@ -63,7 +65,14 @@ def _split(
     here = [runs_on_device(operation) for operation in operations]
     if not options.stored_size:
         # The crop is made on the host, and what comes before something that only the host can do.
-        count = max(i + 1 for i, ok in enumerate(here) if not ok or _is_crop(operations[i]))
+        count = max(
+            i + 1 for i, one in enumerate(operations) if not here[i] or isinstance(one, _CROPS)
+        )
+        if count == len(operations) and not isinstance(operations[-1], _CROPS):
+            raise InputError(
+                "--config.augment.on_device=True leaves the device nothing to do, since the last "
+                f"operation, {type(operations[-1]).__name__}, is one of the host: set it to False."
+            )
         return operations[:count], operations[count:]
     if not all(here):
         name = type(operations[here.index(False)]).__name__
@@ -75,7 +84,3 @@ def _split(
     side = options.stored_size
     filter_name = "bilinear" if interpolation == AUTO else interpolation
     return (Resize(side, filter_name), CenterCrop((side, side))), operations
-
-
-def _is_crop(operation: Transform) -> bool:
-    return isinstance(operation, RandomResizedCrop)

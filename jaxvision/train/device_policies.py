@@ -5,10 +5,11 @@ of an example's key here, Philox's there.
 
 A branch per operation (`lax.switch`) under `jax.vmap` computes all of them for every example. Here
 every example goes through four stages instead, each once, with numbers that change nothing where
-its operation is another: a table of levels, levels (solarize, posterize), a blend, a warp. For one
-operation of RandAugment on 224 pixels, a core of a CPU takes 2.9 ms an image, and 7.7 ms for the
-branches. One example after the other (`lax.map`) takes 0.2 ms there, as on the host, but a device
-would wait for each of them in turn, and a batch that is split over devices would be gathered.
+its operation is another: a table of levels, levels (solarize, posterize), a blend, a warp. An
+operation of RandAugment on 256 images of 224 pixels moves 0.5 GB on an H100, and 1.3 GB in
+branches, by the compiled programs; on a CPU, an image takes 3 ms of a core, and 8 ms. One example
+after the other (`lax.map`) takes 0.2 ms there, as on the host, but a GPU would wait for each of
+them in turn, and a batch that is split over devices would be gathered.
 """
 
 from typing import NamedTuple

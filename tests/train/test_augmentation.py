@@ -110,6 +110,7 @@ def names(config, size=24):
     ("options", "of_host", "of_device"),
     [
         ({}, "Resize", "HorizontalFlip"),
+        ({"augment.horizontal_flip": 0.0}, "Resize", ""),
         ({"augment.on_device": False}, "Resize HorizontalFlip", ""),
         ({"augment.crop": "pad", "augment.rotation": 5.0, "augment.erasing": 0.5}, "Resize",
          "PadCrop HorizontalFlip Rotation RandomErasing"),
@@ -162,6 +163,11 @@ def test_the_host_sends_squares_to_be_cut_from():
             "but it has no AugMix: set --config",
         ),
         ({**CROPPED, "augment.preset": "deit"}, "but it has no TimmRandAugment"),
+        ({"augment.perspective": 0.1}, "nothing to do, since the last operation, Perspective, is"),
+        (
+            {"augment.preset": "small_data", "augment.crop": "random_resized"},
+            "operation, OneOf, is",
+        ),
     ],
 )
 def test_refused(options, message):

@@ -4,6 +4,7 @@ The host's are measured against torchvision and Pillow in tests/data/augment.
 """
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,20 @@ def turned(image, degrees, reflect=False):
     )
 
 
+def moved(image, scale):
+    shift = jnp.float32(3.25), jnp.float32(-2.125)
+    matrix = device_ops.rotation_matrix(
+        jnp.float32(11.0), *image.shape[:2], shift=shift, scale=scale
+    )
+    return device_ops.affine(image, matrix, reflect=True)
+
+
+def moved_by_host(image, scale):
+    return geometry.affine(
+        image, degrees=11.0, translate=(3.25, -2.125), scale=scale, border="reflect"
+    )
+
+
 FACTORS = [np.float32(x) for x in (0.0, 0.01, 0.1, 0.37, 0.5, 0.9, 1.0, 1.1, 1.27, 1.63, 1.9, 1.99)]
 SHIFTS = [np.float32(x) for x in (-0.5, -0.21, -0.03, 0.0, 0.05, 0.1, 0.333, 0.5)]
 SIGMAS = [np.float32(x) for x in (0.1, 0.25, 0.4, 0.77, 1.0, 1.3, 1.99)]
@@ -132,6 +147,7 @@ CASES = {
         lambda image, x: rotate(image, degrees=float(x), border="reflect"),
         ANGLES,
     ),
+    "shift_scale_rotate": (1, moved, moved_by_host, [np.float32(x) for x in (0.5, 0.9, 1, 1.3)]),
 }
 
 
@@ -139,3 +155,12 @@ CASES = {
 def test_pixels_are_the_hosts(name):
     limit, ours, theirs, values = CASES[name]
     assert largest(ours, theirs, values) <= limit
+
+
+def test_the_page_tells_these_differences():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "augmentation.md").read_text()
+    table = page.split("| operations | largest difference |")[1].split("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if " | " in line]
+    for name, (limit, *_) in CASES.items():
+        word = name.partition(",")[0]
+        assert any(word in names and cell == str(limit) for names, cell in rows), name
