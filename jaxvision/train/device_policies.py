@@ -12,12 +12,13 @@ after the other (`lax.map`) takes 0.2 ms there, as on the host, but a GPU would 
 them in turn, and a batch that is split over devices would be gathered.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxvision.data.augment.operations import Choices, warp_matrix
 from jaxvision.train import device_ops
@@ -130,15 +131,33 @@ def apply_policy(
       choices: What the policy chooses from.
       bilinear: Whether warps interpolate, or else take the nearest pixel.
     """
+    _, table, probabilities = choices.table(*image.shape[:2])
+    draw = functools.partial(draw_rows, table=table, probabilities=probabilities)
+    rows = jax.vmap(draw)(jax.random.split(key, choices.rounds)).ravel()
+    return apply_rows(image, rows, choices=choices, bilinear=bilinear)
+
+
+def apply_rows(
+    image: Pixels, drawn: Int[Array, " steps"], *, choices: Choices, bilinear: bool
+) -> Pixels:
+    """Returns the image after some operations in turn, all by the one program of a loop.
+
+    Args:
+      image: Image to change.
+      drawn: Numbers of the operations, see `Choices.table`.
+      choices: What the policy chooses from.
+      bilinear: Whether warps interpolate, or else take the nearest pixel.
+    """
     height, width = image.shape[:2]
-    rows, table, probabilities = choices.table(height, width)
-    numbers = numbers_of(rows, height, width, bilinear=bilinear)
+    rows, _, _ = choices.table(height, width)
+    numbers = jax.tree.map(jnp.asarray, numbers_of(rows, height, width, bilinear=bilinear))
     names = frozenset(name for name, _ in rows)
-    for round_key in jax.random.split(key, choices.rounds):
-        for row in draw_rows(round_key, table, probabilities):
-            chosen = jax.tree.map(lambda all_rows, row=row: jnp.asarray(all_rows)[row], numbers)
-            image = apply_numbers(image, chosen, names=names, bilinear=bilinear)
-    return image
+
+    def step(image: Pixels, row: jax.Array) -> tuple[Pixels, None]:
+        chosen = jax.tree.map(lambda of_rows: of_rows[row], numbers)
+        return apply_numbers(image, chosen, names=names, bilinear=bilinear), None
+
+    return jax.lax.scan(step, image, drawn)[0]
 
 
 def draw_rows(key: PRNGKeyArray, table: np.ndarray, probabilities: np.ndarray) -> jax.Array:
