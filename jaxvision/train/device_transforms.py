@@ -20,7 +20,7 @@ from jaxvision.train import device_ops
 from jaxvision.train.device_augment import crop, erase, flip, for_each
 from jaxvision.train.device_crop import FILTERS, random_resized_crop
 from jaxvision.train.device_ops import Pixels
-from jaxvision.train.device_policies import apply_policy
+from jaxvision.train.device_policies import apply_policy, aug_mix
 
 _One = Callable[[PRNGKeyArray, Pixels], Pixels]  # one image, under the key of its example
 _Batch = Callable[..., jax.Array]  # (key of the batch, images, first=0), see `example_keys`
@@ -81,6 +81,7 @@ _ORDER: tuple[type, ...] = (
     jitter.Grayscale,
     noise.GaussianBlur,
     noise.GaussianNoise,
+    policies.AugMix,
 )
 
 
@@ -126,6 +127,14 @@ def _single_form(operation: Transform) -> _One | None:
             return functools.partial(
                 apply_policy,
                 choices=operation.choices,
+                bilinear=operation.interpolation == "bilinear",
+            )
+        case policies.AugMix(alpha=1.0, interpolation="nearest" | "bilinear"):
+            return functools.partial(
+                aug_mix,
+                choices=operation.choices,
+                width=operation.width,
+                depths=(operation.depth or 1, operation.depth or 3),
                 bilinear=operation.interpolation == "bilinear",
             )
         case OneOf(operations=several):

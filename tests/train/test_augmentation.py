@@ -121,8 +121,7 @@ def names(config, size=24):
         # What only the host has, and what comes before it, stays there.
         ({"augment.perspective": 0.2, "augment.grayscale": 0.2},
          "Resize HorizontalFlip Perspective", "Grayscale"),
-        ({"augment.policy": "aug_mix", "augment.erasing": 0.2},
-         "Resize HorizontalFlip AugMix", "RandomErasing"),
+        ({"augment.policy": "aug_mix"}, "Resize", "HorizontalFlip AugMix"),
         ({"augment.policy": "three_augment"}, "Resize", "HorizontalFlip OneOf"),
         ({"augment.preset": "recommended", "augment.crop": "random_resized"},
          "RandomResizedCrop", "HorizontalFlip RandAugment"),
@@ -158,10 +157,7 @@ def test_the_host_sends_squares_to_be_cut_from():
         ({**CROPPED, "data.image_size": 48}, "at least the 48 pixels of --config.data.image_size"),
         ({**CROPPED, "data.image_size_schedule": ((0, 16),)}, "images of one size cut from it"),
         ({**CROPPED, "augment.stored_size": -1}, "stored_size must be in 0..16384, got -1"),
-        (
-            {**CROPPED, "augment.policy": "aug_mix"},
-            "but it has no AugMix: set --config",
-        ),
+        ({**CROPPED, "augment.perspective": 0.1}, "but it has no Perspective: set --config"),
         ({**CROPPED, "augment.preset": "deit"}, "but it has no TimmRandAugment"),
         ({"augment.perspective": 0.1}, "nothing to do, since the last operation, Perspective, is"),
         (
@@ -200,7 +196,5 @@ def test_a_run_crops_and_augments_on_the_device(tmp_path):
     run = make_run(config(**options))
     with contextlib.closing(run.train_batches()) as batches:
         assert next(batches)["image"].shape == (16, 40, 40, 3)
-    images, _ = first_samples(run)
-    assert images.shape[2:] == (32, 32, 3) and images.std() > 20
     state = train(config(**options), tmp_path)
     assert int(state.step) == 2 and int(state.skipped_steps) == 0

@@ -1,5 +1,6 @@
 """Policies on the devices: the host's operations, strengths and pixels, from draws of their own."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,10 +12,12 @@ from train.test_device_ops import pictures
 from jaxvision.data.augment import operations
 from jaxvision.data.augment.auto_augment import POLICIES, AutoAugment
 from jaxvision.data.augment.operations import apply_operation
-from jaxvision.data.augment.policies import RandAugment, TrivialAugment
+from jaxvision.data.augment.policies import AugMix, RandAugment, TrivialAugment
 from jaxvision.train.device_policies import (
     apply_numbers,
     apply_policy,
+    aug_mix,
+    blend_versions,
     draw_rows,
     numbers_of,
 )
@@ -37,7 +40,8 @@ def every_row(images, numbers, names, bilinear):
 @pytest.mark.parametrize(("size", "interpolation"), [((24, 31), "nearest"), ((24, 24), "bilinear")])
 def test_every_operation_at_every_strength_is_the_hosts(size, interpolation):
     """Of all policies together, in the one form that computes each stage once."""
-    rows = {row for policy in HOSTS.values() for row in policy.choices.table(*size)[0]}
+    policies = [*HOSTS.values(), AugMix(severity=10)]
+    rows = {row for policy in policies for row in policy.choices.table(*size)[0]}
     rows |= {row for m in range(31) for row in RandAugment(1, m).choices.table(*size)[0]}
     rows, bilinear = sorted(rows), interpolation == "bilinear"
     random, _, natural, _, _, narrow, *_ = pictures(*size)
@@ -123,6 +127,20 @@ def test_a_policy_applies_what_it_draws():
             name, strength = rows[int(row)]
             expected = apply_operation(expected, name, strength)
         assert np.abs(np.asarray(run(key, jnp.asarray(image)), int) - expected).max() <= 2
+
+
+def test_aug_mix_without_operations_is_the_image_and_blends_as_the_host():
+    image, *others = (jnp.asarray(one) for one in pictures(24, 24)[:4])
+    weights = jnp.float32([0.2, 0.05, 0.4])
+    versions = jnp.stack(others).astype(jnp.float32)
+    found = np.asarray(blend_versions(image, versions, weights), int)
+    exact = np.asarray(image) * 0.35 + np.tensordot(np.float64([0.2, 0.05, 0.4]), versions, 1)
+    assert np.abs(found - exact).max() <= 0.501
+    choices = dataclasses.replace(AugMix().choices, plans=((("identity", None, 0),),))
+    mixed = aug_mix(
+        jax.random.key(0), image, choices=choices, width=3, depths=(1, 3), bilinear=True
+    )
+    np.testing.assert_array_equal(mixed, image)
 
 
 def test_sharpness_of_a_large_image_beside_a_warp():

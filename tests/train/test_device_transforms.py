@@ -31,6 +31,7 @@ EVERY = (
     jitter.Grayscale(0.2),
     noise.GaussianBlur(),
     noise.GaussianNoise(),
+    policies.AugMix(),
     noise.RandomErasing(0.5),
 )
 
@@ -64,7 +65,7 @@ def test_the_first_keys_are_those_of_runs_before_there_were_more():
 def test_neither_the_split_of_a_batch_nor_devices_change_an_image():
     """Of a batch on eight devices, which send each other nothing, and of its halves on one."""
     # What takes long to compile, and is made of the code of the others.
-    slow = (policies.TrivialAugment, AutoAugment, OneOf, geometry.ShiftScaleRotate)
+    slow = (policies.TrivialAugment, AutoAugment, policies.AugMix, OneOf, geometry.ShiftScaleRotate)
     chain = tuple(one for one in EVERY if not isinstance(one, slow))
     whole = jax.jit(functools.partial(run, operations=chain))
     mesh = make_mesh(data=4, fsdp=2)
@@ -132,20 +133,21 @@ def test_jitter_makes_the_adjustments_in_the_order_that_is_drawn():
         noise.GaussianNoise(),
         noise.GaussianBlur(),
         policies.three_augment(),
+        policies.AugMix(),
     ],
     ids=lambda x: type(x).__name__,
 )
 def test_draws_have_the_hosts_distribution(ours):
     """Of how far an image moves from itself, and of its mean."""
     image = pictures(16, 16)[2]
-    batch = jnp.broadcast_to(jnp.asarray(image), (1500, 16, 16, 3))
+    batch = jnp.broadcast_to(jnp.asarray(image), (600, 16, 16, 3))
     found = np.asarray(
         jax.jit(functools.partial(run, operations=(ours,)))(jax.random.key(0), batch)
     )
     rng = np.random.default_rng(0)
-    host = np.stack([ours(image, rng) for _ in range(1500)]).astype(np.float32)
+    host = np.stack([ours(image, rng) for _ in range(600)]).astype(np.float32)
     for statistic in (lambda x: np.abs(x - image).mean((1, 2, 3)), lambda x: x.mean((1, 2, 3))):
         a, b = np.sort(statistic(found)), np.sort(statistic(host))
         grid = np.concatenate([a, b])
         gap = np.searchsorted(a, grid, "right") - np.searchsorted(b, grid, "right")
-        assert np.abs(gap).max() / 1500 < 0.063  # Kolmogorov-Smirnov: once in 200 times
+        assert np.abs(gap).max() / 600 < 0.1  # Kolmogorov-Smirnov: once in 200 times

@@ -13,10 +13,8 @@ from jaxvision.data.augment.operations import (
     RAND_SPACE,
     WIDE_SPACE,
     Choices,
-    apply_operation,
     apply_plan,
     check_interpolation,
-    draw_strength,
 )
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import InputError
@@ -146,19 +144,28 @@ class AugMix:
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the blend."""
-        rng = require_rng(rng)
+        rng, choices = require_rng(rng), self.choices
         share = rng.beta(self.alpha, self.alpha)  # of the versions together
         weights = share * rng.dirichlet([self.alpha] * self.width)
         blend = np.multiply(image, np.float32(1 - share), dtype=np.float32)
         for weight in weights:
             version = image
             for _ in range(self.depth or int(rng.integers(1, 4))):
-                name = _MIXED[rng.integers(len(_MIXED))]
-                magnitude = int(rng.integers(self.severity))
-                strength = draw_strength(MIX_SPACE, name, magnitude, image, rng)
-                version = apply_operation(version, name, strength, interpolation=self.interpolation)
+                number = int(rng.integers(len(_MIXED)))
+                plan = choices.plans[number * self.severity + int(rng.integers(self.severity))]
+                version = apply_plan(
+                    version, plan, choices.space, rng, interpolation=self.interpolation
+                )
             blend += version * np.float32(weight)
         return np.rint(blend).astype(np.uint8)
+
+    @property
+    def choices(self) -> Choices:
+        """What each operation of a chain is chosen from: each at each magnitude, always."""
+        return Choices(
+            MIX_SPACE,
+            tuple(((name, None, mag),) for name in _MIXED for mag in range(self.severity)),
+        )
 
 
 def three_augment() -> OneOf:

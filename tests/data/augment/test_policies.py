@@ -62,8 +62,7 @@ def drawn(monkeypatch):
         calls.append((name, strength))
         return image
 
-    for module in ("policies", "operations"):
-        monkeypatch.setattr(f"jaxvision.data.augment.{module}.apply_operation", record)
+    monkeypatch.setattr("jaxvision.data.augment.operations.apply_operation", record)
     monkeypatch.setattr("jaxvision.data.augment.timm_rand_augment.apply_timm_operation", record)
     return calls
 
@@ -164,7 +163,7 @@ def test_aug_mix_is_the_blend_of_its_chains(photo, monkeypatch):
         lengths.append(name)
         return np.full_like(image, 255)
 
-    monkeypatch.setattr("jaxvision.data.augment.policies.apply_operation", whiten)
+    monkeypatch.setattr("jaxvision.data.augment.operations.apply_operation", whiten)
     shares = []
     for seed in range(400):
         level = int(augment(image, np.random.default_rng(seed))[0, 0, 0])
@@ -181,7 +180,7 @@ def test_aug_mix_is_the_blend_of_its_chains(photo, monkeypatch):
 
 def test_aug_mix_without_change_is_the_identity(photo, monkeypatch):
     monkeypatch.setattr(
-        "jaxvision.data.augment.policies.apply_operation", lambda image, *_, **__: image.copy()
+        "jaxvision.data.augment.operations.apply_operation", lambda image, *_, **__: image.copy()
     )
     image = photo(20, 20)
     for seed in range(10):
