@@ -1,4 +1,4 @@
-"""The operations of `data/augment` on the devices: one uint8 image [height, width, 3] each.
+"""Operations on colours and detail on the devices: one uint8 image [height, width, 3] each.
 
 They take and give uint8, round where the host's round, and are exact where they compute in whole
 numbers. Every argument but the image may differ from example to example under `jax.vmap`.
@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxvision.data.augment.color import autocontrast_levels
+from jaxvision.train.device_warp import Pixels, mirror
 
-Pixels = UInt8[Array, "height width 3"]
 _LUMA = (19595, 38470, 7471)  # of 65536, as Pillow
 _EPSILON = float(np.finfo(np.float32).eps)
 
@@ -47,7 +47,7 @@ def smooth(image: Pixels) -> Pixels:
         (jnp.arange(side) > 0) & (jnp.arange(side) < side - 1) for side in (height, width)
     )
     inside = (rows[:, None] & columns[None])[..., None]
-    # Not `.at[1:-1, 1:-1].set`: XLA for CPUs may overwrite pixels so that it has yet to read.
+    # With `.at[1:-1, 1:-1].set` XLA for CPUs may overwrite pixels that it has yet to read.
     return jnp.where(inside, (2 * whole + 13) // 26, image).astype(jnp.uint8)  # of 13, rounded
 
 
@@ -153,88 +153,6 @@ def look_up(image: Pixels, table: UInt8[Array, "256 3"]) -> Pixels:
     return table[image, jnp.arange(3)[None, None]]
 
 
-def warp(
-    image: Pixels, coefficients: Int[Array, "2 2 3"], *, bilinear: bool, fill: int = 0
-) -> Pixels:
-    """Returns the image after a warp of `warp_matrix`, as Pillow's; outside it is black.
-
-    Args:
-      image: Image to move.
-      coefficients: Matrix in whole numbers, see `warp_coefficients`.
-      bilinear: Whether four pixels are interpolated, or else the nearest is taken.
-      fill: Level of what comes from outside the image.
-    """
-    height, width = image.shape[:2]
-    x, y = jnp.arange(width)[None], jnp.arange(height)[:, None]
-    high, low = (
-        part[:, 0, None, None] * x[None] + part[:, 1, None, None] * y[None] + part[:, 2, None, None]
-        for part in coefficients
-    )
-    place = high + (low >> 16)  # [2, height, width]: x and y, in units of 2^-16
-    sides = jnp.array([width, height])[:, None, None]
-    half = (1 << 15) if bilinear else 0  # a place is that of a pixel's centre there
-    inside = ((place + half >= 0) & (place + half < sides << 16)).all(axis=0)
-    first = place >> 16
-    left, top = jnp.clip(first, 0, sides - 1)
-    if bilinear:
-        right, below = jnp.clip(first + 1, 0, sides - 1)
-        fraction = ((place & 0xFFFF) + (low & 0xFFFF) / jnp.float32(1 << 16)) / (1 << 16)
-        warped = _interpolate(image, top, left, below, right, fraction.astype(jnp.float32))
-        warped = warped.astype(jnp.uint8)  # cut, as Pillow does
-    else:
-        warped = image[top, left]
-    return jnp.where(inside[..., None], warped, jnp.uint8(fill))
-
-
-def warp_coefficients(
-    matrix: tuple[float, float, float, float, float, float],
-    *,
-    bilinear: bool,
-) -> np.ndarray:
-    """Returns a matrix of `warp_matrix` in whole numbers, int32 [high and low, x and y, 3].
-
-    float32 would decide otherwise than Pillow about pixels at the border. The high numbers are in
-    units of 2^-16, as Pillow's own of the nearest pixel, the low ones in units of 2^-32.
-    """
-    rows = np.array(matrix, np.float64).reshape(2, 3)
-    rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - (0.5 if bilinear else 0.0)
-    if not bilinear:
-        high = np.floor(rows * 65536 + 0.5)
-        return np.stack([high, np.zeros_like(high)]).astype(np.int32)
-    high = np.floor(rows * 65536)
-    low = np.floor((rows * 65536 - high) * 65536 + 0.5)
-    return np.stack([high, low]).astype(np.int32)
-
-
-def affine(image: Pixels, matrix: Float[Array, "2 3"], *, reflect: bool = False) -> Pixels:
-    """Returns the image whose pixel (x, y) is the input's at `matrix` @ (x, y, 1), interpolated.
-
-    As OpenCV's bilinear warp: what is outside is black, also in the mean of four pixels.
-
-    Args:
-      image: Image to move.
-      matrix: Matrix between places, which are counted from the centre of the first pixel.
-      reflect: Whether the image is mirrored outside instead.
-    """
-    height, width = image.shape[:2]
-    x, y = jnp.arange(width)[None], jnp.arange(height)[:, None]
-    place = jnp.stack([row[0] * x + row[1] * y + row[2] for row in matrix])
-    first = jnp.floor(place)
-    left, top = first.astype(jnp.int32)
-    if reflect:
-        top, below = (_mirror(rows, height) for rows in (top, top + 1))
-        left, right = (_mirror(columns, width) for columns in (left, left + 1))
-        mean = _interpolate(image, top, left, below, right, place - first)
-    else:
-        wide = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
-        rows, columns = (
-            [jnp.clip(start + offset, 0, side + 1) for offset in (1, 2)]
-            for start, side in ((top, height), (left, width))
-        )
-        mean = _interpolate(wide, rows[0], columns[0], rows[1], columns[1], place - first)
-    return jnp.round(mean).astype(jnp.uint8)
-
-
 def gaussian_blur(image: Pixels, sigma: Float[Array, ""], *, radius: int | None = None) -> Pixels:
     """Returns the image blurred by a Gaussian, in OpenCV's whole numbers.
 
@@ -257,40 +175,13 @@ def gaussian_blur(image: Pixels, sigma: Float[Array, ""], *, radius: int | None 
     result = image.astype(jnp.int32)
     for axis in (1, 0):
         side = image.shape[axis]
-        wide = jnp.take(result, _mirror(jnp.arange(-reach, side + reach), side), axis=axis)
+        wide = jnp.take(result, mirror(jnp.arange(-reach, side + reach), side), axis=axis)
         parts = [
             weight * jax.lax.slice_in_dim(wide, start, start + side, axis=axis)
             for start, weight in enumerate(whole)
         ]
         result = functools.reduce(jnp.add, parts)
     return ((result + (1 << 15)) >> 16).astype(jnp.uint8)
-
-
-def _interpolate(
-    image: Pixels,
-    top: jax.Array,
-    left: jax.Array,
-    below: jax.Array,
-    right: jax.Array,
-    fraction: jax.Array,
-) -> Float[Array, "rows columns 3"]:
-    across, down = fraction[..., None]
-
-    def row(rows: jax.Array) -> jax.Array:
-        start, end = (image[rows, columns].astype(jnp.float32) for columns in (left, right))
-        return start + (end - start) * across
-
-    upper, lower = row(top), row(below)
-    return upper + (lower - upper) * down
-
-
-def _mirror(places: Int[Array, "..."], side: int) -> Int[Array, "..."]:
-    """Returns where a place outside is found in the image mirrored at its edge pixels."""
-    if side == 1:
-        return jnp.zeros_like(places)
-    period = 2 * (side - 1)
-    places = places % period
-    return jnp.minimum(places, period - places)
 
 
 @functools.cache
@@ -304,30 +195,3 @@ def _less_than_exact() -> np.ndarray:
             less = autocontrast_levels(low, high)[inside] < 255 * (inside - low) // (high - low)
             codes.extend((low * 256 + high) * 256 + inside[less])
     return np.array([*codes, 1 << 24], np.int32)  # a last one that no code reaches
-
-
-def rotation_matrix(
-    degrees: Float[Array, ""],
-    height: int,
-    width: int,
-    *,
-    shift: tuple[Float[Array, ""], Float[Array, ""]] | None = None,
-    scale: Float[Array, ""] | None = None,
-) -> Float[Array, "2 3"]:
-    """Returns the matrix of `affine` that turns about the centre, scales, and then shifts.
-
-    Args:
-      degrees: Angle in degrees, counter-clockwise.
-      height: Height of the image, in pixels.
-      width: Width of the image, in pixels.
-      shift: Shifts to the right and down, in pixels; None: none.
-      scale: Scaling factor; above 1 enlarges; None: 1.
-    """
-    angle = degrees * (jnp.pi / 180)
-    cos, sin = (
-        function(angle) / (1.0 if scale is None else scale) for function in (jnp.cos, jnp.sin)
-    )
-    turn = jnp.array([[cos, -sin], [sin, cos]])
-    middle = jnp.array([(width - 1) / 2, (height - 1) / 2])
-    moved = middle if shift is None else middle + jnp.stack(shift)
-    return jnp.concatenate([turn, (middle - turn @ moved)[:, None]], axis=1)

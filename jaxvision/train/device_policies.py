@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxvision.data.augment.operations import Choices, warp_matrix
-from jaxvision.train import device_ops
-from jaxvision.train.device_ops import Pixels
+from jaxvision.train import device_ops, device_warp
+from jaxvision.train.device_warp import Pixels
 
 _WARPS = frozenset(("shear_x", "shear_y", "translate_x", "translate_y", "rotate"))
 _BLENDS = ("brightness", "contrast", "color", "sharpness")
@@ -67,7 +67,7 @@ def numbers_of(
         threshold = {"solarize": int(np.ceil(strength)), "invert": 0}.get(name, 256)
         matrix = warp_matrix(name, strength, height, width)
         return Numbers(
-            device_ops.warp_coefficients(matrix, bilinear=bilinear),
+            device_warp.warp_coefficients(matrix, bilinear=bilinear),
             np.int32(_BLENDS.index(name) if name in _BLENDS else 0),
             np.float32(1 + strength if name in _BLENDS else 1),
             np.int32(threshold),
@@ -116,7 +116,7 @@ def apply_numbers(
             start = jnp.where(numbers.start == _BLENDS.index(name), other, start)
         image = device_ops.blend(start, image, jnp.asarray(numbers.factor))
     if names & _WARPS:
-        image = device_ops.warp(image, jnp.asarray(numbers.warp), bilinear=bilinear)
+        image = device_warp.warp(image, jnp.asarray(numbers.warp), bilinear=bilinear)
     return image
 
 

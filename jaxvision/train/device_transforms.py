@@ -16,11 +16,11 @@ from jaxvision.data.augment import crops, geometry, jitter, noise, policies
 from jaxvision.data.augment.auto_augment import AutoAugment
 from jaxvision.data.augment.compose import OneOf
 from jaxvision.data.types import Transform
-from jaxvision.train import device_ops
+from jaxvision.train import device_ops, device_warp
 from jaxvision.train.device_augment import crop, erase, flip, for_each
 from jaxvision.train.device_crop import FILTERS, random_resized_crop
-from jaxvision.train.device_ops import Pixels
 from jaxvision.train.device_policies import apply_policy, aug_mix
+from jaxvision.train.device_warp import Pixels
 
 _One = Callable[[PRNGKeyArray, Pixels], Pixels]  # one image, under the key of its example
 _Batch = Callable[..., jax.Array]  # (key of the batch, images, first=0), see `example_keys`
@@ -167,8 +167,8 @@ def _between(key: PRNGKeyArray, low: Any, high: Any, shape: tuple[int, ...] = ()
 
 def _rotate(operation: geometry.Rotation, key: PRNGKeyArray, image: Pixels) -> Pixels:
     degrees = _between(key, -operation.degrees, operation.degrees)
-    matrix = device_ops.rotation_matrix(degrees, *image.shape[:2])
-    return device_ops.affine(image, matrix, reflect=operation.border == "reflect")
+    matrix = device_warp.rotation_matrix(degrees, *image.shape[:2])
+    return device_warp.affine(image, matrix, reflect=operation.border == "reflect")
 
 
 def _shift_scale_rotate(
@@ -177,14 +177,14 @@ def _shift_scale_rotate(
     happens, shift_key, degrees_key, scale_key = jax.random.split(key, 4)
     height, width = image.shape[:2]
     shift_x, shift_y = _between(shift_key, -operation.shift, operation.shift, (2,))
-    matrix = device_ops.rotation_matrix(
+    matrix = device_warp.rotation_matrix(
         _between(degrees_key, -operation.degrees, operation.degrees),
         height,
         width,
         shift=(shift_x * width, shift_y * height),
         scale=1 + _between(scale_key, -operation.scale, operation.scale),
     )
-    moved = device_ops.affine(image, matrix, reflect=operation.border == "reflect")
+    moved = device_warp.affine(image, matrix, reflect=operation.border == "reflect")
     return jnp.where(_happens(happens, operation.probability), moved, image)
 
 

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from jaxvision.data.augment import color, geometry, noise
-from jaxvision.train import device_ops
+from jaxvision.train import device_ops, device_warp
 
 SIZES = ((48, 31), (33, 33), (8, 8), (2, 2), (1, 1))
 
@@ -101,17 +101,17 @@ def blur(image, sigma):
 
 
 def turned(image, degrees, reflect=False):
-    return device_ops.affine(
-        image, device_ops.rotation_matrix(degrees, *image.shape[:2]), reflect=reflect
+    return device_warp.affine(
+        image, device_warp.rotation_matrix(degrees, *image.shape[:2]), reflect=reflect
     )
 
 
 def moved(image, scale):
     shift = jnp.float32(3.25), jnp.float32(-2.125)
-    matrix = device_ops.rotation_matrix(
+    matrix = device_warp.rotation_matrix(
         jnp.float32(11.0), *image.shape[:2], shift=shift, scale=scale
     )
-    return device_ops.affine(image, matrix, reflect=True)
+    return device_warp.affine(image, matrix, reflect=True)
 
 
 def moved_by_host(image, scale):
