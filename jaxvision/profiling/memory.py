@@ -64,7 +64,7 @@ class StepMemory:
           image_size: Size of the training images in pixels, one side or (height, width); None: the
             largest of the run.
         """
-        batch = self._train_batch(batch_size, image_size or self.image_sizes[-1])
+        batch = self.batch_of_training(batch_size, image_size or self.image_sizes[-1])
         constants = self.run.abstract_constants
         lowered = self._train_step.lower(self._state, batch, constants)
         waiting = STEPS_IN_FLIGHT * _device_bytes(batch)
@@ -75,7 +75,7 @@ class StepMemory:
         weights = self._state.params, self._state.batch_stats
         batch, train_batch = (
             self.batch(batch_size),
-            self._train_batch(self.run.options.batch_size, self.image_sizes[-1]),
+            self.batch_of_training(self.run.options.batch_size, self.image_sizes[-1]),
         )
         return self._parts(
             self._eval_step.lower(*weights, batch),
@@ -102,8 +102,15 @@ class StepMemory:
             for key, x in self.run.batch_shapes.items()
         }
 
-    def _train_batch(self, batch_size: int, image_size: Size) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns a training batch as it is sent: larger where the devices crop it."""
+    def batch_of_training(
+        self, batch_size: int, image_size: Size
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a training batch as it is sent: larger where the devices crop.
+
+        Args:
+          batch_size: Number of images, over all devices.
+          image_size: Size of the images that the model sees in pixels, one side or (height, width).
+        """
         return self.batch(batch_size, self.run.options.augment.stored_size or image_size)
 
     def _parts(self, lowered: Any, weights: Any, *, waiting: int) -> dict[str, Bytes]:

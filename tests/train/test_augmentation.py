@@ -18,6 +18,7 @@ from jaxvision.data.augment.noise import RandomErasing
 from jaxvision.errors import InputError
 from jaxvision.options.options import read_options
 from jaxvision.preflight.preflight import first_samples
+from jaxvision.profiling.memory import StepMemory
 from jaxvision.train.augmentation import device_augment, host_transform
 from jaxvision.train.device_transforms import augment
 from jaxvision.train.input import augment_key, mix_and_dropout_keys, update_key
@@ -196,5 +197,7 @@ def test_a_run_crops_and_augments_on_the_device(tmp_path):
     run = make_run(config(**options))
     with contextlib.closing(run.train_batches()) as batches:
         assert next(batches)["image"].shape == (16, 40, 40, 3)
+    sent = StepMemory(run).batch_of_training(8, 32)
+    assert sent["image"].shape == (8, 40, 40, 3)
     state = train(config(**options), tmp_path)
     assert int(state.step) == 2 and int(state.skipped_steps) == 0
