@@ -464,7 +464,6 @@ def main():
         parser.error("no GPU here (no nvidia-smi); --rehearse tries everything on a CPU")
     options.out = options.out.absolute()
     options.cache = (options.cache or options.out / "cache").absolute()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or what it measures would outlive it
     run(options)
 
 
@@ -473,4 +472,5 @@ def _switch(text):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or what it measures would outlive it
     main()

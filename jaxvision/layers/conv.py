@@ -185,4 +185,4 @@ class ConvNormAct(nnx.Module):
         self, inputs: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the new map; moves the running statistics if `train`."""
-        return self.norm(self.conv(inputs), train=train, activation=self.activation)
+        return self.norm.activated(self.conv(inputs), self.activation, train=train)

@@ -161,48 +161,62 @@ class BatchNorm(nnx.Module):
         self.frozen = False  # True: as in evaluation, whatever `train` says
 
     def __call__(
-        self,
-        inputs: Float[Array, "batch *space width"],
-        *,
-        train: bool = False,
-        activation: Activation | None = None,
+        self, inputs: Float[Array, "batch *space width"], *, train: bool = False
     ) -> Float[Array, "batch *space width"]:
         """Returns the normalised inputs; moves the running statistics if `train`.
-
-        Args:
-          inputs: Map of any rank, channels last.
-          train: Whether the statistics are those of the batch.
-          activation: Activation that follows, a plain function; None: none follows. Given here it
-            costs the backward pass no map of its own: its gradient is computed of the inputs.
 
         Raises:
           InputError: if `train` and there is one value of each channel: less its mean it is 0,
             whatever the image.
         """
         if train and not self.frozen:
-            count = inputs.size // inputs.shape[-1]
-            if count < 2:
-                raise InputError(
-                    "Expected more than 1 value per channel when training, got a BatchNorm's input "
-                    f"of shape {inputs.shape}: take more images at once (a larger batch, fewer "
-                    "micro-batches), or larger ones."
-                )
-            outputs, mean, var = _normalise_batch(
-                inputs,
-                self.scale[...],
-                self.bias[...],
-                jax.lax.stop_gradient(self.mean[...]),
-                self.eps,
-                self.dtype,
-                activation,
-            )
-            self._move_statistics(mean, var, count=count)
-            return outputs
+            return self._of_batch(inputs, None)
         # Subtract first: folding the mean into the bias would cancel badly where |mean| >>
         # deviation.
         factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
-        outputs = _scale_and_shift(inputs, self.mean[...], factor, self.bias[...], self.dtype)
+        return _scale_and_shift(inputs, self.mean[...], factor, self.bias[...], self.dtype)
+
+    def activated(
+        self,
+        inputs: Float[Array, "batch *space width"],
+        activation: Activation | None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch *space width"]:
+        """Returns activation(self(inputs)), at the cost of one map less in the backward pass.
+
+        That computes what went into the activation again, of the inputs, which are there.
+
+        Args:
+          inputs: Map of any rank, channels last.
+          activation: Activation, a plain function; None: none.
+          train: Whether the statistics are those of the batch.
+        """
+        if train and not self.frozen:
+            return self._of_batch(inputs, activation)
+        outputs = self(inputs, train=train)
         return outputs if activation is None else activation(outputs)
+
+    def _of_batch(self, inputs: jax.Array, activation: Activation | None) -> jax.Array:
+        """Returns the outputs of training, and moves the running statistics."""
+        count = inputs.size // inputs.shape[-1]
+        if count < 2:
+            raise InputError(
+                "Expected more than 1 value per channel when training, got a BatchNorm's input "
+                f"of shape {inputs.shape}: take more images at once (a larger batch, fewer "
+                "micro-batches), or larger ones."
+            )
+        outputs, mean, var = _normalise_batch(
+            inputs,
+            self.scale[...],
+            self.bias[...],
+            jax.lax.stop_gradient(self.mean[...]),
+            self.eps,
+            self.dtype,
+            activation,
+        )
+        self._move_statistics(mean, var, count=count)
+        return outputs
 
     def _move_statistics(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
         unbiased = var * (count / (count - 1))

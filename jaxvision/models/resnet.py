@@ -184,13 +184,13 @@ class ResNetBlock(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the new map; moves the running statistics if `train`."""
-        branch = self.norm1(self.conv1(inputs), train=train, activation=relu)
-        last_activation = relu if self.plain else None
+        branch = self.norm1.activated(self.conv1(inputs), relu, train=train)
+        last = relu if self.plain else None
         if self.bottleneck:
-            branch = self.norm2(self.conv2(branch), train=train, activation=relu)
-            branch = self.norm3(self.conv3(branch), train=train, activation=last_activation)
+            branch = self.norm2.activated(self.conv2(branch), relu, train=train)
+            branch = self.norm3.activated(self.conv3(branch), last, train=train)
         else:
-            branch = self.norm2(self.conv2(branch), train=train, activation=last_activation)
+            branch = self.norm2.activated(self.conv2(branch), last, train=train)
         if self.plain:
             return branch
         branch = drop_path(branch, self.drop_path_rate, train=train, rngs=rngs)

@@ -131,7 +131,7 @@ def test_an_activation_inside_is_one_behind(activation, train):
     def loss(state, inputs, inside):
         norm = nnx.merge(graphdef, state, copy=True)
         if inside:
-            outputs = norm(inputs, train=train, activation=activation)
+            outputs = norm.activated(inputs, activation, train=train)
         else:
             outputs = activation(norm(inputs, train=train))
         return (outputs * weights).sum(), outputs
