@@ -1,6 +1,7 @@
 """Scaled dot-product attention and the multi-head layer around it."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -297,5 +298,6 @@ class MultiHeadAttention(nnx.Module):
     def _heads(
         self, projected: Float[Array, "batch tokens *groups width"]
     ) -> Float[Array, "batch tokens heads head_dim"]:
-        batch, tokens, width = projected.shape[0], projected.shape[1], projected.shape[-1]
-        return projected.reshape(batch, tokens, -1, width // self.num_heads)
+        batch, tokens, *groups, width = projected.shape
+        heads = math.prod(groups) * self.num_heads
+        return projected.reshape(batch, tokens, heads, width // self.num_heads)

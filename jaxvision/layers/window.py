@@ -141,7 +141,8 @@ def attend_in_windows(
     shifted = roll(pad(inputs), back) if pad_first else pad(roll(inputs, back))
     mask = jnp.asarray(shift_mask((rows, columns), window, shift)) if any(shift) else None
     windows = window_partition(shifted, window)
-    windows = attend(windows.reshape(batch, -1, *windows.shape[1:]), mask)
+    count = (rows // window[0]) * (columns // window[1])
+    windows = attend(windows.reshape(batch, count, *windows.shape[1:]), mask)
     shifted = window_reverse(jax.lax.collapse(windows, 0, 2), window, (rows, columns))
     return crop(roll(shifted, shift)) if pad_first else roll(crop(shifted), shift)
 

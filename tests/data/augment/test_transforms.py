@@ -135,7 +135,8 @@ def test_a_preset_refuses_a_single_option(name):
     message = str(error.value)
     assert f"leave --config.augment.{name} at" in message and "set the preset to ''" in message
     assert message.count(". ") == 0 and "preset=deit" in message
-    beside = "preset on_device repeats mixup_alpha cutmix_alpha mix_probability cutmix_probability"
+    beside = "preset on_device stored_size repeats mixup_alpha cutmix_alpha mix_probability"
+    beside += " cutmix_probability"
     fields = {field.name for field in dataclasses.fields(AugmentOptions)}
     assert set(SINGLE) == fields - set(beside.split())
 
