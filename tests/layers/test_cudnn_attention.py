@@ -130,7 +130,9 @@ def test_a_vit_pads_its_tokens_once_and_computes_the_same(calls, options):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.05, rtol=0.05), here, there)
 
 
-@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t_w8"])
+@pytest.mark.parametrize(
+    "name", ["swin_t", pytest.param("swin_v2_t_w8", marks=pytest.mark.repeats)]
+)
 def test_swin_has_one_bias_for_all_examples_and_computes_the_same(calls, name):
     options = {"image_size": 96, "stage_depths": (2,), "stage_heads": (2,), "width": 32}
     options |= {"window_size": 7} if name == "swin_t" else {"window_size": 8}
