@@ -1,5 +1,6 @@
 """Attention by cuDNN's fused kernels, which keep neither scores nor weights in memory."""
 
+import re
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 _MAX_HEAD_DIM = 128  # 256 on Hopper and later
+_OLDEST = (8, 0)  # compute capability: that of an A100
 
 
 def cudnn_obstacle(dtype: Any, *, head_dim: int, drops: bool) -> str:
@@ -22,7 +24,19 @@ def cudnn_obstacle(dtype: Any, *, head_dim: int, drops: bool) -> str:
         return f"needs float16 or bfloat16, got {dtype}"
     if head_dim % 8 or head_dim > _MAX_HEAD_DIM:
         return f"needs a head_dim of 8, 16, ... {_MAX_HEAD_DIM}, got {head_dim}"
-    return "has no dropout of weights" if drops else ""
+    if drops:
+        return "has no dropout of weights"
+    return _device_obstacle() if jax.default_backend() == "gpu" else ""  # or it is planned for one
+
+
+def _device_obstacle() -> str:
+    """Returns why this machine's GPU has no such kernels: a T4 and a V100 have none, nor AMD's."""
+    device = jax.local_devices()[0]
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; AMD's: "gfx90a"
+    number = re.fullmatch(r"(\d+)\.(\d+)", capability)
+    if number and tuple(map(int, number.groups())) >= _OLDEST:
+        return ""
+    return f"needs an NVIDIA GPU of compute capability 8.0 or later, got {device.device_kind}"
 
 
 def cudnn_attention(

@@ -4,6 +4,7 @@
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -112,20 +113,35 @@ def test_obstacles(dtype, head_dim, drops, message):
     assert cudnn_obstacle(jnp.dtype(dtype), head_dim=head_dim, drops=drops) == message
 
 
+@pytest.mark.parametrize(
+    "capability, fits",
+    [("9.0", True), ("8.0", True), ("12.0", True), ("7.5", False), ("gfx90a", False)],
+)
+def test_only_gpus_that_have_the_kernels_are_asked_for_them(monkeypatch, capability, fits):
+    device = types.SimpleNamespace(compute_capability=capability, device_kind="Some GPU")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    found = cudnn_obstacle(jnp.dtype("float16"), head_dim=64, drops=False)
+    needed = "needs an NVIDIA GPU of compute capability 8.0 or later, got Some GPU"
+    assert found == ("" if fits else needed)
+
+
+def loss_and_grads(make, images, platform):
+    """Returns what a model that was built and traced for a platform gives in training."""
+    with tracing_for(platform):
+        graphdef, params = nnx.split(make(rngs=nnx.Rngs(0), scan=False))
+        return jax.value_and_grad(
+            lambda params: jnp.sin(nnx.merge(graphdef, params)(images, train=True)).sum()
+        )(params)
+
+
 @pytest.mark.parametrize("options", [{}, {"local_window": 3}, {"pool": "average"}])
 def test_a_vit_pads_its_tokens_once_and_computes_the_same(calls, options):
     options = {"image_size": 32, "patch_size": 8, "depth": 2, "width": 32, "num_heads": 2} | options
     make = functools.partial(create_model, "vit_ti16", num_classes=3, dtype="bfloat16", **options)
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
 
-    def loss_and_grads(platform):
-        with tracing_for(platform):
-            graphdef, params = nnx.split(make(rngs=nnx.Rngs(0), scan=False))
-            return jax.value_and_grad(
-                lambda params: jnp.sin(nnx.merge(graphdef, params)(images, train=True)).sum()
-            )(params)
-
-    here, there = loss_and_grads("cpu"), loss_and_grads("gpu")
+    here, there = (loss_and_grads(make, images, platform) for platform in ("cpu", "gpu"))
     assert {shape[1] for shape in calls} == {24}  # 16 patches and a class token
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.05, rtol=0.05), here, there)
 
@@ -139,13 +155,6 @@ def test_swin_has_one_bias_for_all_examples_and_computes_the_same(calls, name):
     make = functools.partial(create_model, name, num_classes=3, dtype="bfloat16", **options)
     images = jax.random.normal(jax.random.key(1), (2, 96, 96, 3))
 
-    def loss_and_grads(platform):
-        with tracing_for(platform):
-            graphdef, params = nnx.split(make(rngs=nnx.Rngs(0), scan=False))
-            return jax.value_and_grad(
-                lambda params: jnp.sin(nnx.merge(graphdef, params)(images, train=True)).sum()
-            )(params)
-
-    here, there = loss_and_grads("cpu"), loss_and_grads("gpu")
+    here, there = (loss_and_grads(make, images, platform) for platform in ("cpu", "gpu"))
     assert calls and {shape[0] for shape in calls} == {2}
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.06, rtol=0.06), here, there)

@@ -9,6 +9,13 @@ from jaxvision.layers.activation import ACTIVATIONS, silu
 from jaxvision.layers.norm import BatchNorm, _normalise_batch, layer_norm
 
 DTYPES = {"dtype": "float32", "param_dtype": "float32"}
+EVERY = (0, 1, 2)  # inputs, scale, bias
+DERIVATIVES = (
+    lambda f: jax.jacfwd(f, EVERY),
+    lambda f: jax.jacrev(f, EVERY),
+    lambda f: jax.hessian(lambda *a: jnp.sin(f(*a)).sum(), EVERY),
+    lambda f: jax.jacrev(jax.jacrev(lambda *a: jnp.sin(f(*a)).sum(), EVERY), EVERY),
+)
 
 
 def test_layer_norm_is_exact_far_from_zero():
@@ -111,13 +118,7 @@ def test_forward_mode_and_second_derivatives_are_those_of_the_formula(activation
         return _normalise_batch(*given, jnp.zeros(2), 1e-5, "float32", activation)[0]
 
     given = (jax.random.normal(jax.random.key(0), (3, 2, 2)), jnp.array([1.0, 2.0]), jnp.ones(2))
-    every = (0, 1, 2)
-    for transform in (
-        lambda f: jax.jacfwd(f, every),
-        lambda f: jax.jacrev(f, every),
-        lambda f: jax.hessian(lambda *a: jnp.sin(f(*a)).sum(), every),
-        lambda f: jax.jacrev(jax.jacrev(lambda *a: jnp.sin(f(*a)).sum(), every), every),
-    ):
+    for transform in DERIVATIVES:
         left, right = (jax.jit(transform(f))(*given) for f in (ours, moments))
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-4), left, right)
 
@@ -168,13 +169,7 @@ def test_layer_norm_derivatives_are_those_of_the_formula():
         return norm(inputs)
 
     given = (jax.random.normal(jax.random.key(0), (2, 3, 4)), jnp.arange(1.0, 5.0), jnp.ones(4))
-    every = (0, 1, 2)
-    for transform in (
-        lambda f: jax.jacfwd(f, every),
-        lambda f: jax.jacrev(f, every),
-        lambda f: jax.hessian(lambda *a: jnp.sin(f(*a)).sum(), every),
-        lambda f: jax.jacrev(jax.jacrev(lambda *a: jnp.sin(f(*a)).sum(), every), every),
-    ):
+    for transform in DERIVATIVES:
         left, right = (jax.jit(transform(f))(*given) for f in (ours, formula))
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-5), left, right)
 
