@@ -157,6 +157,7 @@ COMMAND_LINE = [
     Row("option-of-other-model", "--config.model.name=resnet18 --config.model.kwargs.depth=2",
         ["resnet18 has no option 'depth'", "stage_depths"]),
     Row("type-of-option-of-model", "--config.model.kwargs.depth=two", ["depth must be int, got"]),
+    Row("choice-of-option-of-model", "--config.model.kwargs.scan=maybe", ["scan must be True or False or auto, got 'maybe'"]),
     Row("options-of-model", "--config.model.kwargs=2", ["must be a dict such as", "got 2"]),
     Row("flag", "--wokdir=x", ["'wokdir'", "workdir"]),
     Row("no-dashes", "config.seed=3", ["'config.seed=3' is no option", "--config.batch_size=64"]),

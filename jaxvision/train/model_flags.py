@@ -52,8 +52,7 @@ def set_model_options(config: Any, options: Iterable[tuple[str, str]]) -> None:
             if inner and "Mapping" not in str(fields[field]):
                 raise InputError(f"{PREFIX}.{path}: {field} has no parts.")
             if not inner and not _fits(value, fields[field]):
-                kind = getattr(fields[field], "__name__", str(fields[field]))
-                raise InputError(f"{PREFIX}.{path} must be {kind}, got {value!r}.")
+                raise InputError(f"{PREFIX}.{path} must be {_kind(fields[field])}, got {value!r}.")
             is_float = not inner and fields[field] is float
             _set(kwargs, [field, *inner], float(value) if is_float else value)
 
@@ -81,6 +80,18 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool) or kind is types.NoneType:
         return isinstance(value, kind)
     return kind is Any or isinstance(value, (int, float) if kind is float else kind)
+
+
+def _kind(hint: Any) -> str:
+    """Returns a type as a message says it."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_kind, parts))
+    if kind is typing.Literal:
+        return " or ".join(map(str, parts))
+    if kind is bool:
+        return "True or False"
+    return getattr(hint, "__name__", str(hint)) if not parts else str(hint)
 
 
 def _set(kwargs: Any, path: list[str], value: Any) -> None:
