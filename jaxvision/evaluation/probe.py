@@ -15,8 +15,8 @@ from jaxvision.evaluation.outputs import Outputs
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3  # draws of the shots
-HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 50  # of the training images of a class, to choose l2 on
-LOGISTIC_L2 = tuple(10.0**i for i in range(0, -8, -1))  # the largest first: each starts the next
+HELD_OUT_SHARE = 0.1  # of the training images of a class, to choose l2 on
+LOGISTIC_L2 = tuple(10.0**i for i in range(2, -8, -1))  # the largest first: each starts the next
 MAX_STEPS, TOLERANCE = 500, 1e-5
 
 
@@ -33,7 +33,7 @@ class ProbeData:
 
     Attributes:
       fit: Training images that are learned from.
-      held_out: Training images that l2 is chosen on, one to 50 of each class.
+      held_out: Training images that l2 is chosen on, a tenth of each class.
       test: Images whose accuracy is reported.
       num_classes: Number of classes of the data.
     """
@@ -61,7 +61,7 @@ def split_features(train: Outputs, test: Outputs, class_names: Sequence[str]) ->
     held = np.zeros(len(train.labels), bool)
     order = np.random.default_rng(0).permutation(len(train.labels))
     for label in range(num_classes):
-        number = int(np.clip(round(HELD_OUT_SHARE * counts[label]), 1, MAX_HELD_OUT))
+        number = max(1, round(HELD_OUT_SHARE * counts[label]))
         held[order[train.labels[order] == label][:number]] = True
     return ProbeData(_some(train, ~held), _some(train, held), test, num_classes)
 

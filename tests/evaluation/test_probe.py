@@ -116,6 +116,8 @@ def test_probes_of_separable_classes():
     assert list(np.bincount(data.fit.labels)) == [27, 27, 27]
     assert not set(data.fit.records) & set(data.held_out.records)
     assert check_shots(data, None) == [1, 5, 10, 25] and check_shots(data, [27]) == [27]
+    many = outputs(np.arange(2_000) % 2, noise=0.1)  # 50 of each class would choose by chance
+    assert len(split_features(many, test, ("a", "b")).held_out.labels) == 200
     result = few_shot(data, shots=5)
     assert result["accuracy"] == 1.0 and result["deviation"] == 0.0
     assert str(result["l2"]) in result["held_out"]
