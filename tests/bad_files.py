@@ -6,9 +6,11 @@ import pathlib
 import pickle
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -98,6 +100,26 @@ def zipped(name: str = "cat/2.png", *, mode: int = stat.S_IFREG, share: float = 
                 info = zipfile.ZipInfo(member)
                 info.external_attr = ((mode if member == name else stat.S_IFREG) | 0o644) << 16
                 archive.writestr(info, image())
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    return write
+
+
+def tarred(
+    name: str = "train.tar", mode: Any = "w", *, but: str = "//", share: float = 1.0
+) -> Write:
+    """Writes shards of two samples, less the members with `but`, and the first share of one."""
+
+    def write(folder):
+        for path, kind in ((folder / "test.tar", cast(Any, "w")), (folder / name, mode)):
+            with tarfile.open(path, mode=kind) as archive:
+                for key, content in (("0.jpg", image()), ("0.cls", b"0"), ("1.jpg", image()),
+                                     ("1.cls", b"1")):  # fmt: skip
+                    info = tarfile.TarInfo(key)
+                    info.size = len(content)
+                    if but not in key:
+                        archive.addfile(info, io.BytesIO(content))
+        path = folder / name
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
     return write

@@ -24,6 +24,7 @@ from bad_files import (
     pets,
     run_with_config,
     table,
+    tarred,
     text,
     train_files,
     zipped,
@@ -132,6 +133,7 @@ BAD = "--config={tmp}/bad.py"
 PETS = "--config.data.name=folder --config.data.path={tmp}/pets"
 STOP = PETS + " --config.data.max_corrupt_fraction=0.001"  # of the first 1,000 images: one
 LIST = "--config.data.name=list --config.data.path={tmp}"
+TAR = "--config.data.name=tar --config.data.path={tmp}"
 CIFAR = "--config.data.name=cifar10 --config.data.path={tmp}"
 CLASSES = "<split>/<class>/<image>"
 
@@ -318,14 +320,21 @@ DATA = [
     Row("zip-link", PETS, ["is a link", "pack the files"], zipped(mode=stat.S_IFLNK)),
     Row("list-missing", LIST, ["'train'", "columns path and label", DEMO]),
     Row("list-image", LIST, ["line 2", "no file {tmp}/gone.png"], table(b"a.png,0\ngone.png,1\n")),
-    Row("list-label", LIST, ["test.csv, line 1", "'7'", "2 classes", "correct the row"],
+    Row("list-label", LIST, ["test.csv, line 1", "'7'", "2 classes", "correct it"],
         table(b"a.png,0\na.png,1\n", b"a.png,7\n")),
-    Row("list-negative", LIST, ["line 2", "'-1'", "correct the"], table(b"a.png,0\na.png,-1\n")),
+    Row("list-negative", LIST, ["line 2", "'-1'", "correct it"], table(b"a.png,0\na.png,-1\n")),
     Row("list-date", LIST, ["line 3", "'20231105' where 2 was expected", "classes.txt"],
         table(b"a.png,0\na.png,1\na.png,20231105\n")),
     Row("list-other-type", LIST, ["test.csv, line 1", "'3'", "'1', '2', 'unknown'"],
         table(b"a.png,1\na.png,2\na.png,unknown\n", b"a.png,3\n")),
     Row("list-binary", LIST, ["train.csv cannot be read as a table", "UTF-8"], table(image())),
+    Row("tar-missing", TAR, ["'train'", "webdataset writes them", "<key>.cls", DEMO]),
+    Row("tar-compressed", TAR, ["train.tar.gz is compressed", "type `gunzip {tmp}/train.tar.gz`"],
+        tarred("train.tar.gz", "w:gz")),
+    Row("tar-cut", TAR, ["train.tar is no whole tar", "copy it again"], tarred(share=0.3)),
+    Row("tar-no-label", TAR, ["train.tar/0.jpg has no label 0.cls"], tarred(but=".cls")),
+    Row("tar-gap", f"{TAR} --config.data.train_split=train-{{0..2}}.tar", ["train-1.tar, one of"],
+        lambda folder: [tarred(f"train-{n}.tar")(folder) for n in (0, 2)]),
     Row("cifar-missing", "--config.data.name=cifar10", ["cifar-10-python.tar.gz", "get the", DEMO]),
     Row("cifar-hostile", CIFAR, ["names posix.system", "get the original file"],
         bad_files.cifar_that_runs_code),

@@ -1,6 +1,5 @@
 """The `array_record` source: many examples in few files, for disks that dislike small ones."""
 
-import glob
 import json
 import operator
 import os
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.fingerprint import file_sizes
-from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
+from jaxvision.data.source import CorruptImageError, DataError, Example, Source
+from jaxvision.data.sources.shards import find_shards
 
 # A record is the length of a JSON header (uint32, little endian), the header, and the image.
 # The first record of a file has {"format": ..., "class_names": [...]} and no image; each other one
@@ -19,8 +19,8 @@ from jaxvision.data.source import CorruptImageError, DataError, Example, Source,
 _LENGTH = struct.Struct("<I")
 _FORMAT = "jaxvision-1"
 _PREPARE = (
-    "expected <path>/<split> (a glob such as 'train*.array_record' may match several files) or"
-    " <path>/<split>.array_record, written by "
+    "expected <path>/<split> (a glob such as 'train*.array_record' may match several files),"
+    " <path>/<split>.array_record or <path>/<split>-<number>*.array_record, written by "
     "jaxvision.data.sources.array_record.write_array_record"
 )
 
@@ -30,7 +30,7 @@ class ArrayRecordSource(Source):
 
     Args:
       path: Folder of the files.
-      split: File name or glob in that folder, with or without `.array_record`.
+      split: File name, glob or braces, see `find_shards`.
 
     Raises:
       DataError: if no file is there, or a file is not of this format.
@@ -39,11 +39,7 @@ class ArrayRecordSource(Source):
     def __init__(self, path: str, split: str):
         import grain  # which nothing needs that reads no such files
 
-        root = os.path.expanduser(path)
-        found = glob.glob(split, root_dir=root) or glob.glob(f"{split}.array_record", root_dir=root)
-        if not path or not found:
-            raise missing_data(f"Files of the split {split!r}", where=path, prepare=_PREPARE)
-        self._paths = [os.path.join(root, name) for name in sorted(found)]
+        self._paths = find_shards(path, split, (".array_record",), prepare=_PREPARE)
         self._files: list[Any] = []
         counts = []
         for file in self._paths:

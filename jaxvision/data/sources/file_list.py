@@ -2,11 +2,9 @@
 
 import csv
 import os
-import re
 
 import numpy as np
 
-from jaxvision.data.classes import one_line, read_class_names, some_names
 from jaxvision.data.fingerprint import digest_files, file_sizes
 from jaxvision.data.source import (
     RUNS_WITHOUT_DATA,
@@ -15,10 +13,9 @@ from jaxvision.data.source import (
     Source,
     missing_data,
 )
+from jaxvision.data.sources.label_classes import label_classes
 from jaxvision.errors import reason, shorten
 
-CLASSES = "classes.txt"
-_INTEGER = re.compile("-?[0-9]{1,18}")  # longer ones are names
 _PREPARE = (
     "expected <path>/<split>, <path>/<split>.csv or <path>/<split>.tsv with the columns path and"
     " label"
@@ -63,18 +60,9 @@ class ListSource(Source):
                     f"{self.path}, line {line}: there is no file {image}; paths are relative to the"
                     f" folder of the table. {RUNS_WITHOUT_DATA}"
                 )
-        labels = {one_line(label): line for line, _, label in reversed(rows)}  # its first line
-        listed = read_class_names(os.path.join(folder, CLASSES))
-        name_of = _names(labels, listed, self.path)
-        self.class_names = tuple(class_names or listed or _in_order(labels, self.path))
-        place = {name: label for label, name in enumerate(self.class_names)}
-        for label, line in reversed(labels.items()):
-            if name_of[label] not in place:
-                raise DataError(
-                    f"{self.path}, line {line}: the label {label!r} is not among the"
-                    f" {len(place)} classes of the run, {some_names(place)}; correct the row."
-                )
-        self._labels = np.array([place[name_of[one_line(row[2])]] for row in rows], np.int32)
+        self.class_names, self._labels = label_classes(
+            [label for _, _, label in rows], self._line, self.path, class_names
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -94,6 +82,9 @@ class ListSource(Source):
     def describe(self, index: int) -> str:
         """Returns the image's path and the line that names it."""
         return f"{self._paths[index]} ({os.path.basename(self.path)}, line {self._lines[index]})"
+
+    def _line(self, index: int) -> str:
+        return f"{self.path}, line {self._lines[index]}"
 
     def parts(self) -> dict[str, str]:
         """Returns a digest of the names and sizes of each class's files."""
@@ -135,42 +126,3 @@ def _read_rows(path: str) -> list[tuple[int, str, str]]:
                     )
                 rows.append((reader.line_num, cells[image_column], label))
     return rows
-
-
-def _names(labels: dict[str, int], listed: tuple[str, ...], path: str) -> dict[str, str]:
-    """Returns the class name that each label of a table stands for.
-
-    Args:
-      labels: Labels, each with a line that has it.
-      listed: Class names of the file beside the table, which labels may be places in.
-      path: Path of the table.
-    """
-    if len(set(listed)) < len(listed):
-        raise DataError(f"{CLASSES} beside {path} has a name twice; give each class its own.")
-    if not listed or labels.keys() <= set(listed):
-        return {label: label for label in labels}
-    places = [str(place) for place in range(len(listed))]
-    for label, line in reversed(labels.items()):
-        if label not in places:
-            raise DataError(
-                f"{path}, line {line}: the label {label!r} is neither a name in {CLASSES} beside"
-                f" the table nor the place of one, 0 to {len(listed) - 1}; correct the row."
-            )
-    return dict(zip(places, listed, strict=True))
-
-
-def _in_order(labels: dict[str, int], path: str) -> list[str]:
-    """Returns the classes of labels: names sorted as text, whole numbers by their value."""
-    if not all(map(_INTEGER.fullmatch, labels)):
-        return sorted(labels)
-    order = sorted(labels, key=int)
-    first = min(1, int(order[0])) if order else 0
-    for value, label in enumerate(order, start=max(0, first)):
-        if int(label) != value:  # a mistake, which would be a class of its own
-            raise DataError(
-                f"{path}, line {labels[label]}: the label is {label!r} where {value} was expected,"
-                " as labels that are whole numbers must be 0, 1, 2 ... or 1, 2, 3 ... without a"
-                f" gap; correct the row, or write the names of the classes into {CLASSES} beside"
-                " the table, one a line."
-            )
-    return order

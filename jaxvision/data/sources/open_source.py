@@ -11,9 +11,10 @@ from jaxvision.data.sources.file_list import ListSource
 from jaxvision.data.sources.folder import FolderSource
 from jaxvision.data.sources.shapes import ShapesSource
 from jaxvision.data.sources.share import parse_share, share_of
+from jaxvision.data.sources.tar import TarSource
 from jaxvision.data.sources.tfds import TfdsSource
 
-NAMES = ("shapes", "folder", "list", "cifar10", "cifar100", "array_record", "tfds:<name>")
+NAMES = ("shapes", "folder", "list", "tar", "cifar10", "cifar100", "array_record", "tfds:<name>")
 
 
 def open_source(
@@ -29,8 +30,8 @@ def open_source(
     """Opens one split of a data set for random access.
 
     Args:
-      name: Name of the data set: `shapes`, `folder`, `list`, `cifar10`, `cifar100`, `array_record`
-        or `tfds:<name>`.
+      name: Name of the data set: `shapes`, `folder`, `list`, `tar`, `cifar10`, `cifar100`,
+        `array_record` or `tfds:<name>`.
       split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here. A
         share of one is `train[:80%]`, see `share_of`; `[:80%]` is one of `path` itself.
       path: Folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
@@ -56,6 +57,8 @@ def open_source(
         source = FolderSource(path, split, class_names=known, class_folders=class_folders)
     elif name == "list":
         source = ListSource(path, split, class_names=known)
+    elif name == "tar":
+        source = TarSource(path, split, class_names=known)
     elif name in ("cifar10", "cifar100"):
         source = CifarSource(name, split, path=path)
     elif name == "array_record":

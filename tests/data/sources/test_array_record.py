@@ -200,7 +200,7 @@ def test_tfds_missing(prepared, tmp_path):
 
 
 def test_unknown_name():
-    with pytest.raises(DataError, match="shapes, folder, list, cifar10.*but is 'imagenet'"):
+    with pytest.raises(DataError, match="shapes, folder, list, tar, cifar10.*but is 'imagenet'"):
         open_source("imagenet", "train")
     with pytest.raises(DataError, match="not among the 2 classes of the run, of which it lacks"):
         open_source("shapes", "test", class_names=("a", "b"))
