@@ -1,16 +1,26 @@
-"""`python -m jaxvision`: looks at models, compares, converts and uses them; launch.py trains.
+"""`jaxvision` or `python -m jaxvision`: trains models, looks at them, converts and uses them.
 
 Exit codes: 0 done, 1 a comparison that failed, 2 a wrong argument or file, 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
-from jaxvision.command_line import fail, leave_closed_pipe, quiet_libraries, show_progress
+from jaxvision import __version__
+from jaxvision.command_line import (
+    examples_last,
+    fail,
+    leave_closed_pipe,
+    program_name,
+    quiet_libraries,
+    show_progress,
+)
 from jaxvision.commands import (
     average,
     caption,
+    configs,
     convert,
     embed,
     models,
@@ -21,11 +31,14 @@ from jaxvision.commands import (
     push,
     score,
     soup,
+    train,
 )
 from jaxvision.errors import InputError
 
 # A new command is one import and one entry here.
 _COMMANDS = {
+    "train": train,
+    "configs": configs,
     "models": models,
     "profile": profile,
     "push": push,
@@ -49,18 +62,25 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    parser = _Parser(prog="python -m jaxvision", description="Vision models in JAX.")
+    program = program_name()
+    parser = _Parser(
+        prog=program,
+        description="Vision models and a trainer in JAX.",
+        epilog=f"For example: {program} train --config=quickstart --workdir=runs/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxvision {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():
-        text = (command.__doc__ or "").strip()
+        about, examples = examples_last(command.__doc__ or "", f"{program} {name}", command=name)
         sub = commands.add_parser(
             name,
-            help=text.splitlines()[0],
-            description=text,
+            help=about.splitlines()[0],
+            description=about,
+            epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=getattr(command, "run", None))
     return parser
 
 
@@ -70,6 +90,8 @@ def main(argv: list[str]) -> int:
     Args:
       argv: Arguments without the program's name.
     """
+    if argv[:1] == ["train"]:  # absl reads its flags, not argparse
+        return train.main([f"{program_name()} train", *argv[1:]])
     arguments = make_parser().parse_args(argv)
     quiet_libraries()
     try:
@@ -90,5 +112,14 @@ def main(argv: list[str]) -> int:
         return 2
 
 
+def console() -> int:
+    """Runs what was typed; returns the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(make_parser())
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(console())

@@ -58,6 +58,27 @@ def quiet_libraries() -> None:
     sys.unraisablehook = report_others
 
 
+def program_name() -> str:
+    """Returns how `jaxvision` was called."""
+    is_module = os.path.basename(sys.argv[0]) == "__main__.py"
+    return "python -m jaxvision" if is_module else "jaxvision"
+
+
+def examples_last(text: str, program: str, *, command: str) -> tuple[str, str]:
+    """Returns what a command does, and the examples of it as its caller types them.
+
+    Args:
+      text: Docstring of the command, with a paragraph that begins with "For example:".
+      program: Words that called the command, such as "python -m jaxvision train".
+      command: Name of the command.
+    """
+    paragraphs = text.strip().split("\n\n")
+    examples = [each for each in paragraphs if each.startswith("For example:")]
+    about = [each for each in paragraphs if each not in examples]
+    typed = "\n\n".join(examples).replace(f"jaxvision {command}", program)
+    return "\n\n".join(about), typed
+
+
 def split_model_options(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the other arguments, and (name, text) of each --config.model.kwargs.NAME=TEXT.
 

@@ -194,6 +194,8 @@ ROWS = [
     Row("no-command", "", ["COMMAND", HELP]),
     Row("command", "modles", ["'modles'", "'models'", HELP]),
     Row("option", "models --jsn", ["--jsn", HELP]),
+    Row("card", "configs smok", ["no recipe card 'smok'", "did you mean smoke?"]),
+    Row("card-elsewhere", "configs no/smoke.py", ["no file no/smoke.py"]),
     Row("pattern", "models zzz*", ["No model matches 'zzz*'", "python -m jaxvision models"]),
     Row("name", "models resnet5", ["no model 'resnet5'", "resnet50"]),
     Row("profile-name", "profile resnet5", ["no model 'resnet5'", "resnet50"]),

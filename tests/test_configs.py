@@ -264,7 +264,7 @@ def test_every_option_is_read():
     """Outside of the types, whose own checks do not use an option."""
     package = pathlib.Path(__file__).parent.parent
     files = [p for p in (package / "jaxvision").rglob("*.py") if p.parent.name != "options"]
-    read = {name for path in [*files, package / "launch.py"] for name in read_fields(path)}
+    read = {name for path in files for name in read_fields(path)}
     spread = {"num_train", "num_eval", "difficulty"}  # handed on as a whole, see ShapesSource
     options = {name.split(".")[-1] for name, _ in leaves(Options())}
     indirect = {"total_steps", "total_epochs"}  # by Options.length

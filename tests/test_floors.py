@@ -11,6 +11,7 @@ FLOORS = {
     "errors": -2,  # under every floor
     "command_line": -1,
     "target_platform": -1,
+    "cards": 0,
     "files": 0,
     "compile_cache": 0,
     "terminal": 0,

@@ -1,7 +1,8 @@
 """Averages the last checkpoints of a run into one file of weights.
 
-For example: python -m jaxvision average runs/mine averaged.safetensors --last=5 --recalibrate=100
 The run must have kept them: train with --config.checkpoint.keep=5.
+
+For example: jaxvision average runs/mine averaged.safetensors --last=5 --recalibrate=100
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Says in words what is on images: files, folders and zip files.
 
-For example: python -m jaxvision caption photos --run=runs/flickr --beam=5 --n-best=3
+For example: jaxvision caption photos --run=runs/flickr --beam=5 --n-best=3
 """
 
 import argparse

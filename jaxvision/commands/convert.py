@@ -1,6 +1,6 @@
 """Writes weights under the names of another library; they load there with strict=True.
 
-For example: python -m jaxvision convert runs/mine out.safetensors --format=timm
+For example: jaxvision convert runs/mine out.safetensors --format=timm
 """
 
 import argparse

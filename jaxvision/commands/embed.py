@@ -1,7 +1,7 @@
 """Computes features of images once: for a search by similarity, for captioners, for other programs.
 
-For example: python -m jaxvision embed photos --weights=runs/mine --out=features.npz
-             python -m jaxvision embed --features=features.npz --similar=dog.jpg
+For example: jaxvision embed photos --weights=runs/mine --out=features.npz
+             jaxvision embed --features=features.npz --similar=dog.jpg
 """
 
 import argparse

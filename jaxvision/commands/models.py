@@ -1,6 +1,6 @@
 """Lists models with parameters, multiply-adds, activations and published weights.
 
-For example: python -m jaxvision models 'vit*' resnet50
+For example: jaxvision models 'vit*' resnet50
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Holds a model against the real module of timm, torchvision or transformers.
 
-Both get the same random weights; nothing is downloaded. Exit code 1 if they disagree. For example:
-python -m jaxvision parity resnet50 --against=torchvision --image-size=64
+Both get the same random weights; nothing is downloaded. Exit code 1 if they disagree.
+
+For example: jaxvision parity resnet50 --against=torchvision --image-size=64
 """
 
 import argparse

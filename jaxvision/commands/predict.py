@@ -1,6 +1,6 @@
 """Says what is on images: files, folders and zip files.
 
-For example: python -m jaxvision predict photos --weights=runs/mine
+For example: jaxvision predict photos --weights=runs/mine
 """
 
 import argparse

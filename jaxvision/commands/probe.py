@@ -1,6 +1,6 @@
 """Tells how good the features of a frozen model are: few-shot and linear probe.
 
-For example: python -m jaxvision probe --weights=runs/mine --data=cifar10 --path=data --shots=1,10
+For example: jaxvision probe --weights=runs/mine --data=cifar10 --path=data --shots=1,10
 
 The features before the head are computed once, without augmentation. The rows of `shots` are ridge
 regressions on that many images of each class, mean and deviation of three draws; `linear` is a

@@ -1,6 +1,6 @@
 """Measures a model: parameters, multiply-adds, latency, throughput, memory, and each module.
 
-For example: python -m jaxvision profile resnet50 --image-size=288x224 --batch=1,32
+For example: jaxvision profile resnet50 --image-size=288x224 --batch=1,32
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Puts a run on the Hugging Face hub, where timm opens it, with a card of its data and results.
 
-For example: python -m jaxvision push runs/mine owner/name
+For example: jaxvision push runs/mine owner/name
 """
 
 import argparse

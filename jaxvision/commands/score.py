@@ -1,6 +1,6 @@
 """Scores captions: BLEU, ROUGE-L, CIDEr-D, METEOR and SPICE, as COCO's evaluation does.
 
-For example: python -m jaxvision score captions_val.json results.json
+For example: jaxvision score captions_val.json results.json
 
 REFS is a JSON file in COCO's layout of captions, or a table *.token.txt in Flickr8k's. CANDIDATES
 is a JSON file in COCO's layout of results, [{"image_id": 1, "caption": "a dog"}], or what the

@@ -1,6 +1,6 @@
 """Averages the weights of several models, all of them or those that help.
 
-For example: python -m jaxvision soup runs/a runs/b runs/c --out=soup.safetensors --greedy
+For example: jaxvision soup runs/a runs/b runs/c --out=soup.safetensors --greedy
 
 The models must have been fine-tuned from the same weights; others do not lie in one basin, and
 their mean knows nothing. --greedy adds one after the other, the best first, and keeps those with
