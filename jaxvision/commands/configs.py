@@ -30,5 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.card == SCHEMA:
         say((cards_folder() / f"{SCHEMA}.py").read_text(encoding="utf-8").rstrip())
     else:
-        say(pathlib.Path(find_card(arguments.card)).read_text(encoding="utf-8").rstrip())
+        say(
+            pathlib.Path(find_card(arguments.card).partition(":")[0])
+            .read_text(encoding="utf-8")
+            .rstrip()
+        )
     return 0
