@@ -31,13 +31,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.kwargs = d()  # further fields of the family's config, e.g. drop_path_rate
 
     config.data = d()
-    # images: shapes folder list tar cifar10 cifar100 array_record tfds:<name>;
+    # images: shapes folder list tar cifar10 cifar100 array_record tfds:<name> hf:<name or folder>;
     # captions: shapes coco_captions flickr cs231n_coco
     config.data.name = "shapes"
     config.data.path = ""  # the folder, zip or file that holds the data
     # Sub-folder, zip, shards, csv or tfds split; a share of it: train[:80%], train[80%:].
     config.data.train_split = "train"
     config.data.eval_split = "test"  # the same, of the images to evaluate on
+    config.data.image_column = ""  # of hf:; "": the only one of type Image
+    config.data.label_column = ""  # of hf:; "": the only one of type ClassLabel
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
     config.data.skip_missing = False  # leave out captions whose image is not there

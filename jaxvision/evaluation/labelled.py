@@ -92,6 +92,8 @@ def _opener(
         raise InputError(f"{weights} does not say on which data: give --data=NAME --path=FOLDER.")
     known = known | {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
     shared = {"path": known["path"], "image_size": image_size, "shapes": known.get("shapes")}
+    if known["name"].startswith("hf:"):
+        shared |= {key: known.get(key, "") for key in ("image_column", "label_column")}
     return functools.partial(open_source, known["name"], **shared), known
 
 

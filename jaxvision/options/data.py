@@ -34,6 +34,8 @@ class DataOptions:
     path: str = ""
     train_split: str = "train"
     eval_split: str = "test"
+    image_column: str = ""
+    label_column: str = ""
     images: str = ""
     features: str = ""
     skip_missing: bool = False

@@ -84,6 +84,8 @@ class Classification(Task):
             path=data.path,
             shapes=dataclasses.asdict(data.shapes),
             image_size=data.image_size,
+            image_column=data.image_column,
+            label_column=data.label_column,
         )
         train_source: Any = ()
         if training or class_names is None:

@@ -9,12 +9,16 @@ from jaxvision.data.sources.array_record import ArrayRecordSource
 from jaxvision.data.sources.cifar import CifarSource
 from jaxvision.data.sources.file_list import ListSource
 from jaxvision.data.sources.folder import FolderSource
+from jaxvision.data.sources.hf import HfSource
 from jaxvision.data.sources.shapes import ShapesSource
 from jaxvision.data.sources.share import parse_share, share_of
 from jaxvision.data.sources.tar import TarSource
 from jaxvision.data.sources.tfds import TfdsSource
 
-NAMES = ("shapes", "folder", "list", "tar", "cifar10", "cifar100", "array_record", "tfds:<name>")
+NAMES = (
+    *("shapes", "folder", "list", "tar", "cifar10", "cifar100", "array_record", "tfds:<name>"),
+    "hf:<name or folder>",
+)
 
 
 def open_source(
@@ -26,12 +30,14 @@ def open_source(
     class_folders: str = "names",
     image_size: int | tuple[int, int] = 224,
     shapes: Any = None,
+    image_column: str = "",
+    label_column: str = "",
 ) -> Source:
     """Opens one split of a data set for random access.
 
     Args:
       name: Name of the data set: `shapes`, `folder`, `list`, `tar`, `cifar10`, `cifar100`,
-        `array_record` or `tfds:<name>`.
+        `array_record`, `tfds:<name>`, `hf:<name>` or `hf:<folder>`.
       split: Sub-folder, zip, glob of zips, csv or tfds split; its meaning is in each class here. A
         share of one is `train[:80%]`, see `share_of`; `[:80%]` is one of `path` itself.
       path: Folder, zip or file that holds the data; `~` is expanded. `shapes` needs none.
@@ -41,6 +47,8 @@ def open_source(
       image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
         at a given size.
       shapes: Mapping with further options of `shapes`: num_train, num_eval, difficulty.
+      image_column: Column with the images of `hf:`, see HfSource.
+      label_column: Column with the labels of `hf:`.
 
     Raises:
       DataError: where the name is unknown, the data is missing or malformed, or has other classes.
@@ -48,6 +56,11 @@ def open_source(
     # Folders of ImageNet are called by WordNet ids, its published classes by their names.
     by_name = class_names is not None and tuple(class_names) == imagenet_names()
     known = None if by_name and class_folders == "names" else class_names
+    if (image_column or label_column) and not name.startswith("hf:"):
+        raise DataError(
+            "--config.data.image_column and label_column name columns of data sets hf:<name>, but"
+            f" config.data.name is {name}; leave them out."
+        )
     share = None
     if name != "shapes" and not name.startswith("tfds:"):  # which has its own shares
         split, share = parse_share(split)
@@ -65,6 +78,9 @@ def open_source(
         source = ArrayRecordSource(path, split)
     elif name.startswith("tfds:"):
         source = TfdsSource(name.removeprefix("tfds:"), split, path=path)
+    elif name.startswith("hf:"):
+        columns = {"image_column": image_column, "label_column": label_column}
+        source = HfSource(name.removeprefix("hf:"), split, path=path, class_names=known, **columns)
     else:
         raise DataError(f"config.data.name must be one of {', '.join(NAMES)}, but is {name!r}.")
     if share is not None:
