@@ -92,18 +92,23 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+def counted(items: Iterable[T], total: int, what: str, *, rate: bool = False) -> Iterator[T]:
     """Yields the items, with a bar that says how many of them are done and how long it takes.
 
     Args:
       items: Items to yield.
       total: Number of the items.
       what: Description of what is done with them, such as "Evaluating".
+      rate: Whether the line also says how many are done a second, and the time left.
     """
     start, done = time.monotonic(), 0
 
     def line() -> str:
-        return f"{what} {bar(done, total)} {clock(time.monotonic() - start)}"
+        seconds = time.monotonic() - start
+        text = f"{what} {bar(done, total)} {clock(seconds)}"
+        if not rate or not done:
+            return text
+        return f"{text} {done / seconds:,.0f}/s {clock(seconds / done * (total - done))} left"
 
     with showing(line):
         for item in items:

@@ -98,6 +98,12 @@ def decode_image(
         ) from error
 
 
+def is_turned(data: bytes) -> bool:
+    """Returns whether the EXIF data of a readable image file say that its pixels are turned."""
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        return image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in _TURNS
+
+
 def _is_plain_jpeg(data: bytes, max_pixels: int, exif_orientation: bool) -> bool:
     """Returns whether a glance at the header of a JPEG is enough to hand it to OpenCV.
 

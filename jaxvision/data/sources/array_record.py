@@ -4,6 +4,7 @@ import json
 import operator
 import os
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from jaxvision.data.fingerprint import file_sizes
 from jaxvision.data.source import CorruptImageError, DataError, Example, Source
 from jaxvision.data.sources.shards import find_shards
+from jaxvision.files import written_aside
 
 # A record is the length of a JSON header (uint32, little endian), the header, and the image.
 # The first record of a file has {"format": ..., "class_names": [...]} and no image; each other one
@@ -21,7 +23,7 @@ _FORMAT = "jaxvision-1"
 _PREPARE = (
     "expected <path>/<split> (a glob such as 'train*.array_record' may match several files),"
     " <path>/<split>.array_record or <path>/<split>-<number>*.array_record, written by "
-    "jaxvision.data.sources.array_record.write_array_record"
+    "`jaxvision prepare`"
 )
 
 
@@ -115,24 +117,42 @@ def write_array_record(source: Source, path: str) -> None:
     Raises:
       DataError: if the path has another ending.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     if not path.endswith(".array_record"):
         raise DataError(f"path must end in .array_record, but is {path!r}.")
-    unfinished = f"{path}.unfinished"
-    # One record per compressed group: random access then reads nothing that it does not need.
-    writer = ArrayRecordWriter(unfinished, "group_size:1")
-    writer.write(_pack({"format": _FORMAT, "class_names": list(source.class_names)}, b""))
-    for index in range(len(source)):
-        example = source[index]
-        image = example["image"]
-        header: dict = {"label": example["label"], "name": source.describe(index)}
+    with written_aside(path) as unfinished:
+        shard = ArrayRecordShard(str(unfinished), source.class_names)
+        for index in range(len(source)):
+            example = source[index]
+            shard.write(example["image"], example["label"], source.describe(index))
+        shard.close()
+
+
+class ArrayRecordShard:
+    """An ArrayRecord file that is being written.
+
+    Args:
+      path: Path of the new file.
+      class_names: Class names by label.
+    """
+
+    def __init__(self, path: str, class_names: Sequence[str]):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        # One record per compressed group: random access then reads nothing that it does not need.
+        self._writer = ArrayRecordWriter(path, "group_size:1")
+        self._writer.write(_pack({"format": _FORMAT, "class_names": list(class_names)}, b""))
+
+    def write(self, image: bytes | np.ndarray, label: int, name: str) -> None:
+        """Adds one record; bytes of an encoded image are copied as they are."""
+        header: dict = {"label": label, "name": name}
         if isinstance(image, np.ndarray):
             header["shape"] = list(image.shape)
             image = image.tobytes()
-        writer.write(_pack(header, image))
-    writer.close()
-    os.replace(unfinished, path)
+        self._writer.write(_pack(header, image))
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._writer.close()
 
 
 def _pack(header: dict, image: bytes) -> bytes:

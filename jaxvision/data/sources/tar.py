@@ -1,12 +1,16 @@
 """The `tar` source: shards as webdataset writes them, read at any place."""
 
+import io
 import json
 import os
 import re
+import tarfile
 from typing import Any
 
+import cv2
 import numpy as np
 
+from jaxvision.data.decode import decode_image
 from jaxvision.data.file_tree import report_left_out
 from jaxvision.data.fingerprint import file_sizes
 from jaxvision.data.source import DataError, Example, Source, missing_data
@@ -26,6 +30,7 @@ _PREPARE = (
 # The name up to the first dot, its folder with it, is a sample's key; the rest says what it is.
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.S)
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset leaves out
+_MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"WEBP": "webp"}  # in the first bytes
 _MAX_LABEL_BYTES = 2**20
 
 
@@ -94,6 +99,40 @@ class TarSource(Source):
         paths = [reader.path for reader in self._readers]
         sizes = file_sizes(paths)
         return {os.path.basename(p): str(n) for p, n in zip(paths, sizes, strict=True)}
+
+
+class TarShard:
+    """A tar file that is being written, as webdataset reads it.
+
+    Args:
+      path: Path of the new file.
+      first: Number of its first sample among those of all shards, which is its key.
+    """
+
+    def __init__(self, path: str, *, first: int = 0):
+        self._archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+        self._count = first
+
+    def write(self, image: bytes | np.ndarray, label: int, name: str) -> None:
+        """Adds one sample: image, label and name, an object of JSON.
+
+        Pixels become a PNG, and bytes that are no JPEG, PNG or WebP, too.
+        """
+        suffix = next((s for magic, s in _MAGIC.items() if magic in bytes(image[:12])), None)
+        if isinstance(image, np.ndarray) or suffix is None:
+            pixels = image if isinstance(image, np.ndarray) else decode_image(image)
+            _, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+            image, suffix = encoded.tobytes(), "png"
+        more = json.dumps({"label": label, "name": name})
+        for part, data in (("cls", str(label).encode()), ("json", more.encode()), (suffix, image)):
+            info = tarfile.TarInfo(f"{self._count:08}.{part}")
+            info.size = len(data)
+            self._archive.addfile(info, io.BytesIO(data))
+        self._count += 1
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._archive.close()
 
 
 def _samples(reader: TarReader) -> tuple[dict[str, dict[str, int]], list[str]]:
