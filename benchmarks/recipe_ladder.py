@@ -67,7 +67,7 @@ def config(model, rung, seed, folder, epochs):
         config.batch_size, config.eval_batch_size = 128, 250
         config.total_epochs, config.schedule.warmup_percent = float(epochs), 10.0
         config.eval.every_steps = config.checkpoint.every_steps = 0
-        config.log.tensorboard = False
+        config.log.to = ()
         config.seed = seed
         options = dict(MODELS[model])
         for name in list(RUNGS)[: rung + 1]:

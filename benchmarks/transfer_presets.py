@@ -32,7 +32,7 @@ def config(folder, train_zip, eval_zip, **options):
         config.model.kwargs.stage_widths = (32, 64, 128)
         config.ema_decay, config.checkpoint.best_metric = 0.0, "eval/accuracy"
         config.eval.every_steps = config.checkpoint.every_steps = 0
-        config.log.tensorboard = False
+        config.log.to = ()
         config.update_from_flattened_dict(options)
     return config.lock()
 

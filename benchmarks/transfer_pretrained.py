@@ -43,7 +43,7 @@ def config(folder, train_zip, eval_zip, *, row: str, steps: int):
             config.optimizer.preset = row
             config.optimizer.head_multiplier = 1.0 if row == "head" else 10.0
         config.checkpoint.best_metric = "eval/accuracy"
-        config.log.tensorboard = False
+        config.log.to = ()
     return config.lock()
 
 

@@ -245,7 +245,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.log = d()
     config.log.every_steps = 50  # updates
-    config.log.tensorboard = True  # write event files
+    config.log.to = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
 
     config.compilation_cache = "~/.cache/jaxvision"  # folder of compiled programs; "": off
     config.lock()  # a mistyped option fails in a config file too

@@ -201,6 +201,8 @@ def main(argv: list[str]) -> int:
     try:
         workdir = output_path(str(_WORKDIR.value))
         options = read_options(_CONFIG.value)
+        if _MODE.value == "train":
+            options.log.check_installed()
     except InputError as error:
         fail(str(error))
         return 2

@@ -53,6 +53,7 @@ _TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
     tuple: ((tuple, list), "a tuple"),
     Mapping[str, Any]: ((Group,), "a group of options"),
 }
+_REMOVED = {"config.log.tensorboard"}  # options of older versions, which their runs have kept
 _MESH_AXES = frozenset({"data", "fsdp", None})
 
 
@@ -261,7 +262,8 @@ def check_types(values: Group, group: type = Options, place: str = "config") -> 
 
 def _read(group: type, values: Group, place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(group)}
-    unknown = sorted(set(values.keys()) - set(fields))
+    values = {k: v for k, v in values.items() if f"{place}.{k}" not in _REMOVED}
+    unknown = sorted(set(values) - set(fields))
     if unknown:
         raise InputError(f"There is no option --{place}.{unknown[0]}: see configs/common.py.")
     read = {}

@@ -1,6 +1,7 @@
 """config.mesh, .checkpoint, .eval, .early_stopping and .log: what happens beside the updates."""
 
 import dataclasses
+import importlib.util
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
@@ -8,6 +9,11 @@ from jaxvision.options.schedule import MODES
 
 VIEWS = ("none", "flip", "five_crop", "ten_crop")
 CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
+TRACKERS = {  # and what each needs
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+}
 _MOST_STEPS = 1_000_000_000
 
 
@@ -73,7 +79,26 @@ class LogOptions:
     """The options of config.log; configs/common.py has their units and meanings."""
 
     every_steps: int = 50
-    tensorboard: bool = True
+    to: tuple = ("tensorboard",)
 
     def __post_init__(self):
         check_ranges("log", self, every_steps=(0, _MOST_STEPS))
+        if not set(self.to) <= set(TRACKERS) or len(set(self.to)) < len(self.to):
+            raise InputError(
+                f"--config.log.to must be some of {', '.join(TRACKERS)}, each once, such as "
+                f"\"('tensorboard','wandb')\", got {self.to!r}."
+            )
+
+    def check_installed(self) -> None:
+        """Checks that the packages of the trackers are there, without importing them.
+
+        Raises:
+          InputError: if one is not installed.
+        """
+        for tracker in self.to:
+            for module in TRACKERS[tracker]:
+                if importlib.util.find_spec(module) is None:
+                    raise InputError(
+                        f"--config.log.to={tracker} needs {module}, which is not installed: "
+                        f"pip install 'jaxvision-nnx[{tracker}]', or leave it out."
+                    )

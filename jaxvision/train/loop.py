@@ -86,10 +86,10 @@ def _train(run: Run, workdir: pathlib.Path) -> TrainState:
             run.total_steps,
             options.batch_size,
         )
-        with waiting("Opening the files of the metrics"):
+        with waiting("Opening the files of the metrics and the trackers"):
             writer = MetricWriter(
                 workdir,
-                tensorboard=options.log.tensorboard,
+                options=options,
                 total_steps=run.total_steps,
                 resume_step=start,
                 steps_per_epoch=run.length.num_examples / run.length.batch_size,

@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard events, and progress for the person who waits."""
+"""Metrics of a run: metrics.jsonl, trackers, and progress for the person who waits."""
 
 import contextlib
 import json
@@ -7,14 +7,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxvision.files import METRICS_FILE, read_metrics, write_text
+from jaxvision.options.options import Options
 from jaxvision.terminal import TimeLeft, bar, clock, showing
+from jaxvision.train.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class MetricWriter:
 
     `metrics.jsonl` is the record: one JSON object a line, flushed at once, so that a killed run
     loses nothing. Progress goes to a bar when stderr is a terminal and to log lines otherwise.
-    A full disk does not stop a run: lines wait in memory until there is space, and events end.
+    A full disk does not stop a run: lines wait in memory until there is space.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class MetricWriter:
         total_steps: int,
         resume_step: int = 0,
         steps_per_epoch: float = 0.0,
-        tensorboard: bool = True,
+        options: Options | None = None,
         enabled: bool = True,
     ):
         """Opens the files of a run, and forgets what was written after `resume_step`.
@@ -55,12 +56,13 @@ class MetricWriter:
           total_steps: Number of updates of the whole run.
           resume_step: Number of updates already done; 0 for a new run.
           steps_per_epoch: Number of updates in an epoch, for the bar; 0: unknown.
-          tensorboard: Whether event files are written too.
+          options: Options of the run, which name the trackers; None: no tracker.
           enabled: Whether anything is written: False makes every call do nothing; only process 0 of
             a run writes.
 
         Raises:
-          InputError: if metrics.jsonl holds a line that is no JSON object.
+          InputError: if metrics.jsonl holds a line that is no JSON object, or a tracker cannot be
+            opened.
         """
         self._enabled = enabled
         if not enabled:
@@ -76,7 +78,7 @@ class MetricWriter:
         _drop_lines_after(workdir, resume_step)
         self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
         self._unwritten = b""
-        self._events = _Events(workdir, resume_step) if tensorboard else None
+        self._trackers = Trackers(workdir, options, resume_step=resume_step) if options else None
         self._shown = contextlib.ExitStack()
         self._shown.enter_context(showing(self._bar))
 
@@ -94,8 +96,8 @@ class MetricWriter:
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
-        if self._events is not None:
-            self._events.write(int(step), values)
+        if self._trackers is not None:
+            self._trackers.write(int(step), values)
         if any(name.startswith("train/") for name in values):
             self._log_progress(step, values)
         else:
@@ -128,8 +130,12 @@ class MetricWriter:
         if self._enabled:
             self._left.leave_out()
 
-    def close(self) -> None:
-        """Closes the files and the bar; nothing may be written afterwards."""
+    def close(self, *, failed: bool = False) -> None:
+        """Closes the files and the bar; nothing may be written afterwards.
+
+        Args:
+          failed: Whether the run broke off.
+        """
         if not self._enabled:
             return
         self._enabled = False
@@ -138,15 +144,15 @@ class MetricWriter:
             logger.error(
                 "The last %d lines of %s are lost.", self._unwritten.count(b"\n"), METRICS_FILE
             )
-        if self._events is not None:
-            self._events.close()
+        if self._trackers is not None:
+            self._trackers.close(failed=failed)
         self._shown.close()
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def _append(self, line: str) -> None:
         self._unwritten += line.encode()
@@ -193,58 +199,3 @@ def _drop_lines_after(workdir: Path, step: int) -> None:
         return
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-
-class _Events:
-    """The scalars for TensorBoard, on the disk at once, as a run may be killed at any moment.
-
-    Not tensorboardX's SummaryWriter: its thread dies where the disk is full, and then its queue
-    fills up and the run waits for ever.
-    """
-
-    def __init__(self, workdir: Path, resume_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-
-        self._event: Any = event_pb2.Event  # pyright: ignore
-        self._scalar = scalar
-        self._file: Any = None
-        try:
-            # Its own name has seconds: a second file in one of them would replace the first.
-            self._file = EventsWriter(str(workdir / "events"), f".{time.time_ns()}")
-        except OSError as error:
-            self._give_up(error)
-        # TensorBoard hides the events from this step on that older files of the folder hold.
-        start = event_pb2.SessionLog.START  # pyright: ignore
-        self._add([self._event(step=resume_step + 1, session_log={"status": start})])
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self._add(
-            self._event(step=step, summary=self._scalar(name, value))
-            for name, value in values.items()
-        )
-
-    def close(self) -> None:
-        try:
-            if self._file is not None:
-                self._file.close()
-        except OSError as error:
-            self._give_up(error)
-
-    def _add(self, events: Iterable[Any]) -> None:
-        if self._file is None:
-            return
-        try:
-            for event in events:
-                event.wall_time = time.time()
-                self._file.write_event(event)
-            self._file.flush()
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        logger.error("TensorBoard's events end here: %s.", error.strerror)
-        file, self._file = self._file, None
-        with contextlib.suppress(OSError, AttributeError):  # it fails again, but then it is closed
-            file.close()

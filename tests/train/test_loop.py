@@ -65,7 +65,7 @@ def test_finished_run_says_so_and_is_not_touched(tmp_path, caplog):
 
 
 def test_changed_options_are_refused_unless_the_run_shall_go_on(tmp_path):
-    first = {"total_steps": 2, "log.tensorboard": False}
+    first = {"total_steps": 2, "log.to": ()}
     train(config(**first), tmp_path)
     with pytest.raises(InputError, match="config.total_steps is 3 here and 2 there"):
         train(config(**first | {"total_steps": 3}), tmp_path)  # another learning rate at each step

@@ -14,10 +14,12 @@ from watching import watched
 
 from jaxvision import terminal as terminal_module
 from jaxvision.errors import InputError
+from jaxvision.options.options import Options
 from jaxvision.terminal import TimeLeft
 from jaxvision.train import writer as writer_module
 from jaxvision.train.writer import MetricWriter, read_metrics
 
+TENSORBOARD = Options()  # whose log goes there
 TRAIN = {"train/loss": 2.5, "train/images_per_second": 1234.5}
 
 
@@ -26,13 +28,13 @@ def steps(workdir):
 
 
 def write_steps(workdir, *which, **options):
-    with MetricWriter(workdir, total_steps=100, tensorboard=False, **options) as writer:
+    with MetricWriter(workdir, total_steps=100, **options) as writer:
         for step in which:
             writer.write(step, {"train/loss": float(step)})
 
 
 def test_writes_one_json_object_a_line(tmp_path):
-    with MetricWriter(tmp_path / "new", total_steps=10, tensorboard=False) as writer:
+    with MetricWriter(tmp_path / "new", total_steps=10) as writer:
         writer.write(5, {"train/loss": jnp.float32(0.5), "train/skipped_steps": np.int32(2)})
         # There at once, before close.
         lines = (tmp_path / "new" / "metrics.jsonl").read_text().splitlines()
@@ -43,7 +45,7 @@ def test_writes_one_json_object_a_line(tmp_path):
 
 
 def test_non_finite_values_are_valid_json(tmp_path):
-    with MetricWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, total_steps=10) as writer:
         writer.write(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": jnp.nan, "e": 1.0})
 
     def refuse(constant):
@@ -101,8 +103,12 @@ def test_a_failed_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_killed_process_loses_nothing(tmp_path):
     code = (
         "import os, signal, sys\n"
+        "from jaxvision.options.options import Options\n"
         "from jaxvision.train.writer import MetricWriter\n"
-        "writer = MetricWriter(sys.argv[1], total_steps=9, resume_step=int(sys.argv[2]))\n"
+        "start = int(sys.argv[2])\n"
+        "writer = MetricWriter(\n"
+        "    sys.argv[1], total_steps=9, resume_step=start, options=Options()\n"
+        ")\n"
         "for step in range(int(sys.argv[2]) + 1, int(sys.argv[3]) + 1):\n"
         "    writer.write(step, {'train/loss': float(step)})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -118,14 +124,16 @@ def test_a_killed_process_loses_nothing(tmp_path):
 
 def test_two_starts_in_one_second_keep_the_events_of_both(tmp_path):
     for start in range(3):
-        with MetricWriter(tmp_path, total_steps=9, resume_step=start) as writer:
+        with MetricWriter(
+            tmp_path, total_steps=9, resume_step=start, options=TENSORBOARD
+        ) as writer:
             writer.write(start + 1, {"train/loss": 1.0})
     assert events(tmp_path) == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)]}
 
 
 def test_a_full_disk_is_said_and_loses_no_line(tmp_path, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with MetricWriter(tmp_path, total_steps=9) as writer:
+    with MetricWriter(tmp_path, total_steps=9, options=TENSORBOARD) as writer:
         writer.write(1, {"train/loss": 1.0})
         resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))  # in the middle of the next line
         try:
@@ -138,7 +146,7 @@ def test_a_full_disk_is_said_and_loses_no_line(tmp_path, caplog):
         writer.write(4, {"train/loss": 4.0})
     assert steps(tmp_path) == [1, 2, 3, 4]
     assert caplog.text.count("metrics.jsonl cannot be written: File too large") == 2
-    assert caplog.text.count("TensorBoard's events end here: File too large") == 1
+    assert caplog.text.count("TensorBoard's record of the run ends here: File too large") == 1
 
 
 def test_disabled_does_nothing(tmp_path):
@@ -154,7 +162,7 @@ def test_a_line_separator_in_a_value_ends_no_line(tmp_path):
 
 
 def test_closing_twice_is_fine(tmp_path):
-    writer = MetricWriter(tmp_path, total_steps=10, tensorboard=False)
+    writer = MetricWriter(tmp_path, total_steps=10)
     writer.close()
     writer.close()
 
@@ -169,7 +177,7 @@ def events(workdir):
 
 
 def test_tensorboard_reads_the_events(tmp_path):
-    with MetricWriter(tmp_path, total_steps=10) as writer:
+    with MetricWriter(tmp_path, total_steps=10, options=TENSORBOARD) as writer:
         writer.write(5, {"train/loss": 0.5})
         writer.write(10, {"train/loss": 0.25, "eval/accuracy": 0.75})
     assert events(tmp_path) == {
@@ -180,7 +188,9 @@ def test_tensorboard_reads_the_events(tmp_path):
 
 def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path):
     for resume_step, written in ((0, (10, 20, 30, 40)), (20, (30, 50))):
-        with MetricWriter(tmp_path, total_steps=100, resume_step=resume_step) as writer:
+        with MetricWriter(
+            tmp_path, total_steps=100, resume_step=resume_step, options=TENSORBOARD
+        ) as writer:
             for step in written:
                 writer.write(step, {"train/loss": step + resume_step})
     assert events(tmp_path) == {"train/loss": [(10, 10.0), (20, 20.0), (30, 50.0), (50, 70.0)]}
@@ -191,7 +201,7 @@ def test_log_lines_tell_the_progress(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(writer_module.time, "monotonic", lambda: now[0])
     with (
         caplog.at_level(logging.INFO, logger="jaxvision"),
-        MetricWriter(tmp_path, total_steps=1000, resume_step=100, tensorboard=False) as writer,
+        MetricWriter(tmp_path, total_steps=1000, resume_step=100) as writer,
     ):
         now[0] = 50.0
         writer.write(110, TRAIN)  # with compilation: nobody can tell yet
@@ -211,7 +221,7 @@ STEP = {"loss": jnp.float32(2.5), "accuracy": jnp.float32(0.5), "learning_rate":
 def test_a_terminal_gets_a_bar_that_moves_at_every_step(tmp_path, caplog, monkeypatch):
     terminal = watched(monkeypatch)
     monkeypatch.setattr(writer_module, "_FETCH_SECONDS", -1.0)
-    options = {"resume_step": 50, "steps_per_epoch": 40.0, "tensorboard": False}
+    options = {"resume_step": 50, "steps_per_epoch": 40.0}
     with (
         caplog.at_level(logging.INFO, logger="jaxvision"),
         MetricWriter(tmp_path, total_steps=100, **options) as writer,
@@ -235,7 +245,7 @@ def test_a_terminal_gets_a_bar_that_moves_at_every_step(tmp_path, caplog, monkey
 def test_a_metric_is_fetched_now_and_then_and_never_without_a_terminal(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr(writer_module.jax, "device_get", fetched.append)
-    with MetricWriter(tmp_path, total_steps=100, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, total_steps=100) as writer:
         for step in range(1, 50):
             writer.show(step, STEP)
     assert not fetched
@@ -268,7 +278,7 @@ def test_only_the_first_evaluation_is_left_out_of_the_time(tmp_path, caplog, mon
     monkeypatch.setattr(terminal_module.time, "monotonic", lambda: now[0])
     with (
         caplog.at_level(logging.INFO, logger="jaxvision"),
-        MetricWriter(tmp_path, total_steps=1000, tensorboard=False) as writer,
+        MetricWriter(tmp_path, total_steps=1000) as writer,
     ):
         for time, step in ((100, 100), (200, 200), (1000, 0), (1001, 201), (1101, 301), (1201, 0)):
             now[0] = time
