@@ -43,6 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
     config.data.skip_missing = False  # leave out captions whose image is not there
+    # How often a class of n images is drawn: uniform (n) | balanced (1) | sqrt | p of n^p, in 0..1.
+    config.data.sampling = either("uniform")
     config.data.image_size = FieldReference(
         224, field_type=object
     )  # pixels: int or (height, width)
@@ -121,10 +123,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulate_steps = 1  # micro-batches that one update is computed in
 
     config.loss = d()
-    config.loss.name = "softmax_cross_entropy"  # softmax_cross_entropy | bce
+    # softmax_cross_entropy | bce | focal | sigmoid_focal
+    config.loss.name = "softmax_cross_entropy"
     config.loss.label_smoothing = 0.0  # epsilon, probability mass that the true class does not get
     config.loss.smoothing_over = "all"  # all K classes, as torch does | wrong: only those
     config.loss.target_threshold = 0.0  # of bce: labels above it are 1, others 0; 0: as they are
+    config.loss.focal_gamma = 2.0  # of the focal losses: exponent; more, and hard ones count more
+    config.loss.focal_alpha = 0.25  # of sigmoid_focal: weight of what is there; below 0: none
+    # Of each class: none | balanced (1 / its images) | effective (Cui 2019) | (1.0, 2.5, ...).
+    config.loss.class_weights = either("none")
+    config.loss.effective_beta = 0.9999  # of effective; 0: as none, near 1: as balanced
+    # Of the softmax losses: tau, of log(share of the class) added to logits in training; 0: off.
+    config.loss.logit_adjustment = 0.0
 
     config.distill = d()  # a teacher, whose classes are those of the data
     config.distill.teacher_weights = ""  # a file, a run, hub:owner/name; "": no teacher

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxvision.data.decode import Decode, decode_image
 from jaxvision.data.loader import Loader
+from jaxvision.data.sampling import ClassSampling
 from jaxvision.data.source import CorruptImageError, DataError, Records, Source
 from jaxvision.data.target import Labels, Target
 from jaxvision.data.threads import Share, Threads
@@ -32,6 +33,7 @@ def train_dataset(
     batch_size: int,
     seed: int,
     repeats: int = 1,
+    sampling: ClassSampling | None = None,
     num_threads: int = 16,
     num_workers: int = 0,
     prefetch_examples: int = 512,
@@ -70,6 +72,7 @@ def train_dataset(
         one. A pass of as many examples as there are records then sees a share of 1/repeats of them,
         and the next has a new order again, as in timm. In a batch the repetitions of a record are
         far from each other, so that neighbours, which mixup and cutmix blend, are different ones.
+      sampling: Sampling of the records of a pass; None: each is in it once.
       num_threads: Number of threads that decode, in each process; at most two per core are started.
       num_workers: Number of processes that decode; 0: threads of this process only. Processes are
         spawned, so that a script needs the guard `if __name__ == "__main__":`.
@@ -91,7 +94,7 @@ def train_dataset(
     starts = [position for position, _ in later_transforms]
     later = [transform for _, transform in later_transforms]
     load = Loader(source, transform, target or _labels(source), decode, later)
-    order = _ShuffledOrder(len(source), seed, repeats, starts)
+    order = _ShuffledOrder(len(source), seed, repeats, starts, sampling)
     # The examples come with the repetitions of a record behind each other.
     rows = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
     rows = rows[process_index * host_batch_size :][:host_batch_size]
@@ -102,7 +105,12 @@ def train_dataset(
         return _start(Share(examples, rows, batch_size, position), threads, num_workers)
 
     return TrainIterator(
-        batches_from, batch_size, seed=seed, num_examples=len(source), repeats=repeats
+        batches_from,
+        batch_size,
+        seed=seed,
+        num_examples=len(source),
+        repeats=repeats,
+        sampling=sampling,
     )
 
 
@@ -167,8 +175,15 @@ class _ShuffledOrder:
     the time of decoding one; this one takes four bytes a record.
     """
 
-    def __init__(self, num_records: int, seed: int, repeats: int, starts: Sequence[int]):
-        self._num_records, self._seed = num_records, seed
+    def __init__(
+        self,
+        num_records: int,
+        seed: int,
+        repeats: int,
+        starts: Sequence[int],
+        sampling: ClassSampling | None = None,
+    ):
+        self._num_records, self._seed, self._sampling = num_records, seed, sampling
         self._repeats, self._starts = repeats, starts
         self._orders: dict[int, np.ndarray] = {}
 
@@ -177,9 +192,11 @@ class _ShuffledOrder:
         number, place = divmod(index // self._repeats, -(-self._num_records // self._repeats))
         order = self._orders.get(number)
         if order is None:
-            order = np.random.default_rng((self._seed, number)).permutation(
-                np.arange(self._num_records, dtype=np.int32)
-            )
+            rng = np.random.default_rng((self._seed, number))
+            if self._sampling is None:
+                order = rng.permutation(np.arange(self._num_records, dtype=np.int32))
+            else:
+                order = self._sampling.draw(rng)
             # Threads are at the end of one pass and the start of the next at the same time.
             before = {number - 1: self._orders[number - 1]} if number - 1 in self._orders else {}
             self._orders = before | {number: order}
@@ -217,6 +234,7 @@ class TrainIterator:
         position means nothing in another order.
       num_examples: Number of examples in the source.
       repeats: Number of times that a record is in a batch.
+      sampling: Sampling of the records of a pass, kept in the state as well; None: none.
     """
 
     def __init__(
@@ -227,12 +245,17 @@ class TrainIterator:
         seed: int,
         num_examples: int,
         repeats: int = 1,
+        sampling: ClassSampling | None = None,
     ):
         self._batches_from = batches_from
         self._batch_size = batch_size
-        self._identity = {"version": _STATE_VERSION, "seed": seed, "num_examples": num_examples}
-        if repeats > 1:
-            self._identity["repeats"] = repeats
+        self._identity: dict[str, int | str | None] = {
+            "version": _STATE_VERSION,
+            "seed": seed,
+            "num_examples": num_examples,
+            "repeats": repeats if repeats > 1 else None,
+            "sampling": None if sampling is None else sampling.digest,
+        }
         self._examples_seen = 0
         self._running: list[Any] = []  # the iterator, once it has begun
         weakref.finalize(self, _close, self._running)
@@ -247,11 +270,12 @@ class TrainIterator:
         self._examples_seen += self._batch_size
         return batch
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self) -> dict[str, Any]:
         """Returns the position after the last batch taken: small, and the same in every process."""
-        return {**self._identity, "examples_seen": self._examples_seen}
+        identity = {key: value for key, value in self._identity.items() if value is not None}
+        return {**identity, "examples_seen": self._examples_seen}
 
-    def set_state(self, state: dict[str, int], *, changed: bool = False) -> None:
+    def set_state(self, state: dict[str, Any], *, changed: bool = False) -> None:
         """Goes to a position from `get_state`, also of another batch size or number of processes.
 
         Args:

@@ -33,12 +33,13 @@ def classification_scores(
     labels: Int[np.ndarray, " examples"],
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Returns {"accuracy", "top5_accuracy", "loss", "calibration", "classes", "confusion"}.
+    """Returns {"accuracy", "top5_accuracy", "balanced_accuracy", "loss", "calibration", ...}.
 
-    `top5_accuracy` is there with more than five classes. `loss` is the mean negative
-    log-likelihood, in nats. `calibration` is None where a logit is not finite. Its temperature is
-    that of all images. What it brings is measured fairly: each half of the images, the even and the
-    odd ones, is scaled by the temperature of the other half.
+    The rest is "classes" and "confusion". `top5_accuracy` is there with more than five classes,
+    `balanced_accuracy` is the mean recall of the classes that have images. `loss` is the mean
+    negative log-likelihood, in nats. `calibration` is None where a logit is not finite. Its
+    temperature is that of all images. What it brings is measured fairly: each half of the images,
+    the even and the odd ones, is scaled by the temperature of the other half.
 
     Args:
       logits: Logits of the images.
@@ -66,6 +67,7 @@ def classification_scores(
     return {
         "accuracy": accuracy,
         **({"top5_accuracy": top5} if num_classes > 5 else {}),
+        "balanced_accuracy": float(np.mean(columns["recall"][columns["support"] > 0])),
         "loss": negative_log_likelihood(logits, labels) if finite else None,
         "calibration": _calibration(logits, labels) if finite else None,
         "classes": [

@@ -1,7 +1,7 @@
 """Classification metrics, one value per example: batch means are wrong for a padded last batch."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 
 def topk_correct(
@@ -29,3 +29,26 @@ def topk_correct(
     # "not <=" instead of ">": every comparison with NaN is false, and NaN must count as better.
     better = ~(logits <= true_logit) | ((logits == true_logit) & earlier)
     return (jnp.sum(better, axis=-1) < min(k, logits.shape[-1])).astype(jnp.float32)
+
+
+def correct_by_class(
+    correct: Float32[Array, " batch"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    *,
+    num_classes: int,
+) -> tuple[Float32[Array, " classes"], Float32[Array, " classes"]]:
+    """Returns the right guesses and the examples of each class, of which balanced accuracy is made.
+
+    The mean of the classes' recalls is that of scikit-learn's `balanced_accuracy_score`, once the
+    sums of all batches are added up.
+
+    Args:
+      correct: 1 where a guess is right, else 0.
+      labels: Indices of the true classes.
+      mask: False where an example only fills the batch.
+      num_classes: Number of classes.
+    """
+    zeros = jnp.zeros(num_classes, jnp.float32)
+    valid = mask.astype(jnp.float32)
+    return zeros.at[labels].add(correct * valid), zeros.at[labels].add(valid)

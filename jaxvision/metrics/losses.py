@@ -12,6 +12,7 @@ def softmax_cross_entropy(
     labels: Int[Array, " batch"] | Float[Array, "batch classes"],
     *,
     label_smoothing: float = 0.0,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, " batch"]:
     """Returns the cross-entropy of each example, in nats.
 
@@ -23,6 +24,8 @@ def softmax_cross_entropy(
       labels: Indices of the true classes, or probabilities that sum to 1 over the classes.
       label_smoothing: Probability mass epsilon, spread evenly over all K classes, the true one
         included, in [0, 1).
+      class_weights: Weight of each class's term, as `weight` of torch's `cross_entropy`; torch
+        divides the sum over a batch by that of the weights of the labels. None: all are 1.
 
     Raises:
       InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
@@ -38,14 +41,55 @@ def softmax_cross_entropy(
     _check(logits, labels, label_smoothing)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     log_probs = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+    if class_weights is not None:
+        log_probs = log_probs * class_weights.astype(dtype)[None]
+    return _of_true_classes(-log_probs, labels, label_smoothing)
+
+
+def softmax_focal(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"],
+    *,
+    gamma: float = 2.0,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Array, " classes"] | None = None,
+) -> Float[Array, " batch"]:
+    """Returns the focal loss of each example: -(1 - p)^gamma log p of the true class, in nats.
+
+    Args:
+      logits: Unnormalised scores of the classes.
+      labels: Indices of the true classes, or probabilities that sum to 1 over the classes.
+      gamma: Exponent that makes easy examples count less; 0: the cross-entropy.
+      label_smoothing: Probability mass epsilon, spread evenly over all classes, in [0, 1).
+      class_weights: Weight of each class's term, the paper's alpha; None: all are 1.
+
+    Raises:
+      InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
+        logits.
+
+    Source: Lin et al. 2017, Focal Loss for Dense Object Detection, eq. 4 and 5.
+    """
+    _check(logits, labels, label_smoothing)
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    log_probs = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+    # Above 0: of 0 to a power below 1 the gradient is infinite.
+    rest = jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(dtype).tiny)
+    terms = -(rest**gamma) * log_probs
+    if class_weights is not None:
+        terms = terms * class_weights.astype(dtype)[None]
+    return _of_true_classes(terms, labels, label_smoothing)
+
+
+def _of_true_classes(terms: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
+    """Returns the terms of the true classes [B] out of those of all classes [B, K]."""
     if labels.ndim == 1:
-        # A look-up, not a one-hot sum: 0 x -inf of an impossible class would be NaN.
-        losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+        # A look-up, not a one-hot sum: 0 x inf of an impossible class would be NaN.
+        losses = jnp.take_along_axis(terms, labels[:, None], axis=-1)[:, 0]
     else:
-        losses = -jnp.sum(labels.astype(dtype) * log_probs, axis=-1)
+        losses = jnp.sum(labels.astype(terms.dtype) * terms, axis=-1)
     if label_smoothing == 0.0:
         return losses
-    return (1.0 - label_smoothing) * losses - label_smoothing * jnp.mean(log_probs, axis=-1)
+    return (1.0 - label_smoothing) * losses + label_smoothing * jnp.mean(terms, axis=-1)
 
 
 def _check(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> None:
@@ -112,12 +156,72 @@ def binary_cross_entropy(
     """
     _check(logits, labels, label_smoothing)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    logits, classes = logits.astype(dtype), logits.shape[-1]
-    targets = jax.nn.one_hot(labels, classes, dtype=dtype) if labels.ndim == 1 else labels
-    targets = targets.astype(dtype) * (1.0 - label_smoothing) + label_smoothing / classes
+    logits = logits.astype(dtype)
+    targets = _each_class(labels, logits, label_smoothing)
     if target_threshold > 0.0:
         targets = (targets > target_threshold).astype(dtype)
     return jnp.mean(jax.nn.softplus(logits) - logits * targets, axis=-1)
+
+
+def sigmoid_focal(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"],
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    label_smoothing: float = 0.0,
+) -> Float[Array, " batch"]:
+    """Returns the focal loss of each example, each class a question of its own, their mean.
+
+    Args:
+      logits: Unnormalised scores of each class against all others.
+      labels: Indices of the true classes, or probabilities as mixup and cutmix make them.
+      gamma: Exponent that makes easy questions count less.
+      alpha: Weight of the true class, whose opposite the others have, in [0, 1]; below 0: none.
+      label_smoothing: Probability mass epsilon, spread evenly over all K classes, in [0, 1).
+
+    Raises:
+      InputError: if `label_smoothing` is outside [0, 1) or soft labels have another shape than
+        logits.
+
+    Source: Lin et al. 2017, Focal Loss for Dense Object Detection; torchvision's
+      `sigmoid_focal_loss`.
+    """
+    _check(logits, labels, label_smoothing)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    targets = _each_class(labels, logits, label_smoothing)
+    return jnp.mean(sigmoid_focal_terms(logits, targets, gamma=gamma, alpha=alpha), axis=-1)
+
+
+def sigmoid_focal_terms(
+    logits: Float[Array, "batch classes"],
+    targets: Float[Array, "batch classes"],
+    *,
+    gamma: float,
+    alpha: float,
+) -> Float[Array, "batch classes"]:
+    """Returns the focal loss of each class of each example, torchvision's `sigmoid_focal_loss`.
+
+    Args:
+      logits: Unnormalised scores of each class.
+      targets: Probabilities that each class is there.
+      gamma: Exponent that makes easy questions count less.
+      alpha: Weight of what is there, whose opposite the rest has, in [0, 1]; below 0: none.
+    """
+    share = jax.nn.sigmoid(logits)
+    wrong = share * (1.0 - targets) + (1.0 - share) * targets
+    wrong = jnp.maximum(wrong, jnp.finfo(logits.dtype).tiny)  # see softmax_focal
+    terms = (jax.nn.softplus(logits) - logits * targets) * wrong**gamma
+    if alpha < 0.0:
+        return terms
+    return terms * (alpha * targets + (1.0 - alpha) * (1.0 - targets))
+
+
+def _each_class(labels: jax.Array, logits: jax.Array, label_smoothing: float) -> jax.Array:
+    """Returns the smoothed probability of each class [B, K], in the dtype of the logits."""
+    classes, dtype = logits.shape[-1], logits.dtype
+    targets = jax.nn.one_hot(labels, classes, dtype=dtype) if labels.ndim == 1 else labels
+    return targets.astype(dtype) * (1.0 - label_smoothing) + label_smoothing / classes
 
 
 def token_cross_entropy(

@@ -10,6 +10,7 @@ from jaxvision.options.size import MAX_SIDE, is_size, sides
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 CROP_MODES = ("center", "squash")
 AUTO = "auto"
+SAMPLING = {"uniform": 1.0, "balanced": 0.0, "sqrt": 0.5}
 _LEAST_SEEN = 0.7  # of the short side; published models see 0.875 and more
 
 
@@ -39,6 +40,7 @@ class DataOptions:
     images: str = ""
     features: str = ""
     skip_missing: bool = False
+    sampling: Any = "uniform"
     image_size: Any = 224  # a Size, once it is checked
     image_size_schedule: tuple = ()
     num_workers: int = 0
@@ -67,6 +69,11 @@ class DataOptions:
         check_choice("data.interpolation", self.interpolation, (AUTO, *INTERPOLATIONS))
         check_choice("data.eval_crop", self.eval_crop, (AUTO, *CROP_MODES))
         check_colors(self.mean, self.std)
+        if self.sampling_power is None:
+            raise InputError(
+                f"--config.data.sampling must be {', '.join(SAMPLING)} or an exponent in 0..1, got "
+                f"{self.sampling!r}."
+            )
         if not is_size(self.image_size):
             raise InputError(
                 f"--config.data.image_size must be pixels up to {MAX_SIDE}, a whole number or "
@@ -91,6 +98,14 @@ class DataOptions:
                 f"{self.image_size}, so that evaluation would see images in a black frame: leave "
                 f"it out for {usual}, or give {side} or more."
             )
+
+    @property
+    def sampling_power(self) -> float | None:
+        """Exponent of a class's images in how often it is drawn; None: the option is wrong."""
+        if isinstance(self.sampling, str):
+            return SAMPLING.get(self.sampling)
+        number = type(self.sampling) in (int, float) and 0 <= self.sampling <= 1
+        return float(self.sampling) if number else None
 
 
 def check_colors(mean: Any, std: Any) -> None:

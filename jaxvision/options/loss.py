@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any
 
 from jaxvision.errors import InputError, check_choice
-from jaxvision.options.checks import check_ranges
+from jaxvision.options.checks import are_numbers, check_ranges
 from jaxvision.options.size import MAX_SIDE, is_size
 
-LOSSES = ("softmax_cross_entropy", "bce")
+LOSSES = ("softmax_cross_entropy", "bce", "focal", "sigmoid_focal")
+SOFTMAX_LOSSES = ("softmax_cross_entropy", "focal")
+CLASS_WEIGHTS = ("none", "balanced", "effective")
 SMOOTHING_OVER = ("all", "wrong")
 TEACHER_LOSSES = ("soft", "hard", "none")
 TEACHER_FEATURES = ("none", "mse", "cosine")
@@ -21,15 +23,47 @@ class LossOptions:
     label_smoothing: float = 0.0
     smoothing_over: str = "all"
     target_threshold: float = 0.0
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    class_weights: Any = "none"
+    effective_beta: float = 0.9999
+    logit_adjustment: float = 0.0
 
     def __post_init__(self):
-        check_ranges("loss", self, label_smoothing=(0.0, 0.999), target_threshold=(0.0, 1.0))
+        check_ranges(
+            "loss",
+            self,
+            label_smoothing=(0.0, 0.999),
+            target_threshold=(0.0, 1.0),
+            focal_gamma=(0.0, 100.0),
+            focal_alpha=(-1.0, 1.0),
+            effective_beta=(0.0, 0.999_999_999),
+            logit_adjustment=(0.0, 100.0),
+        )
+        self._check_class_weights()
         check_choice("--config.loss.name", self.name, LOSSES)
         check_choice("--config.loss.smoothing_over", self.smoothing_over, SMOOTHING_OVER)
         if self.target_threshold and self.name != "bce":
             raise InputError(
                 "--config.loss.target_threshold is for --config.loss.name=bce: set it to 0, got "
                 f"{self.target_threshold}."
+            )
+        if self.logit_adjustment and self.name not in SOFTMAX_LOSSES:
+            raise InputError(
+                "--config.loss.logit_adjustment is for --config.loss.name="
+                f"{' and '.join(SOFTMAX_LOSSES)}: set it to 0, got {self.logit_adjustment}."
+            )
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if isinstance(weights, str):
+            check_choice("--config.loss.class_weights", weights, CLASS_WEIGHTS)
+            return
+        given = isinstance(weights, tuple) and are_numbers(weights, len(weights))
+        if not (given and any(weights) and min(weights) >= 0):
+            raise InputError(
+                f"--config.loss.class_weights is {', '.join(CLASS_WEIGHTS)} or a number for each "
+                f"class, '(1.0, 2.5, ...)', none below 0 and not all 0, got {weights!r}."
             )
 
 

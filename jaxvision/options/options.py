@@ -113,6 +113,11 @@ class Options:
         self._check_sharding_rules()
         self._check_evaluation()
         self._check_stored_size()
+        if self.loss.logit_adjustment and self.data.sampling_power != 1.0:
+            raise InputError(
+                "--config.loss.logit_adjustment is for images that come as often as the data has "
+                "them: set it to 0, or --config.data.sampling to uniform."
+            )
         if self.ema_decay and self.swa.is_on:
             raise InputError(
                 "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."

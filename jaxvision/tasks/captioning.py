@@ -296,7 +296,13 @@ def _check_options(options: Options) -> None:
             "Captions cannot be mixed as labels can: set --config.augment.mixup_alpha=0 "
             "--config.augment.cutmix_alpha=0."
         )
-    if options.loss.name == "bce" or options.distill.teacher_weights:
+    loss = options.loss
+    if loss.class_weights != "none" or loss.logit_adjustment:
+        raise InputError(
+            "Words are no classes to balance: leave --config.loss.class_weights and "
+            "--config.loss.logit_adjustment out."
+        )
+    if loss.name != "softmax_cross_entropy" or options.distill.teacher_weights:
         raise InputError(
             "Captions are learned by --config.loss.name=softmax_cross_entropy and without a "
             "teacher: leave --config.loss.name and --config.distill.teacher_weights out."

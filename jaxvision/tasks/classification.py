@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,17 +13,21 @@ from flax import nnx
 
 from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import class_difference, read_class_names
+from jaxvision.data.sampling import ClassSampling, count_labels, labels_of
 from jaxvision.data.source import CorruptImageError
 from jaxvision.data.sources.open_source import open_source
 from jaxvision.data.sources.share import check_disjoint
-from jaxvision.errors import InputError
+from jaxvision.errors import InputError, shorten
 from jaxvision.files import write_text
 from jaxvision.interop.run_folder import CLASSES_FILE
-from jaxvision.metrics.classification import topk_correct
+from jaxvision.metrics.class_balance import balanced_weights, effective_weights, log_priors
+from jaxvision.metrics.classification import correct_by_class, topk_correct
 from jaxvision.metrics.losses import (
     binary_cross_entropy,
+    sigmoid_focal,
     smoothing_of_all,
     softmax_cross_entropy,
+    softmax_focal,
 )
 from jaxvision.options.loss import LossOptions
 from jaxvision.options.options import Options
@@ -44,19 +49,30 @@ class Classification(Task):
 
     Attributes:
       label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
-      loss_name: Name of the training loss, `softmax_cross_entropy` or `bce`; evaluations report the
-        former.
+      loss_name: Name of the training loss, one of `options.loss.LOSSES`; evaluations report
+        `softmax_cross_entropy`.
       target_threshold: Threshold of bce, see `binary_cross_entropy`.
+      focal_gamma: Exponent of the focal losses.
+      focal_alpha: Weight of the true class in `sigmoid_focal`.
+      class_weights: Weight of each class in the training loss; empty: all are 1. The mean over a
+        batch of indices is that of torch's `cross_entropy(weight=...)`: the sum over the whole
+        batch, on all devices and in all micro-batches, by the sum of the weights of its labels. The
+        losses of mixed labels are divided by the number of examples, as there.
+      logit_shifts: Number added to the logit of each class in the training loss; empty: 0.
       class_names: Names of the classes, by label.
       data: Records of the run.
     """
 
     name = "classification"
-    metrics = ("accuracy", "top5_accuracy", "loss")
+    metrics = ("accuracy", "top5_accuracy", "balanced_accuracy", "loss")
 
     label_smoothing: float = 0.0
     loss_name: str = "softmax_cross_entropy"
     target_threshold: float = 0.0
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    class_weights: tuple[float, ...] = ()
+    logit_shifts: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()
     data: TaskData = TaskData()
 
@@ -96,12 +112,19 @@ class Classification(Task):
         )
         num_classes = options.model.num_classes or len(class_names)
         _check_classes(num_classes, class_names)
+        labels = functools.cache(lambda: labels_of(train_source))  # may read all records
+        sampling, power = None, data.sampling_power
+        if power not in (None, 1.0) and len(train_source):
+            sampling = ClassSampling(labels(), power)
         return cls(
             label_smoothing=smoothing_over_all(options.loss, num_classes),
             loss_name=options.loss.name,
             target_threshold=options.loss.target_threshold,
+            focal_gamma=options.loss.focal_gamma,
+            focal_alpha=options.loss.focal_alpha,
             class_names=class_names,
-            data=TaskData(train_source, eval_source, num_classes),
+            **_balance(options.loss, labels, class_names, num_classes, len(train_source) > 0),
+            data=TaskData(train_source, eval_source, num_classes, sampling=sampling),
         )
 
     def loss(self, model: Any, batch: dict, *, rngs: nnx.Rngs) -> tuple[jax.Array, dict]:
@@ -111,18 +134,56 @@ class Classification(Task):
         labels there is no accuracy, so none is reported.
         """
         logits = model(batch["image"], train=True, rngs=rngs)
-        return jnp.mean(self.label_losses(logits, batch["label"])), accuracy(logits, batch["label"])
+        return self.label_loss(logits, batch), accuracy(logits, batch["label"])
 
-    def label_losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """Returns the loss of each example against its label, [B]."""
+    def prepare(self, batch: dict) -> dict:
+        """Adds the mean weight of the labels of the whole batch, [B], where classes have weights.
+
+        A micro-batch has another mean, by which its loss must not be divided.
+        """
+        if not self.class_weights or batch["label"].ndim == 2:
+            return batch
+        mean = jnp.mean(self._weights_of(batch["label"]))
+        mean = jnp.where(mean > 0, mean, 1.0)  # all weights may be 0, as the losses then are
+        return dict(batch, mean_weight=jnp.broadcast_to(mean, batch["label"].shape))
+
+    def label_loss(self, logits: jax.Array, batch: dict) -> jax.Array:
+        """Returns the mean loss of a prepared batch, or of a micro-batch of it.
+
+        Args:
+          logits: Logits of the examples.
+          batch: Batch with labels.
+        """
+        losses = self._label_losses(logits, batch["label"])
+        return jnp.mean(losses / batch.get("mean_weight", 1.0))
+
+    def _label_losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """Returns the loss of each example against its label, [B], by the weight of its class."""
+        smoothing = self.label_smoothing
+        if self.logit_shifts:
+            shifts = jnp.asarray(self.logit_shifts)
+            logits = logits.astype(jnp.promote_types(logits.dtype, shifts.dtype)) + shifts[None]
+        weights = jnp.asarray(self.class_weights) if self.class_weights else None
+        softmax: Any = {"label_smoothing": smoothing, "class_weights": weights}
+        if self.loss_name == "softmax_cross_entropy":
+            return softmax_cross_entropy(logits, labels, **softmax)
+        if self.loss_name == "focal":
+            return softmax_focal(logits, labels, gamma=self.focal_gamma, **softmax)
         if self.loss_name == "bce":
-            return binary_cross_entropy(
-                logits,
-                labels,
-                label_smoothing=self.label_smoothing,
-                target_threshold=self.target_threshold,
+            losses = binary_cross_entropy(
+                logits, labels, label_smoothing=smoothing, target_threshold=self.target_threshold
             )
-        return softmax_cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        else:
+            gamma, alpha = self.focal_gamma, self.focal_alpha
+            losses = sigmoid_focal(
+                logits, labels, label_smoothing=smoothing, gamma=gamma, alpha=alpha
+            )
+        return losses if weights is None else losses * self._weights_of(labels)
+
+    def _weights_of(self, labels: jax.Array) -> jax.Array:
+        """Returns the weight of each example [B] whose label is an index, or a mixture [B, K]."""
+        weights = jnp.asarray(self.class_weights)
+        return weights[labels] if labels.ndim == 1 else labels @ weights
 
     def metric_names(self) -> tuple[str, ...]:
         """Returns the names of the metrics; of few classes, top 5 says nothing."""
@@ -140,10 +201,14 @@ class Classification(Task):
             values["top5_accuracy"] = topk_correct(logits, batch["label"], k=TOP)
         count = jnp.sum(batch["mask"])
         # where, not multiplication: padding may hold anything, also a non-finite loss.
-        return {
+        sums = {
             name: (jnp.sum(jnp.where(batch["mask"], value, 0.0)), count)
             for name, value in values.items()
         }
+        by_class = correct_by_class(
+            values["accuracy"], batch["label"], batch["mask"], num_classes=logits.shape[-1]
+        )
+        return sums | {"balanced_accuracy": by_class}
 
     def check_kept(self, workdir: pathlib.Path) -> None:
         """Checks that labels mean what they mean to the run."""
@@ -229,6 +294,44 @@ def smoothing_over_all(options: LossOptions, num_outputs: int) -> float:
     if options.smoothing_over == "all" or not options.label_smoothing:
         return options.label_smoothing
     return smoothing_of_all(options.label_smoothing, num_outputs)
+
+
+def _balance(
+    options: LossOptions,
+    labels: Callable[[], np.ndarray],
+    class_names: tuple[str, ...],
+    num_classes: int,
+    training: bool,
+) -> dict[str, tuple[float, ...]]:
+    """Returns the class weights and the shifts of the logits; without a training split none.
+
+    Raises:
+      InputError: if the weights are of another number of classes, or a class has no example.
+    """
+    kind, tau = options.class_weights, options.logit_adjustment
+    if not isinstance(kind, str) and len(kind) != num_classes:
+        raise InputError(
+            f"--config.loss.class_weights has {len(kind)} weights, but there are {num_classes} "
+            f"classes, in the order of {CLASSES_FILE}: {shorten(', '.join(class_names))}."
+        )
+    weights = () if isinstance(kind, str) else tuple(map(float, kind))
+    if not training or not (tau or kind in ("balanced", "effective")):
+        return {"class_weights": weights}
+    counts = count_labels(labels(), num_classes)
+    if not counts.all():
+        label = int(np.argmin(counts))
+        name = repr(class_names[label]) if label < len(class_names) else str(label)
+        raise InputError(
+            f"The class {name} has no training image, so that neither a weight nor a share of it "
+            "is known: give --config.loss.class_weights as numbers, without "
+            "--config.loss.logit_adjustment, or a split with all classes."
+        )
+    if kind == "balanced":
+        weights = tuple(balanced_weights(counts).tolist())
+    elif kind == "effective":
+        weights = tuple(effective_weights(counts, beta=options.effective_beta).tolist())
+    shifts = tuple((tau * log_priors(counts)).tolist()) if tau else ()
+    return {"class_weights": weights, "logit_shifts": shifts}
 
 
 def _check_classes(num_classes: int, class_names: tuple[str, ...]) -> None:

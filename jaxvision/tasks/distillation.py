@@ -199,7 +199,7 @@ class Distillation(Classification):
         else:
             logits = model.classify(features, train=True, rngs=rngs)
             label_logits = taught_logits = logits
-        loss = jnp.mean(self.label_losses(label_logits, labels))
+        loss = self.label_loss(label_logits, batch)
         same = jnp.argmax(taught_logits, axis=-1) == jnp.argmax(teacher_logits, axis=-1)
         metrics = accuracy(logits, labels) | {"teacher_agreement": jnp.mean(same)}
         if self.kind != "none":

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 BATCHES_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
 
@@ -45,15 +46,19 @@ def evaluate_sums(
 def divide_sums(totals: dict | None) -> dict[str, float]:
     """Returns {"<prefix>/<metric>": mean} of {prefix: {metric: (sum, count)}} on the devices.
 
+    Where sum and count are arrays, of one place for each class, it is the mean of their quotients
+    over the classes that were counted.
+
     Raises:
       ValueError: if there is no valid example.
     """
     results = {}
     for prefix, metrics in jax.device_get(totals or {}).items():
         for name, (total, count) in metrics.items():
-            if not count:
+            total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
+            if not count.any():
                 raise ValueError("The evaluation split has no valid example.")
-            results[f"{prefix}/{name}"] = float(total) / int(count)
+            results[f"{prefix}/{name}"] = float(np.mean(total[count > 0] / count[count > 0]))
     if not results:
         raise ValueError("The evaluation split has no valid example.")
     return results

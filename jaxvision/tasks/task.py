@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxvision.data.sampling import ClassSampling
 from jaxvision.data.source import Subset
 from jaxvision.data.target import Target
 from jaxvision.options.options import Options
@@ -36,6 +37,8 @@ class TaskData:
       model_options: Further fields of the model's config that follow from the data.
       target: Target that gives what an example has beside its image; None: a label.
       has_images: Whether an example has an image, not the features of one.
+      sampling: Sampling of the training records, as config.data.sampling asks; None: each comes
+        once in a pass, which is all that the task can do.
     """
 
     train_source: Any = ()
@@ -44,6 +47,7 @@ class TaskData:
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     target: Target | None = None
     has_images: bool = True
+    sampling: ClassSampling | None = None
 
 
 @runtime_checkable

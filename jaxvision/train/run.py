@@ -239,6 +239,7 @@ class Run:
             batch_size=options.batch_size,
             seed=options.seed,
             repeats=options.augment.repeats,
+            sampling=self.task.data.sampling,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,

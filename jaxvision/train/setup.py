@@ -66,6 +66,11 @@ def make_run(
     _check_batch_sizes(options, mesh.size, training=training)
     task = open_task(options, kept, training=training or not num_examples)
     options.check_metrics(task.metric_names())
+    if training and data.sampling_power != 1.0 and task.data.sampling is None:
+        raise InputError(
+            f"--config.data.sampling={data.sampling} is for --config.task=classification, got "
+            f"'{options.task}': set it to uniform."
+        )
     try:
         spec, build = _describe_model(options, task)
         spec = pixels_of({"mean": data.mean, "std": data.std}, spec)

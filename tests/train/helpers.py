@@ -36,7 +36,9 @@ def batch(seed, size=16, image_size=16):
     }
 
 
-def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=False, **options):
+def make(
+    build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=False, task=None, **options
+):
     """Returns (state, step, mesh, graphdef)."""
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     schedule = optax.constant_schedule(1e-2)
@@ -47,7 +49,7 @@ def make(build=build_vit, *, mesh=None, rules=(), tx=None, seed=0, loss_scale=Fa
     state = create_state(build, tx, seed=seed, abstract=abstract)
     step = make_train_step(
         graphdef,
-        Classification(),
+        task or Classification(),
         tx,
         schedule=schedule,
         shardings=jax.tree.map(lambda x: x.sharding, abstract),

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from train import helpers
 
+from jaxvision.tasks.classification import Classification
 from jaxvision.train.input import make_preprocess
 from jaxvision.train.optim.weight_average import Ema
 from jaxvision.train.sharding import make_mesh, put_batch
@@ -80,6 +81,17 @@ def test_accumulation_is_the_large_batch():
     whole, _ = helpers.run(3, tx=helpers.sgd())
     parts, _ = helpers.run(3, tx=helpers.sgd(), accumulate_steps=4)
     assert helpers.max_difference(whole.params, parts.params) < 1e-6
+
+
+def test_weighted_classes_are_the_same_in_micro_batches_and_on_many_devices():
+    task = Classification(class_weights=(0.2, 3.0, 1.0, 0.5, 9.0))
+    whole, metrics = helpers.run(3, tx=helpers.sgd(), task=task)
+    plain, _ = helpers.run(3, tx=helpers.sgd())
+    assert helpers.max_difference(whole.params, plain.params) > 1e-3
+    for options in ({"accumulate_steps": 4}, {"mesh": make_mesh(data=8)}):
+        parts, others = helpers.run(3, tx=helpers.sgd(), task=task, **options)
+        assert helpers.max_difference(whole.params, parts.params) < 1e-6
+        assert others[-1]["loss"] == pytest.approx(metrics[-1]["loss"], rel=1e-5)
 
 
 def test_accumulation_moves_batch_statistics_once_per_micro_batch():
