@@ -237,12 +237,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.sharding_rules = ()  # ((regex of a parameter path, (axis or None, ...)), ...)
 
     config.checkpoint = d()
-    config.checkpoint.every_steps = 1_000  # updates; 0: only after an evaluation
+    # Between two: every_steps, every_epochs, ...; none: only after an evaluation.
+    _add_length(config.checkpoint, "every", steps=1_000)
     config.checkpoint.keep = 2  # latest kept, beside the best one; 2, as one may be damaged
     config.checkpoint.best_metric = "eval/accuracy"  # most is best, of a loss least; eval_ema/...
 
     config.eval = d()
-    config.eval.every_steps = 1_000  # updates; 0: only at the end
+    # Between two: every_steps, every_epochs, ...; none: only at the end.
+    _add_length(config.eval, "every", steps=1_000)
     # --mode=eval: training batches that BatchNorms are measured on before; 0: as they are
     config.eval.batch_norm_batches = 0
     # Of the evaluation split: names (those of the training split) | indices (labels, as in
@@ -254,7 +256,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.real_labels = ""  # real.json of ImageNet-ReaL; "": none
 
     config.log = d()
-    config.log.every_steps = 50  # updates
+    _add_length(config.log, "every", steps=50)  # between two lines: every_steps, ...
     config.log.to = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
 
     config.compilation_cache = "~/.cache/jaxvision"  # folder of compiled programs; "": off
@@ -268,9 +270,11 @@ def either(default: object) -> FieldReference:
     return FieldReference(default, field_type=object)
 
 
-def _add_length(options: ml_collections.ConfigDict, name: str, *, several: bool = False) -> None:
+def _add_length(
+    options: ml_collections.ConfigDict, name: str, *, several: bool = False, steps: int = 0
+) -> None:
     """Adds one length in four units, of which at most one is given; 0 or (): none."""
-    options[f"{name}_steps"] = () if several else 0  # updates
+    options[f"{name}_steps"] = () if several else steps  # updates
     options[f"{name}_epochs"] = () if several else 0.0  # passes over the training split
     options[f"{name}_examples"] = () if several else 0  # training examples seen
     options[f"{name}_percent"] = () if several else 0.0  # of the run

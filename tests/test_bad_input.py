@@ -275,6 +275,8 @@ NUMBERS = [
         ("log.every_steps", "-1", "got -1"),
         ("eval.every_steps", "-1", "got -1"),
         ("checkpoint.every_steps", "-1", "got -1"),
+        ("eval.every_epochs", "-1", "eval.every_epochs must be 0 (off) or above, got -1.0"),
+        ("checkpoint.every_percent", "nan", "checkpoint.every_percent must be 0 (off) or above"),
         ("checkpoint.keep", "0", "1..1000000, got 0"),
         ("augment.horizontal_flip", "1.5", "probability in [0, 1], but is 1.5"),
         ("augment.vertical_flip", "-0.1", "probability in [0, 1], but is -0.1"),
@@ -296,6 +298,8 @@ NUMBERS = [
         ("sharding_rules", "(('[',(None,)),)", "(regex of a parameter path"),
     )
 ] + [
+    Row("cadence-twice", "--config.eval.every_steps=5 --config.eval.every_epochs=1",
+        ["Give eval.every_* in one unit, got every_steps=5 and every_epochs=1.0"]),
     Row("patches", "--config.data.image_size=30", ["30 x 30 pixels", "patches of 8", "24 x 24"]),
     Row("micro-batches", "--config.accumulate_steps=3", ["multiple of 6 (2 devices x 3", "16"]),
     Row("rule-rank", "--config.sharding_rules=(('kernel',('data',)),)", ["'kernel' has 1 dim"]),

@@ -14,8 +14,9 @@ from configs import common, deit_s16
 from jaxvision.data.augment.policies import RandAugment
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.errors import InputError
-from jaxvision.options.length import LENGTH_UNITS, drop_other_units
+from jaxvision.options.length import LENGTH_UNITS, RunLength, drop_other_units
 from jaxvision.options.options import Options, read_options
+from jaxvision.options.run import EvalOptions
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 CARDS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
@@ -249,6 +250,37 @@ def test_a_length_on_the_command_line_replaces_the_cards_in_another_unit():
     assert not both.schedule.warmup_epochs  # 0 in any unit is no warmup
 
 
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [
+        ({"every_steps": 4}, [4, 8, 12]),
+        ({"every_epochs": 1.0}, [2, 5, 8, 10, 12]),  # of 2.5 steps: each ends where `step_of` says
+        ({"every_epochs": 2.0}, [5, 10]),
+        ({"every_epochs": 0.1}, [*range(1, 14)]),  # at most one a step
+        ({"every_examples": 64}, [4, 8, 12]),
+        ({"every_percent": 50.0}, [6, 13]),
+        ({}, []),
+    ],
+)
+def test_a_cadence_in_any_unit(every, steps):
+    length = RunLength(total_steps=13, num_examples=40, batch_size=16)
+    cadence = length.cadence(EvalOptions(**{"every_steps": 0} | every), group="eval")
+    assert [step for step in range(1, 14) if cadence.count(step)] == steps
+    if every == {"every_epochs": 1.0}:
+        assert steps == [length.step_of(epoch) for epoch in range(1, 6)]
+
+
+def test_a_cadence_on_the_command_line_replaces_the_default():
+    config = common.get_config()
+    config.eval.every_epochs = 1.0
+    with pytest.raises(InputError, match="every_steps=1000 and every_epochs=1.0"):
+        RunLength(total_steps=9, num_examples=9, batch_size=1).cadence(
+            read_options(config).eval, group="eval"
+        )
+    drop_other_units(config, ["eval.every_epochs"])
+    assert not config.eval.every_steps and config.checkpoint.every_steps
+
+
 def read_fields(path):
     """Yields each attribute name that a file reads, and each length that it asks for by name."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -265,6 +297,7 @@ def test_every_option_is_read():
     package = pathlib.Path(__file__).parent.parent
     files = [p for p in (package / "jaxvision").rglob("*.py") if p.parent.name != "options"]
     read = {name for path in files for name in read_fields(path)}
+    read |= {f"every_{unit}" for unit in LENGTH_UNITS}  # by RunLength.cadence
     spread = {"num_train", "num_eval", "difficulty"}  # handed on as a whole, see ShapesSource
     options = {name.split(".")[-1] for name, _ in leaves(Options())}
     indirect = {"total_steps", "total_epochs"}  # by Options.length

@@ -31,6 +31,22 @@ def drop_other_units(config: Any, given: Iterable[str]) -> None:
                 group[other] = type(group[other])()
 
 
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """When something happens that a run does again and again.
+
+    Attributes:
+      updates: Number of updates between two times, a whole one or not, as an epoch is; 0: never.
+    """
+
+    updates: int | float
+
+    def count(self, step: int) -> int:
+        """Returns which time it is after so many updates, from 1 on; 0: it is none."""
+        number = round(step / self.updates) if self.updates else 0
+        return number if round(number * self.updates) == step else 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunLength:
     """How long a run is.
@@ -54,6 +70,23 @@ class RunLength:
         """Returns the updates that were done after so many passes over the training split."""
         return round(epoch * self.num_examples / self.batch_size)
 
+    @property
+    def epochs(self) -> Cadence:
+        """The ends of the epochs."""
+        return Cadence(self.num_examples / self.batch_size)
+
+    def cadence(self, options: Any, *, group: str) -> Cadence:
+        """Returns when something happens whose options are `every_steps`, `every_epochs`, ...
+
+        Args:
+          options: Group of options with these attributes.
+          group: Name of the group in the schema, for messages.
+
+        Raises:
+          InputError: if it is given in two units, or as something else than a number above 0.
+        """
+        return Cadence(max(1, each) if (each := self._exact(options, "every", group)) else 0)
+
     def updates(self, options: Any, name: str, *, group: str) -> Any:
         """Returns a length in updates, at least 1 if it is given at all.
 
@@ -70,6 +103,15 @@ class RunLength:
         Raises:
           InputError: if it is given in two units, or as something else than numbers above 0.
         """
+        exact = self._exact(options, name, group)
+        if not exact:
+            return exact
+        if isinstance(exact, tuple):
+            return tuple(max(1, round(x)) for x in exact)
+        return max(1, round(exact))
+
+    def _exact(self, options: Any, name: str, group: str) -> Any:
+        """Returns a length in updates, which may be no whole number; see `updates`."""
         values = {unit: getattr(options, f"{name}_{unit}") for unit in LENGTH_UNITS}
         given = {unit: value for unit, value in values.items() if value}
         if len(given) > 1:
@@ -89,5 +131,5 @@ class RunLength:
             "examples": 1 / self.batch_size,
             "percent": self.total_steps / 100,
         }
-        updates = tuple(max(1, round(x * steps_of[unit])) for x in numbers)
+        updates = tuple(x * steps_of[unit] for x in numbers)
         return updates if isinstance(value, tuple) else updates[0]

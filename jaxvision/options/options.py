@@ -181,14 +181,15 @@ class Options:
                 f"whose short side has --config.data.eval_resize={data.eval_resize}: give more, "
                 f"e.g. {round(side * 256 / 224)}."
             )
-        if not evaluation.every_steps:
+        if not evaluation.during_run:
             for option, needs in (
                 ("--config.schedule.name=plateau", self.schedule.is_plateau),
                 ("--config.early_stopping.patience", self.early_stopping.patience),
             ):
                 if needs:
                     raise InputError(
-                        f"{option} needs evaluations during the run; set --config.eval.every_steps."
+                        f"{option} needs evaluations during the run: set "
+                        "--config.eval.every_epochs."
                     )
 
     def _check_stored_size(self) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import check_ranges
+from jaxvision.options.length import LENGTH_UNITS
 from jaxvision.options.schedule import MODES
 
 VIEWS = ("none", "flip", "five_crop", "ten_crop")
@@ -30,6 +31,9 @@ class CheckpointOptions:
     """The options of config.checkpoint; configs/common.py has their units and meanings."""
 
     every_steps: int = 1_000
+    every_epochs: float = 0.0
+    every_examples: int = 0
+    every_percent: float = 0.0
     keep: int = 2
     best_metric: str = "eval/accuracy"
 
@@ -42,6 +46,9 @@ class EvalOptions:
     """The options of config.eval; configs/common.py has their units and meanings."""
 
     every_steps: int = 1_000
+    every_epochs: float = 0.0
+    every_examples: int = 0
+    every_percent: float = 0.0
     batch_norm_batches: int = 0
     class_folders: str = "names"
     tta: str = "none"
@@ -57,6 +64,11 @@ class EvalOptions:
                 "--config.eval.ensemble must be paths, \"('runs/a','weights.safetensors')\", got "
                 f"{self.ensemble!r}."
             )
+
+    @property
+    def during_run(self) -> bool:
+        """Whether a run is evaluated before its end."""
+        return any(getattr(self, f"every_{unit}") for unit in LENGTH_UNITS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +91,9 @@ class LogOptions:
     """The options of config.log; configs/common.py has their units and meanings."""
 
     every_steps: int = 50
+    every_epochs: float = 0.0
+    every_examples: int = 0
+    every_percent: float = 0.0
     to: tuple = ("tensorboard",)
 
     def __post_init__(self):

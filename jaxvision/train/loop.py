@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvision.errors import InputError, RunError
 from jaxvision.files import newest_checkpoint
-from jaxvision.options.run import CheckpointOptions, EvalOptions, LogOptions
+from jaxvision.options.length import Cadence
 from jaxvision.tasks.task import Metrics
 from jaxvision.terminal import waiting
 from jaxvision.train.agreement import agree_on_lock
@@ -31,8 +31,6 @@ from jaxvision.train.workdir import compare_run, has_checkpoint, open_workdir
 from jaxvision.train.writer import MetricWriter
 
 logger = logging.getLogger(__name__)
-
-Cadence = LogOptions | EvalOptions | CheckpointOptions
 
 
 def train(run: Run, workdir: str | pathlib.Path) -> TrainState:
@@ -92,7 +90,9 @@ def _train(run: Run, workdir: pathlib.Path) -> TrainState:
                 options=options,
                 total_steps=run.total_steps,
                 resume_step=start,
-                steps_per_epoch=run.length.num_examples / run.length.batch_size,
+                batch_size=options.batch_size,
+                steps_per_epoch=run.length.epochs.updates,
+                best_metric=options.checkpoint.best_metric,
                 enabled=jax.process_index() == 0,
             )
         with writer:
@@ -127,7 +127,7 @@ def _run_steps(
     recalibrate = _recalibrate_average(run)
     batches = _device_batches(run, data)
     guard = NonFiniteGuard(options.max_skipped_steps, writer.show)
-    log = TrainLog(writer, options.batch_size)
+    log = TrainLog(writer, options.batch_size, run.length.epochs)
     sizes = dict(run.image_sizes)
     for done in range(start + 1, run.total_steps + 1):  # `done` = updates when this step ends
         last = done == run.total_steps
@@ -145,11 +145,11 @@ def _run_steps(
         log.add(done, metrics)
         # The first two steps tell at once that it works; after a resume they would be two noisy
         # points of a curve whose other points are means.
-        if done <= 2 or last or _due(done, options.log, options.eval, options.checkpoint):
+        if done <= 2 or last or _due(done, run.log_lines, run.evaluations, run.checkpoints):
             log.schedule()
 
         results = None
-        if _due(done, options.eval) or last:
+        if _due(done, run.evaluations) or last:
             log.flush()
             writer.show(done, metrics)  # fetched by now
             state = recalibrate(state, done)  # as it is evaluated, so it is saved
@@ -159,11 +159,13 @@ def _run_steps(
                 opt_state = set_rate_factor(state.opt_state, progress.rate_factor)
                 state = dataclasses.replace(state, opt_state=opt_state)
             last |= progress.ended
+            log.end_epochs(results=results, last=last)
             log.restart()
         signum = stop.requested(done)
-        if results or signum or _due(done, options.checkpoint):
+        if results or signum or _due(done, run.checkpoints):
             log.schedule()
             log.flush()  # what is before the checkpoint is never computed again
+            log.end_epochs()
             checkpointer.save(done, state, position | progress.saved(), results)
         if last:
             break
@@ -251,7 +253,7 @@ def resume_or_create(
 
 
 def _due(step: int, *cadences: Cadence) -> bool:
-    return any(c.every_steps and step % c.every_steps == 0 for c in cadences)
+    return any(cadence.count(step) for cadence in cadences)
 
 
 def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:

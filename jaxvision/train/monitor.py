@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from jaxvision.errors import RunError
+from jaxvision.options.length import Cadence
 from jaxvision.terminal import waiting
-from jaxvision.train.writer import MetricWriter
+from jaxvision.train.writer import EPOCH_METRICS, MetricWriter
 
 STEPS_IN_FLIGHT = 2  # the host runs at most this far ahead of the devices
 
@@ -77,8 +78,10 @@ class TrainLog:
     A scheduled window is fetched one step later, when the devices have the next step to work on.
     """
 
-    def __init__(self, writer: MetricWriter, batch_size: int):
-        self.writer, self.batch_size = writer, batch_size
+    def __init__(self, writer: MetricWriter, batch_size: int, epochs: Cadence):
+        self.writer, self.batch_size, self.epochs = writer, batch_size, epochs
+        self.epoch: list[dict[str, Any]] = []  # what a line of the epoch tells of each step
+        self.ended: list[tuple[int, dict[str, float]]] = []  # step and means of past epochs
         self.window: list[dict] = []
         self.scheduled: tuple[int, list[dict]] | None = None
         self.step = 0
@@ -92,6 +95,7 @@ class TrainLog:
     def add(self, step: int, metrics: dict) -> None:
         """Adds the metrics of one step to the window."""
         self.flush()
+        self.end_epochs()
         self.step = step
         self.window.append(metrics)
 
@@ -113,13 +117,35 @@ class TrainLog:
             return
         step, window = self.scheduled
         self.scheduled = None
-        values = _means(jax.device_get(window))
+        window = jax.device_get(window)
+        values = _means(window)
         seconds = time.monotonic() - self.since
         if not self.compiling:
             values["images_per_second"] = len(window) * self.batch_size / seconds
         self.compiling = False
         self.restart()
         self.writer.write(step, {f"train/{name}": value for name, value in values.items()})
+        for number, metrics in enumerate(window, step + 1 - len(window)):
+            self.epoch.append({name: metrics[name] for name in EPOCH_METRICS if name in metrics})
+            if self.epochs.count(number):
+                self._end_epoch(number)
+
+    def end_epochs(self, *, results: dict[str, float] | None = None, last: bool = False) -> None:
+        """Writes a line for each epoch that has ended and is not written yet.
+
+        Args:
+          results: Metrics of an evaluation after the newest step, for the epoch that ends there.
+          last: Whether the run ends here, within an epoch or not.
+        """
+        if last and self.epoch:
+            self._end_epoch(self.step)
+        for step, means in self.ended:
+            self.writer.write_epoch(step, means, (results or {}) if step == self.step else {})
+        self.ended = []
+
+    def _end_epoch(self, step: int) -> None:
+        self.ended.append((step, _means(self.epoch)))
+        self.epoch = []
 
 
 def _means(window: list[dict]) -> dict[str, float]:

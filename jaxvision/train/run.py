@@ -16,7 +16,7 @@ from jaxvision.data.decode import Decode, decode_image
 from jaxvision.data.pipeline import CorruptCounter, EvalDataset, eval_dataset, train_dataset
 from jaxvision.data.types import Transform
 from jaxvision.models.spec import ModelSpec
-from jaxvision.options.length import RunLength
+from jaxvision.options.length import Cadence, RunLength
 from jaxvision.options.options import Options
 from jaxvision.tasks.task import Metrics, Task, Weights
 from jaxvision.terminal import counted, waiting
@@ -44,6 +44,9 @@ class Run:
     Attributes:
       options: Options that the run was made from.
       length: Length of the run.
+      evaluations: When the run is evaluated, apart from its end.
+      checkpoints: When it is saved, apart from after evaluations.
+      log_lines: When a line of metrics is written, apart from before these.
       task: Task of the run: the meaning of its batches, with the records.
       spec: Table row of the model, see `ModelSpec`.
       build: Function that builds the model from `nnx.Rngs`.
@@ -60,6 +63,9 @@ class Run:
 
     options: Options
     length: RunLength
+    evaluations: Cadence
+    checkpoints: Cadence
+    log_lines: Cadence
     task: Task
     spec: ModelSpec
     build: Callable[[nnx.Rngs], nnx.Module]

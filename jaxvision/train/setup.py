@@ -102,6 +102,9 @@ def make_run(
     return Run(
         options=options,
         length=length,
+        evaluations=length.cadence(options.eval, group="eval"),
+        checkpoints=length.cadence(options.checkpoint, group="checkpoint"),
+        log_lines=length.cadence(options.log, group="log"),
         task=task,
         spec=spec,
         build=build,

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxvision.files import METRICS_FILE, read_metrics, write_text
+from jaxvision.options.length import Cadence
 from jaxvision.options.options import Options
 from jaxvision.terminal import TimeLeft, bar, clock, showing
 from jaxvision.train.trackers import Trackers
@@ -20,12 +21,8 @@ from jaxvision.train.trackers import Trackers
 logger = logging.getLogger(__name__)
 
 _FETCH_SECONDS = 0.2  # between two looks at the metrics of a step, for the bar
-_SHOWN = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "token_accuracy": "token accuracy",
-    "learning_rate": "rate",
-}
+EPOCH_METRICS = ("loss", "accuracy", "token_accuracy")  # of every line, where a step has them
+_SHOWN = {name: name.replace("_", " ") for name in EPOCH_METRICS} | {"learning_rate": "rate"}
 
 
 class MetricWriter:
@@ -42,7 +39,9 @@ class MetricWriter:
         *,
         total_steps: int,
         resume_step: int = 0,
+        batch_size: int = 0,
         steps_per_epoch: float = 0.0,
+        best_metric: str = "",
         options: Options | None = None,
         enabled: bool = True,
     ):
@@ -55,7 +54,9 @@ class MetricWriter:
           workdir: Folder of the run; created if it is missing.
           total_steps: Number of updates of the whole run.
           resume_step: Number of updates already done; 0 for a new run.
-          steps_per_epoch: Number of updates in an epoch, for the bar; 0: unknown.
+          batch_size: Number of images in an update, for the lines of the epochs.
+          steps_per_epoch: Number of updates in an epoch, for the bar and these lines; 0: unknown.
+          best_metric: Name of the evaluations' metric that these lines tell, too.
           options: Options of the run, which name the trackers; None: no tracker.
           enabled: Whether anything is written: False makes every call do nothing; only process 0 of
             a run writes.
@@ -68,6 +69,7 @@ class MetricWriter:
         if not enabled:
             return
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._batch_size, self._best_metric = batch_size, best_metric
         self._left = TimeLeft(total_steps)
         self._evaluated = False
         # Of the bar: the last finished step, what it showed and when, and the images a second.
@@ -106,6 +108,25 @@ class MetricWriter:
             if not self._evaluated:  # it compiled
                 self.leave_out_time()
             self._evaluated = True
+
+    def write_epoch(self, step: int, metrics: dict[str, float], results: dict[str, float]) -> None:
+        """Logs what an epoch, or the end of one, gave.
+
+        Args:
+          step: Number of updates done.
+          metrics: Means over the epoch's steps, without prefix.
+          results: Metrics of an evaluation after it; empty: there was none.
+        """
+        if not self._enabled:
+            return
+        texts = _facts(metrics)
+        if self._best_metric in results:
+            name = self._best_metric.replace("/", " ")
+            texts.append(f"{name} {float(results[self._best_metric]):.4g}")
+        if self._speed:
+            texts.append(f"{self._speed:,.0f} images/s")
+        texts += [self._left.text(step), f"{step * self._batch_size:,} images seen"]
+        logger.info("%s: %s", self._epoch(step), ", ".join(filter(None, texts)))
 
     def show(self, step: int, metrics: dict[str, Any]) -> None:
         """Shows a step that the devices have finished, where somebody is watching.
@@ -168,29 +189,36 @@ class MetricWriter:
 
     def _log_progress(self, step: int, values: dict[str, float]) -> None:
         self._left.mark(step)
+        self._speed = values.get("train/images_per_second", 0.0)
         if sys.stderr.isatty():  # the bar says it
-            self._speed = values.get("train/images_per_second", 0.0)
             return
-        texts = []
-        if "train/loss" in values:
-            texts.append(f"loss {values['train/loss']:.4g}")
-        if "train/images_per_second" in values:
-            texts.append(f"images/s {values['train/images_per_second']:,.1f}")
+        texts = _facts({name.removeprefix("train/"): value for name, value in values.items()})
+        if self._speed:
+            texts.append(f"images/s {self._speed:,.1f}")
         texts.append(self._left.text(step))
         line = ", ".join(filter(None, texts))
         logger.info("step %d/%d: %s", step, self._total_steps, line)
+
+    def _epoch(self, step: int, form: str = ".4g") -> str:
+        """Returns how many epochs are done, and of how many, as in `epoch 2/10`."""
+        done = Cadence(self._steps_per_epoch).count(step) or step / self._steps_per_epoch
+        return f"epoch {done:{form}}/{self._total_steps / self._steps_per_epoch:.3g}"
 
     def _bar(self) -> str:
         """Returns the line of the terminal."""
         texts = [bar(self._step, self._total_steps), self._left.text(self._step)]
         if self._steps_per_epoch:
-            epochs = self._total_steps / self._steps_per_epoch
-            texts.append(f"epoch {self._step / self._steps_per_epoch:.2f}/{epochs:.3g}")
+            texts.append(self._epoch(self._step, ".2f"))
         texts.append(self._facts)
         if self._speed:
             texts.append(f"{self._speed:,.0f} images/s")
         texts.append(clock(time.monotonic() - self._start))
         return "  ".join(filter(None, texts))
+
+
+def _facts(metrics: dict[str, float]) -> list[str]:
+    """Returns loss and accuracy in words."""
+    return [f"{_SHOWN[name]} {metrics[name]:.4g}" for name in EPOCH_METRICS if name in metrics]
 
 
 def _drop_lines_after(workdir: Path, step: int) -> None:

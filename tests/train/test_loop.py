@@ -49,6 +49,30 @@ def test_smoke_trains_and_leaves_its_files(tmp_path):
     assert json.loads((tmp_path / "versions.json").read_text())["jax"] == jax.__version__
 
 
+def test_cadences_in_epochs_and_a_line_for_each(tmp_path, caplog):
+    """Of 40 images in batches of 16: an epoch is 2.5 steps."""
+    options = {"data.shapes.num_train": 40, "total_steps": 6, "log.every_steps": 1}
+    options |= {"eval.every_steps": 0, "eval.every_epochs": 1.0, "augment.mixup_alpha": 0.0}
+    options |= {"checkpoint.every_steps": 0, "ema_decay": 0.0}
+    with caplog.at_level(logging.INFO, logger="jaxvision"):
+        train(config(**options), tmp_path)
+    records = metrics(tmp_path)
+    evaluations = {m["step"]: m["eval/accuracy"] for m in records if "eval/accuracy" in m}
+    assert list(evaluations) == [2, 5, 6]
+    trained = {m["step"]: m for m in records if "train/loss" in m}
+    lines = [record.message for record in caplog.records if record.message.startswith("epoch ")]
+    for line, steps, epoch in zip(lines, ([1, 2], [3, 4, 5], [6]), ("1", "2", "2.4"), strict=True):
+        loss, accuracy = (
+            np.mean([trained[step][f"train/{name}"] for step in steps])
+            for name in ("loss", "accuracy")
+        )
+        told = (
+            f"loss {loss:.4g}, accuracy {accuracy:.4g}, eval accuracy {evaluations[steps[-1]]:.4g}"
+        )
+        assert line.startswith(f"epoch {epoch}/2.4: {told}, ")
+        assert line.endswith(f", {16 * steps[-1]} images seen")
+
+
 def test_images_need_not_be_square(tmp_path):
     options = {"total_steps": 2, "data.image_size": (24, 40)}
     assert int(train(config(**options), tmp_path).step) == 2

@@ -215,6 +215,40 @@ def test_log_lines_tell_the_progress(tmp_path, caplog, monkeypatch):
     ]
 
 
+def test_a_line_tells_loss_and_accuracy(tmp_path, caplog):
+    with (
+        caplog.at_level(logging.INFO, logger="jaxvision"),
+        MetricWriter(tmp_path, total_steps=20) as writer,
+    ):
+        writer.write(1, TRAIN | {"train/accuracy": 0.5, "train/learning_rate": 0.1})
+        writer.write(2, {"train/loss": 2.0, "train/token_accuracy": 0.25})
+    assert [record.message for record in caplog.records] == [
+        "step 1/20: loss 2.5, accuracy 0.5, images/s 1,234.5",
+        "step 2/20: loss 2, token accuracy 0.25, 0:00:00 left",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_line_of_an_epoch(tmp_path, caplog, monkeypatch, terminal):
+    if terminal:
+        watched(monkeypatch)
+    options = {"batch_size": 8, "steps_per_epoch": 10.5, "best_metric": "eval/accuracy"}
+    with (
+        caplog.at_level(logging.INFO, logger="jaxvision"),
+        MetricWriter(tmp_path, total_steps=24, **options) as writer,
+    ):
+        writer.write_epoch(10, {"loss": 3.0, "accuracy": 0.125}, {})  # the first one compiled
+        writer.write(21, TRAIN)
+        writer.write_epoch(21, {"loss": 2.0}, {"eval/accuracy": 0.625, "eval/loss": 1.0})
+        writer.write_epoch(24, {"loss": 1.0}, {"eval/loss": 1.0})
+    lines = [record.message for record in caplog.records if record.message.startswith("epoch")]
+    assert lines == [
+        "epoch 1/2.29: loss 3, accuracy 0.125, 80 images seen",
+        "epoch 2/2.29: loss 2, eval accuracy 0.625, 1,234 images/s, 168 images seen",
+        "epoch 2.286/2.29: loss 1, 1,234 images/s, 192 images seen",
+    ]
+
+
 STEP = {"loss": jnp.float32(2.5), "accuracy": jnp.float32(0.5), "learning_rate": jnp.float32(0.01)}
 
 
