@@ -188,7 +188,7 @@ class Options:
             ):
                 if needs:
                     raise InputError(
-                        f"{option} needs evaluations during the run: set "
+                        f"{option} needs evaluations during the run; set "
                         "--config.eval.every_epochs."
                     )
 
