@@ -82,9 +82,10 @@ def fetch(address: str) -> pathlib.Path:
         return found
     wanted = " or ".join(files)
     if offline:
+        constants: Any = importlib.import_module("huggingface_hub.constants")
         raise InputError(
             f"{address}: the hub cannot be reached and {wanted} of {repo} is not in the cache "
-            f"{hub.constants.HF_HUB_CACHE}; fetch it once with a connection, or give a local file."
+            f"{constants.HF_HUB_CACHE}; fetch it once with a connection, or give a local file."
         )
     raise NoSuchFile(f"{repo} has no {wanted} on the hub; name a file: hub:{repo}/<file>.")
 

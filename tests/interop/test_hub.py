@@ -26,6 +26,8 @@ def fake(monkeypatch):
     """Stands in for huggingface_hub: `files` is what it has, or the error that it raises."""
     library = types.ModuleType("huggingface_hub")
     errors = types.ModuleType("huggingface_hub.errors")
+    constants = types.ModuleType("huggingface_hub.constants")  # `huggingface_hub` alone has it not
+    constants.HF_HUB_CACHE = "/cache"
     state = types.SimpleNamespace(files={}, error=EntryNotFoundError("404"), asked=[])
 
     def download(repo, file, *, revision=None):
@@ -34,16 +36,12 @@ def fake(monkeypatch):
             return str(state.files[file])
         raise state.error
 
-    parts = {
-        "hf_hub_download": download,
-        "constants": types.SimpleNamespace(HF_HUB_CACHE="/cache"),
-    }
-    for name, part in parts.items():
-        setattr(library, name, part)
+    library.hf_hub_download = download
     for kind in (EntryNotFoundError, LocalEntryNotFoundError):
         setattr(errors, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", constants)
     return state
 
 
@@ -120,9 +118,9 @@ def test_local_files_do_not_ask_the_hub(fake, tmp_path):
 
 
 def test_the_real_package_offline(monkeypatch, tmp_path):
-    library = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(library.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(library.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="the hub cannot be reached and model.safetensors or"):
         hub.fetch("hub:timm/vit_tiny_patch16_224")
     with pytest.raises(InputError, match=r"hub:-a-/b cannot be fetched: .*'-a-/b'"):

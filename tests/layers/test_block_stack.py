@@ -79,7 +79,8 @@ def kept_for_the_backward_pass(remat):
 
     jaxpr = jax.make_jaxpr(jax.grad(loss, allow_int=True))(build(True), jnp.ones((4, 5, 8)))
     forward = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
-    stacked = forward.outvars[forward.params["num_carry"] :]
+    each = forward.params["jaxpr"].jaxpr.outvars  # of a block; a carry goes out as it is
+    stacked = [v for v, x in zip(forward.outvars, each, strict=True) if v.aval != x.aval]
     return sorted(v.aval.shape[1:] for v in stacked if v.aval.shape[1:2] == (4,))
 
 
