@@ -37,7 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.path = ""  # the folder, zip or file that holds the data
     # Sub-folder, zip, shards, csv or tfds split; a share of it: train[:80%], train[80%:].
     config.data.train_split = "train"
-    config.data.eval_split = "test"  # the same, of the images to evaluate on
+    # The same, of the images to evaluate on; 10%: of the training split, the rest of it trains.
+    config.data.eval_split = "test"
     config.data.image_column = ""  # of hf:; "": the only one of type Image
     config.data.label_column = ""  # of hf:; "": the only one of type ClassLabel
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there

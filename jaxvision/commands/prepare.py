@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.command_line import say, show_progress
     from jaxvision.data.prepare import Preparation, prepare_split
     from jaxvision.data.sources.guess import guess_source
-    from jaxvision.data.sources.open_source import open_source
+    from jaxvision.data.sources.open_source import open_both, open_source
     from jaxvision.data.sources.share import check_disjoint
     from jaxvision.data.threads import num_cores
     from jaxvision.errors import InputError
@@ -53,15 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     out = output_path(arguments.out)
     show_progress(f"reading {arguments.source}")
     columns = {"image_column": arguments.image_column, "label_column": arguments.label_column}
-    sources = {"train": open_source(name, arguments.train_split, path=path, **columns)}
-    if arguments.eval_split != "none":
-        check_disjoint(arguments.train_split, arguments.eval_split)
-        names = sources["train"].class_names
-        sources["test"] = open_source(
-            name, arguments.eval_split, path=path, class_names=names, **columns
-        )
+    splits = arguments.train_split, arguments.eval_split
+    if arguments.eval_split == "none":
+        opened = [open_source(name, arguments.train_split, path=path, **columns)]
+    else:
+        check_disjoint(*splits)
+        opened = open_both(name, *splits, path=path, **columns)
     workers = arguments.workers or num_cores()
-    for split, source in sources.items():
+    for split, source in zip(("train", "test"), filter(None, opened), strict=False):
         done = prepare_split(source, out, split, options, workers=workers)
         size = sum(path.stat().st_size for path in done.paths) / 1e6
         bad = f", {len(done.corrupt)} corrupt ones left out" if done.corrupt else ""

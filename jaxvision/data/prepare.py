@@ -186,17 +186,16 @@ def _write_classes(out: pathlib.Path, source: Source, options: Preparation) -> N
 
 
 def _prepared(source: Source, options: Preparation, index: int) -> tuple[Any, int, str]:
-    """Returns image, label and name of a record; an error in place of a corrupt image."""
-    name = source.describe(index)
+    """Returns image, label and key of a record; of a corrupt image the error and the name."""
     try:
         example = source[index]
         image = smaller(example["image"], options)
     except CorruptImageError as error:
-        return error, -1, name
+        return error, -1, source.describe(index)
     label = int(example["label"])
     if not 0 <= label < len(source.class_names):
-        raise wrong_label(name, label, len(source.class_names))
-    return image, label, name
+        raise wrong_label(source.describe(index), label, len(source.class_names))
+    return image, label, source.key(index)
 
 
 def smaller(image: bytes | np.ndarray, options: Preparation) -> bytes | np.ndarray:

@@ -81,6 +81,10 @@ class Source(Records):
         """Returns the label of a record; sources that know it do not read the image."""
         return int(self[index]["label"])
 
+    def key(self, index: int) -> str:
+        """Returns the name by which chance sorts a record: where it can, not its number."""
+        return os.path.basename(self.describe(index))
+
 
 class Subset(Source):
     """Some records of another source.
@@ -99,6 +103,14 @@ class Subset(Source):
 
     def __getitem__(self, index: int) -> Example:
         return self._source[self._indices[index]]
+
+    def label(self, index: int) -> int:
+        """Returns the label of a record."""
+        return self._source.label(self._indices[index])
+
+    def key(self, index: int) -> str:
+        """Returns the key of the record in the whole."""
+        return self._source.key(self._indices[index])
 
     def describe(self, index: int) -> str:
         """Returns the name of the record in the whole."""
@@ -134,6 +146,10 @@ class Relabelled(Source):
     def label(self, index: int) -> int:
         """Returns the label of a record in the list of classes."""
         return self._labels[self._source.label(index)]
+
+    def key(self, index: int) -> str:
+        """Returns the source's own key of the record."""
+        return self._source.key(index)
 
     def describe(self, index: int) -> str:
         """Returns the source's own name of the record."""

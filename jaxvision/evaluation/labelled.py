@@ -1,8 +1,7 @@
 """Labelled images for a trained model outside of a run, and what the model gives for them."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset
 from jaxvision.data.source import Source
-from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.open_source import open_both
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
@@ -54,9 +53,9 @@ def open_splits(options: DataOptions, weights: str, *, image_size: Any) -> tuple
     Raises:
       InputError: if nobody says which data, or they are missing.
     """
-    open_split, known = _opener(options, weights, image_size)
-    train = open_split(split=known["train_split"])
-    return train, open_split(split=known["eval_split"], class_names=train.class_names)
+    train, evaluation = open_both(**_known(options, weights, image_size))
+    assert train is not None  # as it is wanted
+    return train, evaluation
 
 
 def open_eval_split(
@@ -75,14 +74,12 @@ def open_eval_split(
     """
     if not class_names:
         return open_splits(options, weights, image_size=image_size)[1]
-    open_split, known = _opener(options, weights, image_size)
-    return open_split(split=known["eval_split"], class_names=class_names)
+    known = _known(options, weights, image_size)
+    return open_both(**known, class_names=class_names, training=False)[1]
 
 
-def _opener(
-    options: DataOptions, weights: str, image_size: Any
-) -> tuple[Callable[..., Source], dict[str, Any]]:
-    """Returns the function that opens a split of the data, and where they are."""
+def _known(options: DataOptions, weights: str, image_size: Any) -> dict[str, Any]:
+    """Returns where the data is, as `open_both` takes it."""
     known: dict[str, Any] = {"path": "", "train_split": "train", "eval_split": "test"}
     if options.name is not None:
         known["name"] = options.name
@@ -91,10 +88,9 @@ def _opener(
     else:
         raise InputError(f"{weights} does not say on which data: give --data=NAME --path=FOLDER.")
     known = known | {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
-    shared = {"path": known["path"], "image_size": image_size, "shapes": known.get("shapes")}
-    if known["name"].startswith("hf:"):
-        shared |= {key: known.get(key, "") for key in ("image_column", "label_column")}
-    return functools.partial(open_source, known["name"], **shared), known
+    names = ["name", "path", "train_split", "eval_split", "shapes"]
+    names += ["image_column", "label_column"] * known["name"].startswith("hf:")
+    return {name: known[name] for name in names if name in known} | {"image_size": image_size}
 
 
 class Runner:

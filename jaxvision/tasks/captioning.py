@@ -18,6 +18,7 @@ from jaxvision.data.captions.open_captions import open_caption_source
 from jaxvision.data.captions.subword import SubwordVocabulary
 from jaxvision.data.captions.vocabulary import Vocabulary, check_vocabulary
 from jaxvision.data.captions.vocabulary_file import load_vocabulary
+from jaxvision.data.sources.share import held_out
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import read_json, write_json
@@ -73,6 +74,11 @@ class Captioning(Task):
     def _open(cls, options: Options, vocabulary: Vocabulary | None) -> "Captioning":
         _check_options(options)
         data, caption = options.data, options.caption
+        if held_out(data.eval_split) is not None:
+            raise InputError(
+                f"--config.data.eval_split={data.eval_split} is a share of labelled images;"
+                " captions are evaluated on a split of their own."
+            )
         open_split = functools.partial(
             open_caption_source,
             data.name,

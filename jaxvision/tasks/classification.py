@@ -15,7 +15,7 @@ from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import class_difference, read_class_names
 from jaxvision.data.sampling import ClassSampling, count_labels, labels_of
 from jaxvision.data.source import CorruptImageError
-from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.open_source import open_both
 from jaxvision.data.sources.share import check_disjoint
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import write_text
@@ -94,22 +94,21 @@ class Classification(Task):
         data = options.data
         if training and not data.name.startswith("tfds:"):
             check_disjoint(data.train_split, data.eval_split)
-        open_split = functools.partial(
-            open_source,
+        opened, eval_source = open_both(
             data.name,
+            data.train_split,
+            data.eval_split,
+            class_names=class_names,
+            class_folders=options.eval.class_folders,
+            training=training,
             path=data.path,
             shapes=dataclasses.asdict(data.shapes),
             image_size=data.image_size,
             image_column=data.image_column,
             label_column=data.label_column,
         )
-        train_source: Any = ()
-        if training or class_names is None:
-            train_source = open_split(data.train_split, class_names=class_names)
-            class_names = tuple(train_source.class_names)
-        eval_source = open_split(
-            data.eval_split, class_names=class_names, class_folders=options.eval.class_folders
-        )
+        train_source: Any = () if opened is None else opened
+        class_names = tuple(eval_source.class_names)
         num_classes = options.model.num_classes or len(class_names)
         _check_classes(num_classes, class_names)
         labels = functools.cache(lambda: labels_of(train_source))  # may read all records

@@ -52,10 +52,10 @@ def test_training_reads_what_was_prepared(pets, tmp_path, capsys):
         old = open_source("folder", split, path=str(pets))
         new = open_source("array_record", split, path=str(out))
         assert new.class_names == old.class_names == ("cat", "dog")
-        by_name = {new.describe(i).partition("_record/")[2]: new[i] for i in range(len(new))}
+        by_name = {new.key(i): new[i] for i in range(len(new))}
         for i in range(len(old)):
-            if old.describe(i) in by_name:
-                check(old[i], by_name.pop(old.describe(i)))
+            if old.key(i) in by_name:
+                check(old[i], by_name.pop(old.key(i)))
         assert not by_name
 
 

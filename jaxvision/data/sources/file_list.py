@@ -83,6 +83,10 @@ class ListSource(Source):
         """Returns the image's path and the line that names it."""
         return f"{self._paths[index]} ({os.path.basename(self.path)}, line {self._lines[index]})"
 
+    def key(self, index: int) -> str:
+        """Returns the name of the image's file."""
+        return os.path.basename(self._paths[index])
+
     def _line(self, index: int) -> str:
         return f"{self.path}, line {self._lines[index]}"
 

@@ -118,11 +118,17 @@ class HfSource(Source):
 
     def describe(self, index: int) -> str:
         """Returns the record's number in the split, and its file name where there is one."""
+        return f"{self._name} record {index} {self._file(index)}".rstrip()
+
+    def key(self, index: int) -> str:
+        """Returns the record's file name; its number where there is none."""
+        return os.path.basename(self._file(index)) or str(index)
+
+    def _file(self, index: int) -> str:
         try:
-            name = self._data[index][self._image]["path"] or ""
+            return self._data[index][self._image]["path"] or ""
         except Exception:  # noqa: BLE001 - as above
-            name = ""
-        return f"{self._name} record {index} {name}".rstrip()
+            return ""
 
     def parts(self) -> dict[str, str]:
         """Returns the size of each file."""

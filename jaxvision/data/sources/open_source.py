@@ -11,7 +11,7 @@ from jaxvision.data.sources.file_list import ListSource
 from jaxvision.data.sources.folder import FolderSource
 from jaxvision.data.sources.hf import HfSource
 from jaxvision.data.sources.shapes import ShapesSource
-from jaxvision.data.sources.share import parse_share, share_of
+from jaxvision.data.sources.share import held_out, hold_out, parse_share, share_of
 from jaxvision.data.sources.tar import TarSource
 from jaxvision.data.sources.tfds import TfdsSource
 
@@ -95,3 +95,40 @@ def open_source(
         check_class_names(source.class_names, class_names, where=where)
         return Relabelled(source, class_names)
     return source
+
+
+def open_both(
+    name: str,
+    train_split: str,
+    eval_split: str,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    class_folders: str = "names",
+    training: bool = True,
+    **options: Any,
+) -> tuple[Source | None, Source]:
+    """Opens the split to train and the one to evaluate on, whose labels mean the same.
+
+    Args:
+      name: Name of the data set, see `open_source`.
+      train_split: Split to train on.
+      eval_split: Split to evaluate on; `10%`: that share of the training split, of every class, and
+        the rest is trained on.
+      class_names: Class names by label, of a run; None: those of the training split.
+      class_folders: Kind of class folders of the split to evaluate on.
+      training: Whether the training split is wanted; it is opened where something depends on it.
+      **options: Further options of `open_source`.
+
+    Raises:
+      DataError: as `open_source`; if the share leaves nothing.
+    """
+    percent, train = held_out(eval_split), None
+    if training or class_names is None or percent is not None:
+        train = open_source(name, train_split, class_names=class_names, **options)
+        if percent is not None:
+            return hold_out(train, percent)
+    names = class_names if train is None else tuple(train.class_names)
+    evaluation = open_source(
+        name, eval_split, class_names=names, class_folders=class_folders, **options
+    )
+    return train, evaluation

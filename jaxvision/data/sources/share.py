@@ -1,13 +1,14 @@
 """Shares of a split, such as `train[:80%]`: every class gives the same share."""
 
 import hashlib
-import os
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxvision.data.source import DataError, Source, Subset
 
+_HELD_OUT = re.compile(r"(?P<percent>[0-9]+(\.[0-9]*)?)%")
 _SHARE = re.compile(r"(?P<split>.*)\[(?P<from>[^:\]]*):(?P<to>[^:\]]*)\]")
 
 
@@ -59,6 +60,48 @@ def check_disjoint(train_split: str, eval_split: str) -> None:
         )
 
 
+def held_out(eval_split: str) -> float | None:
+    """Returns the percent of the training split that `10%` takes from it; None: another split.
+
+    Args:
+      eval_split: Split to evaluate on.
+
+    Raises:
+      DataError: if nothing is left, or nothing taken.
+    """
+    match = _HELD_OUT.fullmatch(eval_split)
+    if match is None:
+        return None
+    percent = float(match["percent"])
+    if not 0 < percent < 100:
+        raise DataError(
+            f"--config.data.eval_split={eval_split} is a share of the training split, and must be"
+            " more than 0% and less than 100%, such as 10%."
+        )
+    return percent
+
+
+def hold_out(source: Source, percent: float) -> tuple[Source, Source]:
+    """Returns the examples of a source to train and to evaluate on, the latter so many percent.
+
+    Both are shares of every class, see `share_of`.
+
+    Args:
+      source: Source of all examples.
+      percent: Percent of each class that is held out, more than 0 and less than 100.
+
+    Raises:
+      DataError: if that is no image at all.
+    """
+    train, evaluation = _shares(source, [0.0, 100 - percent, 100.0])
+    if not (len(train) and len(evaluation)):
+        raise DataError(
+            f"--config.data.eval_split={percent:g}% is {len(evaluation)} of {len(source)} images,"
+            " rounded in each class; give a share that leaves some to both."
+        )
+    return train, evaluation
+
+
 def share_of(source: Source, low: int | float, high: int | float) -> Source:
     """Returns the examples of a source between two percentages of each class.
 
@@ -71,16 +114,24 @@ def share_of(source: Source, low: int | float, high: int | float) -> Source:
       low: Percent of each class before the share.
       high: Percent of each class up to the end of the share.
     """
+    return _shares(source, [low, high])[0]
+
+
+def _shares(source: Source, bounds: Sequence[int | float]) -> list[Source]:
+    """Returns the shares between neighbouring percentages of each class."""
     labels = np.array([source.label(index) for index in range(len(source))])
-    order = np.array(sorted(range(len(labels)), key=lambda index: _place(source, index)), int)
-    chosen = []
+    places = [_place(source, index) for index in range(len(labels))]
+    order = np.array(sorted(range(len(labels)), key=places.__getitem__), int)
+    chosen: list[list[int]] = [[] for _ in bounds[1:]]
     for label in np.unique(labels):
         mine = order[labels[order] == label]
-        first, last = (round(len(mine) * percent / 100) for percent in (low, high))
-        chosen += mine[first:last].tolist()
-    return Subset(source, sorted(chosen))
+        cuts = [round(len(mine) * percent / 100) for percent in bounds]
+        for some, first, last in zip(chosen, cuts[:-1], cuts[1:], strict=True):
+            some += mine[first:last].tolist()
+    return [Subset(source, sorted(some)) for some in chosen]
 
 
 def _place(source: Source, index: int) -> bytes:
-    name = os.path.basename(source.describe(index))
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(
+        source.key(index).encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()

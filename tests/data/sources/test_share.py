@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvision.data.source import DataError, Example, Source
-from jaxvision.data.sources.open_source import open_source
-from jaxvision.data.sources.share import check_disjoint, parse_share, share_of
+from jaxvision.data.sources.open_source import open_both, open_source
+from jaxvision.data.sources.share import check_disjoint, held_out, hold_out, parse_share, share_of
 
 
 class Labels(Source):
@@ -99,3 +99,84 @@ def test_a_new_image_moves_few_others(folder, photo, encode):
     after, source = seen("[80%:]")
     assert len(before & after) <= len(source.class_names)
     assert parts and source.parts().keys() == parts.keys() and source.parts() != parts
+
+
+def test_a_share_of_the_training_split_is_held_out():
+    source = Labels([0] * 50 + [1] * 20 + [2] * 7)
+    train, evaluation = hold_out(source, 10.0)
+    assert sorted(members(train) + members(evaluation)) == list(range(77))
+    assert [evaluation.label(i) for i in range(len(evaluation))] == [0] * 5 + [1] * 2 + [2]
+    assert members(evaluation) == members(share_of(source, 90, 100))
+    assert held_out("10%") == 10 and held_out("12.5%") == 12.5
+    for split in ("test", "10", "train[:10%]", "%", "a10%"):
+        assert held_out(split) is None
+    for split in ("0%", "100%", "250%"):
+        with pytest.raises(DataError, match=f"eval_split={split} is a share .* such as 10%"):
+            held_out(split)
+    with pytest.raises(DataError, match="10% is 0 of 8 images, rounded in each class"):
+        hold_out(Labels([0] * 4 + [1] * 4), 10.0)
+
+
+def write_each(tmp_path, encode, photo, order):
+    """Writes the same 24 images as every kind of data, in an order; returns their open_both."""
+    import csv
+
+    import datasets
+
+    from jaxvision.data.prepare import Preparation, prepare_split
+
+    root = tmp_path / "-".join(map(str, order[:3]))
+    rows = []
+    for i in order:
+        path = root / f"folder/train/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = photo(8, 8, i)
+        pixels[0, 0] = i  # by which it is known
+        path.write_bytes(encode(pixels, "PNG"))
+        rows.append((path, "ab"[i % 2]))
+    with open(root / "train.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path, _ in rows]
+    data = {"image": images, "label": [label for _, label in rows]}
+    datasets.Dataset.from_dict(data, features, split="train").save_to_disk(root / "hf")
+    table = open_source("list", "train", path=str(root))
+    prepare_split(table, root / "records", "train", Preparation(shards=2), workers=1)
+    return {
+        "folder": ("folder", str(root / "folder")),
+        "list": ("list", str(root)),
+        "hf": (f"hf:{root}/hf", ""),
+        "array_record": ("array_record", str(root / "records")),
+    }
+
+
+def test_every_kind_of_data_holds_out_the_same_images_in_any_order(tmp_path, encode, photo):
+    """By the names of the files: not by the order in which they lie."""
+    from jaxvision.data.decode import decode_image
+
+    found = {}
+    for order in (range(24), range(23, -1, -1)):
+        for kind, (name, path) in write_each(tmp_path, encode, photo, list(order)).items():
+            train, evaluation = open_both(name, "train", "25%", path=path)
+            assert train is not None and len(train) == 18
+            names = [decode_image(evaluation[i]["image"])[0, 0, 0] for i in range(6)]
+            assert sorted(evaluation.label(i) for i in range(6)) == [0] * 3 + [1] * 3
+            assert train.class_names == evaluation.class_names == ("a", "b")
+            found[kind, order[0]] = sorted(int(name) for name in names)
+    assert len({tuple(v) for k, v in found.items()}) == 1, found
+
+
+def test_shapes_and_cifar_hold_out_too():
+    train, evaluation = open_both("shapes", "train", "20%", shapes={"num_train": 50}, image_size=8)
+    assert train is not None
+    names = [{s.describe(i) for i in range(len(s))} for s in (train, evaluation)]
+    assert not names[0] & names[1] and len(names[0] | names[1]) == 50
+    counts = np.bincount([evaluation.label(i) for i in range(len(evaluation))])
+    assert set(counts) == {counts[0]} and evaluation.label(1) == evaluation[1]["label"]
+    again = open_both(
+        "shapes", "train", "20%", shapes={"num_train": 50}, image_size=8,
+        class_names=train.class_names, training=False,
+    )[1]  # fmt: skip
+    assert {again.describe(i) for i in range(len(again))} == names[1]
