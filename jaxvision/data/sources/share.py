@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxvision.data.sampling import labels_of
 from jaxvision.data.source import DataError, Source, Subset
 
 _HELD_OUT = re.compile(r"(?P<percent>[0-9]+(\.[0-9]*)?)%")
@@ -119,7 +120,7 @@ def share_of(source: Source, low: int | float, high: int | float) -> Source:
 
 def _shares(source: Source, bounds: Sequence[int | float]) -> list[Source]:
     """Returns the shares between neighbouring percentages of each class."""
-    labels = np.array([source.label(index) for index in range(len(source))])
+    labels = labels_of(source)
     places = [_place(source, index) for index in range(len(labels))]
     order = np.array(sorted(range(len(labels)), key=places.__getitem__), int)
     chosen: list[list[int]] = [[] for _ in bounds[1:]]
