@@ -135,7 +135,7 @@ def list_models(
 
     Args:
       pattern: Shell pattern, e.g. "vit*".
-      task: Task of the models, "classification" or "captioning"; None: any.
+      task: Task of the models, "classification", "captioning", ...; None: any.
       pretrained: Whether only models are listed that have published weights.
     """
     names = registry.list_models(pattern, task=task)

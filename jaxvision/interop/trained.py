@@ -97,7 +97,7 @@ def open_trained(
         file = dataclasses.replace(file, image_size=weights_size or file.image_size or told)
     with naming_the_model(weights, file.weights, model):
         classes = count_classes(model, file.weights, source=file.source)
-    if classes is not None:
+    if classes is not None and spec.outputs_option is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away
     report = assign_all(model, file, path=weights, name=spec.name)

@@ -26,9 +26,9 @@ from jaxvision.models.vit import ViTConfig
 BLOCK = "blocks/{i}"
 
 
-def _attention(part: str) -> tuple[str, ...]:
+def _attention(part: str, block: str = BLOCK) -> tuple[str, ...]:
     """Returns our three paths that most libraries keep in one array, in this order."""
-    return tuple(f"{BLOCK}/attn/{name}/{part}" for name in ("query", "key", "value"))
+    return tuple(f"{block}/attn/{name}/{part}" for name in ("query", "key", "value"))
 
 
 # --- timm ---------------------------------------------------------------------------------------
@@ -40,25 +40,32 @@ def _layer_scale(n: int) -> Rule:
     return Rule(f"blocks.{{i}}.ls{n}.gamma", path, aliases=(f"blocks.{{i}}.gamma_{n}",))
 
 
-_TIMM = (
+def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of an encoder block, without its LayerScale."""
+    return (
+        *norm(f"{theirs}.norm1", f"{ours}/norm1"),
+        Rule(f"{theirs}.attn.qkv.weight", _attention("kernel", ours), LINEAR),
+        Rule(f"{theirs}.attn.qkv.bias", _attention("bias", ours)),
+        *linear(f"{theirs}.attn.proj", f"{ours}/attn/out"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm2"),
+        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
+    )
+
+
+TIMM_ENCODER = (
     Rule("cls_token", "cls_token"),
     Rule("pos_embed", "pos_embed"),
     *conv("patch_embed.proj", "patch_embed"),
-    *norm("blocks.{i}.norm1", f"{BLOCK}/norm1"),
-    Rule("blocks.{i}.attn.qkv.weight", _attention("kernel"), LINEAR),
-    Rule("blocks.{i}.attn.qkv.bias", _attention("bias")),
-    *linear("blocks.{i}.attn.proj", f"{BLOCK}/attn/out"),
+    *timm_block("blocks.{i}", BLOCK),
     _layer_scale(1),
-    *norm("blocks.{i}.norm2", f"{BLOCK}/norm2"),
-    *linear("blocks.{i}.mlp.fc1", f"{BLOCK}/mlp/fc1"),
-    *linear("blocks.{i}.mlp.fc2", f"{BLOCK}/mlp/fc2"),
     _layer_scale(2),
 )
 
 
 def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
     """Returns timm's table."""
-    return *_TIMM, *norm(_norm_name(config), "norm"), *classifier("head", config.head_hidden)
+    return *TIMM_ENCODER, *norm(_norm_name(config), "norm"), *classifier("head", config.head_hidden)
 
 
 def _norm_name(config: ViTConfig) -> str:
@@ -157,7 +164,7 @@ def _torchvision(config: ViTConfig) -> tuple[Rule, ...]:
 
 # What transformers 5 calls otherwise than the files that were written before it.
 _BEFORE_5 = (
-    ("layers.", "encoder.layer."),
+    (".layers.", ".encoder.layer."),
     ("attention.q_proj", "attention.attention.query"),
     ("attention.k_proj", "attention.attention.key"),
     ("attention.v_proj", "attention.attention.value"),
@@ -167,6 +174,20 @@ _BEFORE_5 = (
 )
 
 
+def hf_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of an encoder block, with the names of transformers 5."""
+    return (
+        *norm(f"{theirs}.layernorm_before", f"{ours}/norm1"),
+        *linear(f"{theirs}.attention.q_proj", f"{ours}/attn/query"),
+        *linear(f"{theirs}.attention.k_proj", f"{ours}/attn/key"),
+        *linear(f"{theirs}.attention.v_proj", f"{ours}/attn/value"),
+        *linear(f"{theirs}.attention.o_proj", f"{ours}/attn/out"),
+        *norm(f"{theirs}.layernorm_after", f"{ours}/norm2"),
+        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
+    )
+
+
 def hf_rules(model: str) -> tuple[Rule, ...]:
     """Returns the table of transformers without its head.
 
@@ -174,28 +195,25 @@ def hf_rules(model: str) -> tuple[Rule, ...]:
       model: Name of the encoder in transformers, "vit" or "deit"; files of an encoder alone leave
         it out.
     """
-    layer = f"{model}.layers.{{i}}"
     rules = (
         Rule(f"{model}.embeddings.cls_token", "cls_token"),
         Rule(f"{model}.embeddings.position_embeddings", "pos_embed"),
         *conv(f"{model}.embeddings.patch_embeddings.projection", "patch_embed"),
-        *norm(f"{layer}.layernorm_before", f"{BLOCK}/norm1"),
-        *linear(f"{layer}.attention.q_proj", f"{BLOCK}/attn/query"),
-        *linear(f"{layer}.attention.k_proj", f"{BLOCK}/attn/key"),
-        *linear(f"{layer}.attention.v_proj", f"{BLOCK}/attn/value"),
-        *linear(f"{layer}.attention.o_proj", f"{BLOCK}/attn/out"),
-        *norm(f"{layer}.layernorm_after", f"{BLOCK}/norm2"),
-        *linear(f"{layer}.mlp.fc1", f"{BLOCK}/mlp/fc1"),
-        *linear(f"{layer}.mlp.fc2", f"{BLOCK}/mlp/fc2"),
+        *hf_block(f"{model}.layers.{{i}}", BLOCK),
         *norm(f"{model}.layernorm", "norm"),
     )
     return tuple(dataclasses.replace(rule, aliases=_aliases(rule.source)) for rule in rules)
 
 
-def _aliases(name: str) -> tuple[str, ...]:
-    old = name
+def before_5(name: str) -> str:
+    """Returns what a name of transformers 5 was called before."""
     for new, before in _BEFORE_5:
-        old = old.replace(new, before)
+        name = name.replace(new, before)
+    return name
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    old = before_5(name)
     bare = (name.partition(".")[2], old.partition(".")[2])
     return tuple(alias for alias in dict.fromkeys((old, *bare)) if alias != name)
 

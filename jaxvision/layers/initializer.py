@@ -3,6 +3,7 @@
 import functools
 
 import jax
+from flax import nnx
 from jax.nn.initializers import Initializer
 
 # Standard deviation of a unit normal cut at +-2.
@@ -21,3 +22,17 @@ def trunc_normal(stddev: float) -> Initializer:
       stddev: Standard deviation after the cut.
     """
     return jax.nn.initializers.truncated_normal(stddev / _TRUNCATED_UNIT_STDDEV)
+
+
+def redraw_kernels(module: nnx.Module, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
+    """Draws the kernel of every linear layer in a module anew.
+
+    Args:
+      module: Module whose layers have values already.
+      kernel_init: Initialiser of the kernels.
+      rngs: Source of the new values.
+    """
+    for _, layer in nnx.iter_modules(module):
+        if isinstance(layer, nnx.Linear):
+            kernel = layer.kernel[...]
+            layer.kernel[...] = kernel_init(rngs.params(), kernel.shape, kernel.dtype)

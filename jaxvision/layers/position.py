@@ -37,7 +37,12 @@ def sinusoids(
 
 @functools.cache
 def sincos_2d(
-    height: int, width: int, channels: int, temperature: float = 10_000.0
+    height: int,
+    width: int,
+    channels: int,
+    temperature: float = 10_000.0,
+    *,
+    with_longest: bool = True,
 ) -> Float[np.ndarray, "tokens channels"]:
     """Returns fixed positions: a quarter of the channels each for sin x, cos x, sin y and cos y.
 
@@ -46,6 +51,8 @@ def sincos_2d(
       width: Number of columns of the token grid; tokens are numbered row by row.
       channels: Size of a token, a multiple of 4 and at least 8.
       temperature: Ratio of the longest to the shortest wavelength.
+      with_longest: Whether the longest wavelength is among them, as in Beyer et al.; MAE's code
+        stops one step before it, as sinusoids of words do.
 
     Raises:
       ValueError: if `channels` does not fit; the message gives it.
@@ -54,7 +61,7 @@ def sincos_2d(
     """
     if channels % 4 or channels < 8:
         raise ValueError(f"2-D sinusoids need a multiple of 4 channels, >= 8, got {channels}.")
-    frequencies = temperature ** -np.linspace(0.0, 1.0, channels // 4)
+    frequencies = temperature ** -np.linspace(0.0, 1.0, channels // 4, endpoint=with_longest)
     y, x = np.divmod(np.arange(height * width), width)
     x, y = x[:, None] * frequencies[None, :], y[:, None] * frequencies[None, :]
     table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)

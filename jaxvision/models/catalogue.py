@@ -74,7 +74,7 @@ def list_models(pattern: str = "*", *, task: str | None = "classification") -> l
 
     Args:
       pattern: Shell pattern, e.g. "vit*".
-      task: Task of the models, "classification" or "captioning"; None: any.
+      task: Task of the models, "classification", "captioning", ...; None: any.
     """
     names = fnmatch.filter(_SPECS, pattern)
     return sorted(name for name in names if task is None or _SPECS[name].task == task)

@@ -18,6 +18,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
+# Of tasks whose models have no classifier.
+_OUTPUTS = {"captioning": "vocab_size", "masked_autoencoding": None}
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
@@ -132,7 +135,7 @@ class ModelSpec:
         in torchvision.
       hf: Hugging Face repository whose transformers model computes the same.
       hf_peer: Description of the model in transformers, which makes it one to compare with.
-      task: Task of the model, "classification" or "captioning".
+      task: Task of the model: "classification", "captioning" or "masked_autoencoding".
     """
 
     name: str
@@ -166,9 +169,9 @@ class ModelSpec:
         return tuple(name for name in dict.fromkeys(self.peers.values()) if name != self.name)
 
     @property
-    def outputs_option(self) -> str:
+    def outputs_option(self) -> str | None:
         """The field of the config that is the number of logits: classes, or words."""
-        return "vocab_size" if self.task == "captioning" else "num_classes"
+        return _OUTPUTS[self.task] if self.task in _OUTPUTS else "num_classes"
 
 
 def param_dtype(dtype: str) -> str:

@@ -36,6 +36,7 @@ NOT_DECAYED = (
     "class_token",
     "dist_token",
     "distillation_token",
+    "mask_token",
     "pos_embed",
     "pos_embedding",
     "position_embeddings",
@@ -119,7 +120,8 @@ def make_pair(
     """
     peer = peer.to(getattr(torch, dtype)).eval()
     randomise(peer)
-    options = {get_spec(name).outputs_option: CLASSES} | overrides
+    option = get_spec(name).outputs_option
+    options = ({option: CLASSES} if option else {}) | overrides
     # Shapes only: the weights all come from the peer, and drawing others takes seconds.
     model: Any = nnx.eval_shape(
         lambda: create_model(name, dtype=dtype, rngs=nnx.Rngs(0), **options)

@@ -28,7 +28,7 @@ class Card:
       name: Name that `create_model` takes.
       family: Name of the family.
       aliases: Further names that `create_model` takes.
-      task: Task of the model, "classification" or "captioning".
+      task: Task of the model, "classification", "captioning", ....
       parameters: Number of parameters, with the published classes; of a captioner with the
         vocabulary of its row.
       macs: Multiply-adds of one image; FLOPs are twice as many. Of a captioner those of an image,

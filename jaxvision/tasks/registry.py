@@ -10,6 +10,7 @@ from jaxvision.options.options import Options
 from jaxvision.outside import import_outside, imported_outside, is_address
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.masked_autoencoding import MaskedAutoencoding
 from jaxvision.tasks.self_critical import SelfCritical
 from jaxvision.tasks.task import Task
 from jaxvision.tasks.teacher import with_teacher
@@ -27,8 +28,16 @@ def _open_captioning(options: Options, open_data: OpenData, training: bool) -> T
     return SelfCritical.of(task, samples) if samples and training else task
 
 
+def _open_plainly(task: type[Task]) -> Callable[[Options, OpenData, bool], Task]:
+    return lambda options, open_data, training: open_data(task)
+
+
 # A new task of the package is one import and one entry here.
-_TASKS = {"classification": _open_classification, "captioning": _open_captioning}
+_TASKS = {
+    "classification": _open_classification,
+    "captioning": _open_captioning,
+    "masked_autoencoding": _open_plainly(MaskedAutoencoding),
+}
 
 
 def open_task(

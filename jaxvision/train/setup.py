@@ -175,7 +175,8 @@ def _describe_model(
     fields = dict(task.data.model_options) | kwargs
     if "image_size" in {field.name for field in dataclasses.fields(spec.config)}:
         fields.setdefault("image_size", options.data.image_size)
-    outputs = {spec.outputs_option: task.data.num_outputs}
+    option = spec.outputs_option
+    outputs = {} if option is None else {option: task.data.num_outputs}
     build = functools.partial(_build, name=spec.name, dtype=model.dtype, **outputs, **fields)
     return spec_with(spec.name, fields), build
 
