@@ -1,8 +1,9 @@
-"""Tells how good the features of a frozen model are: few-shot and linear probe.
+"""Tells how good the features of a frozen model are: nearest neighbours, few-shot, linear probe.
 
 For example: jaxvision probe --weights=runs/mine --data=cifar10 --path=data --shots=1,10
 
-The features before the head are computed once, without augmentation. The rows of `shots` are ridge
+The features before the head are computed once, without augmentation. `20-nn` is the vote of the 20
+nearest training images, weighted with exp(cosine / 0.07). The rows of `shots` are ridge
 regressions on that many images of each class, mean and deviation of three draws; `linear` is a
 logistic regression on all training images. l2 is chosen on a tenth of the training images, never on
 those of the evaluation split.
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.commands.arguments import data_arguments, weights_arguments
     from jaxvision.errors import InputError
     from jaxvision.evaluation.labelled import DataOptions, Runner, open_splits
+    from jaxvision.evaluation.neighbours import NEIGHBOURS, knn_accuracy
     from jaxvision.evaluation.probe import (
         check_shots,
         few_shot,
@@ -39,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         split_features,
     )
     from jaxvision.interop.trained import open_trained
+    from jaxvision.models.image_model import ImageModel
     from jaxvision.models.registry import get_spec
     from jaxvision.profiling.table import text_table
     from jaxvision.train.workdir import write_json
@@ -50,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"There is no folder {out.absolute().parent} to write {out.name} into.")
     show_progress(f"reading {weights}")
     trained = open_trained(**opened)
-    spec = get_spec(trained.spec.name, task="classification")
+    spec = trained.spec
+    if not isinstance(trained.model, ImageModel):
+        get_spec(spec.name, task="classification")  # says what it is for
     remove_head(trained.model)
     options = DataOptions(**data_arguments(arguments))
     size = getattr(trained.model.config, "image_size", spec.image_size)
@@ -61,7 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
         show_progress(f"features of {len(source):,} images")
         features.append(runner(trained.model, source))
     data = split_features(features[0], features[1], train.class_names)
-    results, rows = {}, []
+    show_progress("nearest neighbours")
+    both = [(each.values, each.labels) for each in features]
+    accuracy = knn_accuracy(*both[0], *both[1], num_classes=len(train.class_names))
+    results: dict[str, dict] = {f"{NEIGHBOURS}_nn": {"accuracy": accuracy}}
+    rows = [(f"{NEIGHBOURS}-nn", f"{accuracy:.4f}", "", "")]
     for shots in check_shots(data, arguments.shots):
         show_progress(f"{shots} shots")
         result = results[f"{shots}_shot"] = few_shot(data, shots=shots)
