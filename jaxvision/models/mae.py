@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvision.layers.block_stack import build_blocks, run_blocks
+from jaxvision.layers.block_stack import Remat, build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
 from jaxvision.layers.dropout import draw_block_key
 from jaxvision.layers.encoder_block import EncoderBlock
@@ -109,7 +109,8 @@ class Decoder(nnx.Module):
         self.blocks = build_blocks(block, config.decoder_depth, scan=config.scan, rngs=rngs)
         self.norm = layer_norm(width, eps=config.norm_eps, rngs=rngs, **dtypes)
         self.head = linear(width, config.patch_size**2 * config.in_channels, **make)
-        self.depth, self.remat = config.decoder_depth, config.remat
+        self.depth = config.decoder_depth
+        self.remat: Remat = config.remat
 
     def __call__(
         self, tokens: Float[Array, "batch visible width"], restore: Int[Array, "batch patches"]
@@ -147,6 +148,8 @@ class MaskedAutoencoder(ViT):
     """
 
     config: MAEConfig
+    cls_token: nnx.Param
+    pos_embed: nnx.Param
     weight_sources = "jaxvision.interop.mae:SOURCES"
     frozen_prefixes = ("pos_embed", "decoder/pos_embed")
     not_decayed = frozenset({"mask_token"})

@@ -106,8 +106,8 @@ class MaskedAutoencoding(Task):
             return None
         images = seen.images(seen.positions[good].tolist())
         if jax.process_index() == 0:
-            shift = run.preprocess_fn(np.zeros((1, 1, 1, 3), np.uint8))
-            scale = run.preprocess_fn(np.full((1, 1, 1, 3), 255, np.uint8)) - shift
+            shift = run.preprocess_fn(jnp.zeros((1, 1, 1, 3), jnp.uint8))
+            scale = run.preprocess_fn(jnp.full((1, 1, 1, 3), 255, jnp.uint8)) - shift
             guessed = (seen.outputs[good][..., :3] - np.asarray(shift)) / np.asarray(scale)
             guessed = np.round(255 * np.clip(guessed, 0.0, 1.0)).astype(np.uint8)
             masked = seen.outputs[good][..., 3] > 0.5
