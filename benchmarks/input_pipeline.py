@@ -1,15 +1,18 @@
 """Images per second of the input pipeline beside torch's DataLoader with torchvision's transforms.
 
 `python benchmarks/input_pipeline.py --zip=DATA/imagenet100.zip`: JPEGs from one zip, a random
-resized crop to 224 pixels and a flip, uint8 batches of 64. With `--overhead` instead what an image
-costs a process beside the work that any number of cores share, see input_overhead.py.
+resized crop to 224 pixels and a flip, uint8 batches of 64; `prepared` reads what `jaxvision
+prepare` made of them: short side 256, quality 90, ArrayRecord. With `--overhead` instead what an
+image costs a process beside the work that any number of cores share, see input_overhead.py.
 """
 
 import argparse
 import io
 import itertools
 import os
+import pathlib
 import random
+import tempfile
 import zipfile
 
 import input_overhead
@@ -18,6 +21,7 @@ from PIL import Image
 
 from jaxvision.data.augment.transforms import train_transform
 from jaxvision.data.pipeline import train_dataset
+from jaxvision.data.prepare import Preparation, prepare_split
 from jaxvision.data.sources.open_source import open_source
 
 BATCH, SIZE, BATCHES = 64, 224, 10
@@ -76,29 +80,33 @@ def compare(source, path, num_blocks):
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    ours = train_dataset(
-        source,
-        transform=train_transform(SIZE),
-        batch_size=BATCH,
-        seed=0,
-    )
     loader = torch.utils.data.DataLoader(
         ZipImages(path), batch_size=BATCH, num_workers=cores, persistent_workers=True
     )
-    batches, peer_batches = iter(ours), iter(loader)
-    timings = timing.compare(
-        {
-            "jaxvision": lambda: list(itertools.islice(batches, BATCHES)),
-            "DataLoader": lambda: list(itertools.islice(peer_batches, BATCHES)),
-        },
-        blocks=num_blocks,
-        seconds=2.0,
-        warm=1,
-    )
-    ratio = timings["DataLoader"].median / timings["jaxvision"].median
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_split(source, pathlib.Path(folder), "train", Preparation(), workers=cores)
+        small = open_source("array_record", "train", path=folder)
+        sources = {"jaxvision": source, "prepared": small}
+        data = {
+            name: train_dataset(each, transform=train_transform(SIZE), batch_size=BATCH, seed=0)
+            for name, each in sources.items()
+        }
+        running = {name: iter(each) for name, each in (data | {"DataLoader": loader}).items()}
+        timings = timing.compare(
+            {
+                name: lambda batches=batches: list(itertools.islice(batches, BATCHES))
+                for name, batches in running.items()
+            },
+            blocks=num_blocks,
+            seconds=2.0,
+            warm=1,
+        )
+        for each in data.values():
+            each.close()
+    peer = timings["DataLoader"].median
+    ratios = ", ".join(f"{name} {peer / timings[name].median:.2f}x" for name in data)
     rates = ", ".join(f"{n} {t.rate(BATCH * BATCHES)}" for n, t in timings.items())
-    print(f"input: {ratio:.2f}x; images/s: {rates}")
-    ours.close()
+    print(f"input: {ratios}; images/s: {rates}")
 
 
 if __name__ == "__main__":

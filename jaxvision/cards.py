@@ -1,10 +1,12 @@
 """Recipe cards: the Python files of `configs/`, beside the package or, installed, inside of it."""
 
 import difflib
+import importlib.util
 import pathlib
 import re
 import sys
 import types
+from typing import Any
 
 from jaxvision.errors import InputError
 
@@ -57,3 +59,26 @@ def make_importable() -> None:
         module = types.ModuleType("configs")
         module.__path__ = [str(cards_folder()), str(pathlib.Path("configs").absolute())]
         sys.modules["configs"] = module
+
+
+def load_card(card: str) -> Any:
+    """Returns the options of a recipe card, which is run for it.
+
+    Args:
+      card: Name or path of a card, see `find_card`.
+
+    Raises:
+      InputError: if there is no such card, or it fails.
+    """
+    path, _, choice = find_card(card).partition(":")
+    make_importable()
+    spec = importlib.util.spec_from_file_location("jaxvision_card", path)
+    try:
+        assert spec is not None and spec.loader is not None, "it is no Python file"
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*filter(None, [choice]))
+    except Exception as error:  # a card may raise anything
+        raise InputError(
+            f"The config file {path} fails with {type(error).__name__}: {error}."
+        ) from error

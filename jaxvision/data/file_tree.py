@@ -53,8 +53,8 @@ def suffix_counts(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in counts)
 
 
-def report_left_out(where: str, names: Iterable[str]) -> None:
-    """Logs how many files have no image suffix and are not hidden either, if there are any.
+def report_left_out(where: str, names: Iterable[str]) -> str:
+    """Logs how many files have no image suffix and are not hidden either; returns these counts.
 
     Args:
       where: Path of the folder or zip, for the message.
@@ -70,3 +70,4 @@ def report_left_out(where: str, names: Iterable[str]) -> None:
             len(seen),
             suffix_counts(others),
         )
+    return suffix_counts(others)

@@ -73,6 +73,7 @@ class Source(Records):
     """Random access to labelled images; `class_names[label]` is the name of a label."""
 
     class_names: tuple[str, ...]
+    left_out: str = ""  # how many files of each suffix beside the images are none
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Example: ...
@@ -96,7 +97,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self._source, self._indices = source, indices
-        self.class_names = source.class_names
+        self.class_names, self.left_out = source.class_names, source.left_out
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -131,6 +132,7 @@ class Relabelled(Source):
 
     def __init__(self, source: Source, class_names: Sequence[str]):
         self._source, self.class_names = source, tuple(class_names)
+        self.left_out = source.left_out
         place = {name: label for label, name in enumerate(self.class_names)}
         self._labels = [place[name] for name in source.class_names]
 

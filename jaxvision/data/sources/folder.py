@@ -78,7 +78,8 @@ class FolderSource(Source):
             others += [(place, name.removeprefix(prefix)) for name in folders]
         where = f"The split {split!r} in {path}"
         _check_complete(others, {member[0] for member in members})
-        report_left_out(where, [m[1] for m in members] + [n for _, n in others if n[-1] != "/"])
+        names = [m[1] for m in members] + [n for _, n in others if n[-1] != "/"]
+        self.left_out = report_left_out(where, names)
         if not members:
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()

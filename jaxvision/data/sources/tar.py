@@ -68,7 +68,7 @@ class TarSource(Source):
                 members.append(image)
                 labels.append(_label(reader, label))
                 names.append(label)
-        report_left_out(f"The split {split!r} in {path}", left_out)
+        self.left_out = report_left_out(f"The split {split!r} in {path}", left_out)
         if not members:
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         self._numbers = np.array(numbers, np.int32)
