@@ -6,7 +6,7 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-pretrained test test-all check parity parity-quick torture bench gpu gpu-plan format \
+.PHONY: demo demo-pretrained test test-all test-newest check parity parity-quick torture bench gpu gpu-plan format \
   clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
@@ -23,6 +23,17 @@ test: .venv/test  ## The test suite, with the real PyTorch modules
 
 test-all: .venv/test  ## The same, and more members and sizes of what it proves
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -m 'repeats or not slow'
+
+# NEWEST: a Python for which there are newer packages than for the 3.11 of the other environment.
+NEWEST ?= $(firstword $(foreach minor,13 12,$(wildcard $(HOME)/.pyenv/versions/3.$(minor).*/bin/python) \
+  $(shell command -v python3.$(minor))))
+CORE := $(addprefix tests/,test_configs.py test_command.py interop/test_hub.py data/test_pipeline.py \
+  layers/test_block_stack.py layers/test_attention.py \
+  train/test_step.py train/test_loop.py train/test_checkpoint.py train/test_writer.py)
+
+test-newest: $(if $(NEWEST),.venv-newest/test)  ## The core of the suite with the newest packages, without PyTorch
+	$(if $(NEWEST),.venv-newest/bin/python -m pytest -n 2 --dist=worksteal $(CORE),\
+	  @echo "There is no Python 3.13 or 3.12 here, so no newer packages are tested.")
 
 parity: .venv/test  ## The same models in float64; prints the differences
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m 'parity or float64' --log-cli-level=INFO
@@ -61,7 +72,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-gpu
+	rm -rf .venv .venv-gpu .venv-newest
 
 # One stamp for each set of packages; pyproject.toml newer than the stamp installs again.
 .venv/bin/python:
@@ -74,6 +85,11 @@ clean:
 .venv/test: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@ .venv/run
+
+.venv-newest/test: pyproject.toml
+	$(NEWEST) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet -e '.[core-test,hub]'
+	touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,test]'

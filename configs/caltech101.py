@@ -1,11 +1,11 @@
 """Caltech-101 from ImageNet's weights: which network transfers best? Behind the colon is its name.
 
-  --config=configs/caltech101.py                        resnet50
-  --config=configs/caltech101.py:mobilenet_v3_large     a fifth of the parameters
-  --config=configs/caltech101.py:efficientnet_b0        a fifth of the parameters, deeper
+  --config=caltech101                        resnet50
+  --config=caltech101:mobilenet_v3_large     a fifth of the parameters
+  --config=caltech101:efficientnet_b0        a fifth of the parameters, deeper
 Data: tfds caltech101, prepared as array_record: 3,059 training and 6,085 test images of 102
 classes, one of them background clutter (torchvision leaves it out and has 101); or a folder.
-Command: python launch.py --config=... --workdir=runs/a --config.model.init_from=resnet50.pth
+Command: jaxvision train --config=... --workdir=runs/a --config.model.init_from=resnet50.pth
 
 3,059 images that look like ImageNet's: the second half of the network is trained (preset `half`),
 by AdamW at 1e-4, the head at 1e-3, for 50 epochs in batches of 64, with a careful crop and

@@ -1,10 +1,10 @@
 """A captioner for COCO: a CNN or ViT with weights of its own, and a Transformer decoder.
 
 Data: <path>/annotations/captions_<split>.json beside <path>/<split> (folder or zip of images).
-Command: python launch.py --config=configs/caption_coco.py --workdir=runs/coco
+Command: jaxvision train --config=caption_coco --workdir=runs/coco
            --config.data.path=data/coco --config.model.encoder_from=resnet50.pth
 Second stage, on CIDEr itself (weeks on a CPU, a day on a GPU):
-         python launch.py --config=configs/caption_coco.py:self_critical --workdir=runs/coco_scst
+         jaxvision train --config=caption_coco:self_critical --workdir=runs/coco_scst
            --config.data.path=data/coco --config.model.init_from=runs/coco
 
 Papers: Vaswani et al. 2017 (decoder), Xu et al. 2015 (attention to a grid), Rennie et al. 2017

@@ -1,14 +1,14 @@
 """Captions of Flickr8k, in four rungs that show what each step brings.
 
 The rung behind the colon; each has all of those before it:
-  --config=configs/caption_flickr8k.py:pooled   the decoder sees the image as one vector
-  --config=configs/caption_flickr8k.py:grid     it looks at the cells of a grid, word by word
-  --config=configs/caption_flickr8k.py:beam     beam search instead of greedy decoding
-  --config=configs/caption_flickr8k.py          the full recipe: smoothing, dropout, averages
-  --config=configs/caption_flickr8k.py:small    the same from scratch, half an hour on a CPU
+  --config=caption_flickr8k:pooled   the decoder sees the image as one vector
+  --config=caption_flickr8k:grid     it looks at the cells of a grid, word by word
+  --config=caption_flickr8k:beam     beam search instead of greedy decoding
+  --config=caption_flickr8k          the full recipe: smoothing, dropout, averages
+  --config=caption_flickr8k:small    the same from scratch, half an hour on a CPU
 Data: <path>/captions_<split>.json in COCO's layout, beside images_<split>.zip or a folder; or, with
   --config.data.name=flickr, Flickr8k_text and Flickr8k_Dataset as they were published.
-Command: python launch.py --config=configs/caption_flickr8k.py --workdir=runs/flickr
+Command: jaxvision train --config=caption_flickr8k --workdir=runs/flickr
            --config.data.path=data/flickr8k --config.model.encoder_from=resnet50.pth
 
 Papers: Hodosh et al. 2013 (data), Vaswani et al. 2017 (decoder). Batch, rates, warm-up, dropout and

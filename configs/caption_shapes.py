@@ -2,7 +2,7 @@
 
 Data: captions of `shapes`, rendered on the fly; nothing to download. No flips and no crops: they
 would make the captions untrue.
-Command: python launch.py --config=configs/caption_shapes.py --workdir=runs/shapes
+Command: jaxvision train --config=caption_shapes --workdir=runs/shapes
 The expected exact match and the time it took are in benchmarks/RESULTS.md.
 """
 

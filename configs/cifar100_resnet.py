@@ -1,7 +1,7 @@
 """ResNet-18 on CIFAR-100; the other side of the comparison is configs/cifar100_vit.py.
 
 Data: the CIFAR-100 python files (the folder or the .tar.gz).
-Command: python launch.py --config=configs/cifar100_resnet.py --workdir=runs/a
+Command: jaxvision train --config=cifar100_resnet --workdir=runs/a
            --config.data.path=data/cifar-100-python
 
 The stem is that of small images, 3x3 without pooling; 11,220,132 parameters. The usual recipe of

@@ -1,7 +1,7 @@
 """A small ViT on CIFAR-100; the other side of the comparison is configs/cifar100_resnet.py.
 
 Data: the CIFAR-100 python files (the folder or the .tar.gz).
-Command: python launch.py --config=configs/cifar100_vit.py --workdir=runs/a
+Command: jaxvision train --config=cifar100_vit --workdir=runs/a
            --config.data.path=data/cifar-100-python
 
 The recipe of configs/vit_cifar10.py, which is that of Lee et al. 2021, Vision Transformer for

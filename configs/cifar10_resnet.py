@@ -1,7 +1,7 @@
 """A small ResNet on CIFAR-10 for 2 CPU cores: few wide 3x3 convolutions at 16 pixels and less.
 
 Data: the CIFAR-10 python files (the folder or the .tar.gz), or any folder or zips of images.
-Command: python launch.py --config=configs/cifar10_resnet.py --workdir=runs/cifar
+Command: jaxvision train --config=cifar10_resnet --workdir=runs/cifar
            --config.data.path=data/cifar-10-batches-py
      or: ... --config.data.name=folder --config.data.path=data/cifar10
            --config.data.train_split='train_*.zip' --config.data.eval_split=test.zip

@@ -1,13 +1,13 @@
 """The ResNet paper's nets on CIFAR-10, with shortcuts, and without, where more layers do harm.
 
-  --config=configs/cifar_resnet.py             ResNet-20
-  --config=configs/cifar_resnet.py:resnet56    ResNet-56
-  --config=configs/cifar_resnet.py:resnet110   ResNet-110, which needs the warmup
-  --config=configs/cifar_resnet.py:plain20     20 layers without shortcuts
-  --config=configs/cifar_resnet.py:plain56     56 layers without shortcuts
+  --config=cifar_resnet             ResNet-20
+  --config=cifar_resnet:resnet56    ResNet-56
+  --config=cifar_resnet:resnet110   ResNet-110, which needs the warmup
+  --config=cifar_resnet:plain20     20 layers without shortcuts
+  --config=cifar_resnet:plain56     56 layers without shortcuts
 
 Data: the CIFAR-10 python files (the folder or the .tar.gz).
-Command: python launch.py --config=configs/cifar_resnet.py --workdir=runs/a
+Command: jaxvision train --config=cifar_resnet --workdir=runs/a
            --config.data.path=data/cifar-10-batches-py
 
 The recipe is that of He et al. 2016, section 4.2: SGD 0.1, a tenth after 32,000 and 48,000 of

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "classification"  # classification | captioning
 
     config.model = d()
-    config.model.name = "vit_s16"  # `python -m jaxvision models` lists them
+    config.model.name = "vit_s16"  # `jaxvision models` lists them
     config.model.num_classes = 0  # 0: as many as the training data has; unused by captions
     # Compute dtype: float32 | bfloat16 | float16 (with a dynamic loss scale); parameters: float32.
     config.model.dtype = "float32"

@@ -1,10 +1,10 @@
 """DeiT-S/16 on ImageNet-1k alone: how a ViT is trained without more images than that.
 
 Data behind the colon:
-  --config=configs/deit_s16.py                  shapes, rendered on the fly
-  --config=configs/deit_s16.py:imagenet2012     tfds imagenet2012, prepared as array_record
-  --config=configs/deit_s16.py:folder           your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=deit_s16                  shapes, rendered on the fly
+  --config=deit_s16:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=deit_s16:folder           your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Touvron et al. 2021, Training data-efficient image transformers and distillation through
 attention, table 9; 22,050,664 parameters, 4.6 GMACs.

@@ -1,8 +1,8 @@
 """A ResNet teaches a ViT: what a convolution is built with, the ViT learns from few images.
 
 Two commands, on shapes, rendered on the fly; 10 and 15 minutes on 2 CPU cores:
-  python launch.py --config=configs/distill_vit.py --workdir=runs/teacher
-  python launch.py --config=configs/distill_vit.py:student --workdir=runs/student
+  jaxvision train --config=distill_vit --workdir=runs/teacher
+  jaxvision train --config=distill_vit:student --workdir=runs/student
 Behind the colon:
   :teacher         the default: a small ResNet
   :student         a small DeiT with a distillation token, taught by the run in runs/teacher

@@ -1,10 +1,10 @@
 """EfficientNet-B0 from scratch. The argument behind the colon chooses the data.
 
 Data behind the colon:
-  --config=configs/efficientnet_b0.py                shapes, rendered on the fly
-  --config=configs/efficientnet_b0.py:imagenet2012   tfds imagenet2012, prepared as array_record
-  --config=configs/efficientnet_b0.py:folder         your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=efficientnet_b0                shapes, rendered on the fly
+  --config=efficientnet_b0:imagenet2012   tfds imagenet2012, prepared as array_record
+  --config=efficientnet_b0:folder         your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Tan and Le 2019, EfficientNet; 5,288,548 parameters, 0.39 GMACs. Recipe of `:imagenet2012`:
 that of Radosavovic et al. 2020, Designing Network Design Spaces: 100 epochs, batch 256, SGD 0.4

@@ -1,10 +1,10 @@
 """MobileNetV3-Large from scratch. The argument behind the colon chooses the data.
 
 Data behind the colon:
-  --config=configs/mobilenet_v3_large.py                shapes, rendered on the fly
-  --config=configs/mobilenet_v3_large.py:imagenet2012   tfds imagenet2012, prepared as array_record
-  --config=configs/mobilenet_v3_large.py:folder         your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=mobilenet_v3_large                shapes, rendered on the fly
+  --config=mobilenet_v3_large:imagenet2012   tfds imagenet2012, prepared as array_record
+  --config=mobilenet_v3_large:folder         your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Howard et al. 2019, Searching for MobileNetV3; 5,483,032 parameters, 0.22 GMACs. Recipe of
 `:imagenet2012`: torchvision's (references/classification), 600 epochs, batch 1024, RMSprop 0.064

@@ -1,10 +1,10 @@
 """PVT v2 B2 from scratch. The argument behind the colon chooses the data; the default needs none.
 
 Data behind the colon:
-  --config=configs/pvt_v2_b2.py                shapes, rendered on the fly
-  --config=configs/pvt_v2_b2.py:imagenet2012   tfds imagenet2012, prepared as array_record
-  --config=configs/pvt_v2_b2.py:folder         your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=pvt_v2_b2                shapes, rendered on the fly
+  --config=pvt_v2_b2:imagenet2012   tfds imagenet2012, prepared as array_record
+  --config=pvt_v2_b2:folder         your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Wang et al. 2022, PVT v2; 25,362,856 parameters, 4.0 GMACs.
 Recipe of `:imagenet2012`: the authors', which is DeiT's: 300 epochs, batch 1024, AdamW 0.001 down

@@ -1,7 +1,7 @@
 """What `make demo` runs: a small ViT with a convolutional stem learns to name shapes.
 
 Data: `shapes`, rendered on the fly; nothing to download.
-Command: python launch.py --config=configs/quickstart.py --workdir=runs/demo
+Command: jaxvision train --config=quickstart --workdir=runs/demo
 """
 
 from configs import common

@@ -1,9 +1,9 @@
 """The recipe to begin with: what brings most on most data, in one place.
 
 Data behind the colon:
-  --config=configs/recommended.py            shapes, rendered on the fly
-  --config=configs/recommended.py:folder     your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.model.name=convnext_tiny ...]
+  --config=recommended            shapes, rendered on the fly
+  --config=recommended:folder     your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.model.name=convnext_tiny ...]
 
 AdamW 0.001, weight decay 0.01, a cosine with 5 warm-up epochs, RandAugment(2, 9) after a careful
 crop, label smoothing 0.1, dropout 0.3 before the head, mixed precision (bfloat16), mixup 0.2; 100

@@ -1,10 +1,10 @@
 """ResNet-50 from scratch. The argument behind the colon chooses the data; the default needs none.
 
 Data behind the colon:
-  --config=configs/resnet50.py                 shapes, rendered on the fly
-  --config=configs/resnet50.py:imagenet2012    tfds imagenet2012, prepared as array_record
-  --config=configs/resnet50.py:folder          your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=resnet50                 shapes, rendered on the fly
+  --config=resnet50:imagenet2012    tfds imagenet2012, prepared as array_record
+  --config=resnet50:folder          your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: He et al. 2016, Deep Residual Learning for Image Recognition; 25,557,032 parameters, 4.1
 GMACs. Recipe of `:imagenet2012`: torchvision's base recipe (references/classification), 90

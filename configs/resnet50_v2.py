@@ -1,12 +1,12 @@
 """ResNet-50 by torchvision's new recipe. The argument behind the colon chooses the data.
 
 Data behind the colon:
-  --config=configs/resnet50_v2.py                 shapes, rendered on the fly
-  --config=configs/resnet50_v2.py:imagenet2012    tfds imagenet2012, prepared as array_record
-  --config=configs/resnet50_v2.py:folder          your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=resnet50_v2                 shapes, rendered on the fly
+  --config=resnet50_v2:imagenet2012    tfds imagenet2012, prepared as array_record
+  --config=resnet50_v2:folder          your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
      and, at the end, at the size that the published number is of:
-         python launch.py --config=... --workdir=runs/a --mode=eval --config.data.image_size=224
+         jaxvision train --config=... --workdir=runs/a --mode=eval --config.data.image_size=224
            --config.data.eval_resize=232
 
 Recipe of `:imagenet2012`: https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-

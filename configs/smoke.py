@@ -1,6 +1,6 @@
 """30 steps of everything, in under a minute: what the end-to-end tests run.
 
-Command: python launch.py --config=configs/smoke.py --workdir=runs/smoke
+Command: jaxvision train --config=smoke --workdir=runs/smoke
 """
 
 from configs import common

@@ -1,11 +1,11 @@
 """Swin-T from scratch. The argument behind the colon chooses the data; the default needs none.
 
 Data behind the colon:
-  --config=configs/swin_t.py                  shapes, rendered on the fly
-  --config=configs/swin_t.py:imagenet2012     tfds imagenet2012, prepared as array_record
-  --config=configs/swin_t.py:cifar10          the CIFAR-10 python files
-  --config=configs/swin_t.py:folder           your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=swin_t                  shapes, rendered on the fly
+  --config=swin_t:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=swin_t:cifar10          the CIFAR-10 python files
+  --config=swin_t:folder           your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Liu et al. 2021, Swin Transformer; 28,288,354 parameters, 4.5 GMACs.
 Recipe of `:imagenet2012`: torchvision's `swin_t` (references/classification), 300 epochs, batch

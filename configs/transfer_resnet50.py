@@ -1,10 +1,10 @@
 """ResNet-50 with ImageNet's weights on other images. Behind the colon is what is trained, and how.
 
-  --config=configs/transfer_resnet50.py                    all: the trunk at 1e-4, the head at 1e-3
-  --config=configs/transfer_resnet50.py:head               the head alone: a few hundred images
-  --config=configs/transfer_resnet50.py:gradual            head, then a stage more every 5 epochs
-  --config=configs/transfer_resnet50.py:discriminative     stages at 0.1, 0.3, 0.6, 1; head at 10
-Command: python launch.py --config=... --workdir=runs/a --config.model.init_from=resnet50.pth
+  --config=transfer_resnet50                    all: the trunk at 1e-4, the head at 1e-3
+  --config=transfer_resnet50:head               the head alone: a few hundred images
+  --config=transfer_resnet50:gradual            head, then a stage more every 5 epochs
+  --config=transfer_resnet50:discriminative     stages at 0.1, 0.3, 0.6, 1; head at 10
+Command: jaxvision train --config=... --workdir=runs/a --config.model.init_from=resnet50.pth
            --config.data.name=folder --config.data.path=data/images --config.data.eval_resize=256
 Without these options it learns shapes, rendered on the fly, from random weights.
 

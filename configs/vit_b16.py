@@ -1,11 +1,11 @@
 """ViT-B/16 from scratch. The argument behind the colon chooses the data; the default needs none.
 
 Data behind the colon:
-  --config=configs/vit_b16.py                  shapes, rendered on the fly
-  --config=configs/vit_b16.py:imagenet2012     tfds imagenet2012, prepared as array_record
-  --config=configs/vit_b16.py:cifar10          the CIFAR-10 python files
-  --config=configs/vit_b16.py:folder           your own images: <path>/<split>/<class>/*
-Command: python launch.py --config=... --workdir=runs/a [--config.batch_size=32 ...]
+  --config=vit_b16                  shapes, rendered on the fly
+  --config=vit_b16:imagenet2012     tfds imagenet2012, prepared as array_record
+  --config=vit_b16:cifar10          the CIFAR-10 python files
+  --config=vit_b16:folder           your own images: <path>/<split>/<class>/*
+Command: jaxvision train --config=... --workdir=runs/a [--config.batch_size=32 ...]
 
 Paper: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words; 86,567,656 parameters, 17.6 GMACs.
 Recipe of `:imagenet2012`: torchvision's `vit_b_16` (references/classification), 300 epochs, batch

@@ -1,9 +1,9 @@
 """ViT on CIFAR-10: a small one from scratch, or ViT-B/16 with weights of ImageNet-21k.
 
-  --config=configs/vit_cifar10.py             from scratch, at 32 pixels
-  --config=configs/vit_cifar10.py:transfer    ViT-B/16 at 224 pixels, from given weights
+  --config=vit_cifar10             from scratch, at 32 pixels
+  --config=vit_cifar10:transfer    ViT-B/16 at 224 pixels, from given weights
 Data: the CIFAR-10 python files (the folder or the .tar.gz).
-Command: python launch.py --config=... --workdir=runs/a --config.data.path=data/cifar-10-batches-py
+Command: jaxvision train --config=... --workdir=runs/a --config.data.path=data/cifar-10-batches-py
            [--config.model.init_from=vit_base_patch16_224.augreg_in21k.safetensors]
 
 From scratch: 2.7 million parameters, 100 epochs of AdamW 0.001 in batches of 128, 10 of them warm

@@ -13,16 +13,16 @@ _OBEYED = re.compile(
 class InputError(ValueError):
     """A wrong configuration, missing data or an unusable file.
 
-    Its message is one sentence or two: what was expected, what came, what to type. `launch.py`
-    prints it without a traceback and exits with code 2.
+    Its message is one sentence or two: what was expected, what came, what to type. The command
+    line prints it without a traceback and exits with code 2.
     """
 
 
 class RunError(RuntimeError):
     """A run that could not reach its end, and left its newest checkpoint unharmed.
 
-    Its message says why and what to do. `launch.py` prints it without a traceback and exits with
-    code 1.
+    Its message says why and what to do. `jaxvision train` prints it without a traceback and exits
+    with code 1.
     """
 
 

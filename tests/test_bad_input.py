@@ -128,7 +128,7 @@ def serve(tmp_path_factory):
         requests.close()
 
 
-SEE, DEMO = "configs/common.py", "configs/quickstart.py"
+SEE, DEMO = "configs/common.py", "--config=quickstart"
 BAD = "--config={tmp}/bad.py"
 PETS = "--config.data.name=folder --config.data.path={tmp}/pets"
 STOP = PETS + " --config.data.max_corrupt_fraction=0.001"  # of the first 1,000 images: one

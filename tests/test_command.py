@@ -1,4 +1,4 @@
-"""`python -m jaxvision`, as a user types it: what it prints, and how it ends on wrong input.
+"""`jaxvision`, as a user types it: what it prints, and how it ends on wrong input.
 
 `python -m pytest tests/test_command.py -s --no-header -q` prints the sentences.
 """
@@ -196,7 +196,7 @@ ROWS = [
     Row("option", "models --jsn", ["--jsn", HELP]),
     Row("card", "configs smok", ["no recipe card 'smok'", "did you mean smoke?"]),
     Row("card-elsewhere", "configs no/smoke.py", ["no file no/smoke.py"]),
-    Row("pattern", "models zzz*", ["No model matches 'zzz*'", "python -m jaxvision models"]),
+    Row("pattern", "models zzz*", ["No model matches 'zzz*'", "jaxvision models"]),
     Row("name", "models resnet5", ["no model 'resnet5'", "resnet50"]),
     Row("profile-name", "profile resnet5", ["no model 'resnet5'", "resnet50"]),
     Row("profile-size", "profile vit_b16 --image-size=100", ["100 x 100 pixels", "patches of 16"]),

@@ -73,7 +73,7 @@ def keys(config, prefix=""):
 def test_card_is_locked_and_inside_the_schema(name):
     module, config = load(name)
     assert config.is_locked and module.__doc__
-    assert "launch.py" in module.__doc__, "a recipe card says how to run it"
+    assert "jaxvision train" in module.__doc__, "a recipe card says how to run it"
     assert set(keys(config)) == set(keys(common.get_config()))
 
 

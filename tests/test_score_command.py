@@ -1,4 +1,4 @@
-"""`python -m jaxvision score`: what it prints, and its sentence for every wrong file.
+"""`jaxvision score`: what it prints, and its sentence for every wrong file.
 
 `python -m pytest tests/test_score_command.py -s --no-header -q` prints the sentences.
 """

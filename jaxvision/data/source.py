@@ -11,7 +11,7 @@ import numpy as np
 from jaxvision.errors import InputError
 
 RUNS_WITHOUT_DATA = (
-    "`python launch.py --config=configs/quickstart.py --workdir=runs/demo` runs without any data."
+    "`jaxvision train --config=quickstart --workdir=runs/demo` runs without any data."
 )
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
 IMAGE_SUFFIXES = frozenset(

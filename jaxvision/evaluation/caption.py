@@ -78,7 +78,7 @@ def open_captioner(
     folder = open_run(run)
     if folder.config["task"] != "captioning":
         raise InputError(
-            f"{run} is a run for {folder.config['task']}: `python -m jaxvision predict` uses it."
+            f"{run} is a run for {folder.config['task']}: `jaxvision predict` uses it."
         )
     trained = open_trained(run)
     vocabulary = load_vocabulary(str(folder.folder / VOCABULARY_FILE))
@@ -97,7 +97,7 @@ def _with_encoder(
     if not description.exists():
         raise InputError(
             f"{run} captions features, not images, and does not know which encoder made them: "
-            "compute them by `python -m jaxvision embed`, and train on those."
+            "compute them by `jaxvision embed`, and train on those."
         )
     try:
         described = read_json(description)

@@ -132,7 +132,7 @@ def reopen_encoder(
     if wrong or description["kind"] not in MEMORIES:
         raise InputError(
             f"The description of the encoder of {where} is damaged ({(wrong or ['kind'])[0]}): "
-            "compute the features again by `python -m jaxvision embed`."
+            "compute the features again by `jaxvision embed`."
         )
     name = description["model"]
     if not is_known(name):
@@ -298,7 +298,7 @@ def read_features(path: str) -> FeatureFile:
             raise ValueError(f"it has names {names.shape} of features {features.shape}")
     except (KeyError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} holds no features of `python -m jaxvision embed`: {shorten(error)}."
+            f"{path} holds no features of `jaxvision embed`: {shorten(error)}."
         ) from error
     return FeatureFile(tuple(names.tolist()), features.astype(np.float32), encoder)
 

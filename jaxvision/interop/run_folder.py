@@ -1,4 +1,4 @@
-"""What a run of `launch.py` leaves: its weights, its config, the names of its classes."""
+"""What a run leaves: its weights, its config, the names of its classes."""
 
 import dataclasses
 import logging

@@ -106,7 +106,7 @@ def get_spec(name: str, *, task: str | None = None) -> ModelSpec:
     if task not in (None, spec.task):
         raise InputError(
             f"This takes a model for {task}, but {spec.name} is for {spec.task}: see "
-            "`python -m jaxvision models`."
+            "`jaxvision models`."
         )
     return spec
 

@@ -101,7 +101,7 @@ class Model(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class HFPeer:
-    """How transformers describes a family, for `python -m jaxvision parity`.
+    """How transformers describes a family, for `jaxvision parity`.
 
     Attributes:
       name: Name of the classes in transformers, less "Config" and "ForImageClassification".

@@ -1,4 +1,4 @@
-"""What `python launch.py --help` prints of the options: names, defaults and their comments."""
+"""What `jaxvision train --help` prints of the options: names, defaults and their comments."""
 
 import ast
 import io

@@ -1,6 +1,6 @@
 """One model twice, in PyTorch and here, with the same random weights; and how far apart they are.
 
-The tests of `tests/parity` and `python -m jaxvision parity` are made of these functions. The files
+The tests of `tests/parity` and `jaxvision parity` are made of these functions. The files
 `parity*.py` of this folder are the only ones of the package that import torch.
 """
 

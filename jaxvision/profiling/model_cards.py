@@ -68,7 +68,7 @@ def model_cards(patterns: Iterable[str] = ("*",)) -> Iterator[Card]:
     for pattern in patterns:
         found = list_models(pattern, task=None)
         if not found and set(pattern) & set("*?["):
-            raise InputError(f"No model matches {pattern!r}: see `python -m jaxvision models`.")
+            raise InputError(f"No model matches {pattern!r}: see `jaxvision models`.")
         names |= set(found or [get_spec(pattern).name])
     return map(model_card, sorted(names))
 

@@ -292,7 +292,7 @@ def _check_same_encoder(
         raise InputError(
             f"The features of the {where} and of the evaluation split are of different encoders "
             f"({key}: {shorten(one.get(key))} and {shorten(other.get(key))}): compute both "
-            "with the same `python -m jaxvision embed`."
+            "with the same `jaxvision embed`."
         )
 
 

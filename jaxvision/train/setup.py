@@ -167,7 +167,7 @@ def _describe_model(
         fitting = list_models(task=task.name)
         raise InputError(
             f"{spec.name} is a model for {spec.task}, not for --config.task={options.task}: choose "
-            f"{', '.join(fitting[:3])} ... (python -m jaxvision models)."
+            f"{', '.join(fitting[:3])} ... (jaxvision models)."
         )
     kwargs = {name: _hashable(value) for name, value in model.kwargs.items()}
     _check_counts(kwargs, spec.config)

@@ -106,7 +106,8 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("family", ["vit", "resnet"])
+# Of a ViT, test_launch.py kills the whole process.
+@pytest.mark.parametrize("family", [pytest.param("vit", marks=pytest.mark.repeats), "resnet"])
 def test_interrupted_run_ends_bit_for_bit_like_the_uninterrupted_one(tmp_path, monkeypatch, family):
     options = {"total_steps": 12, "checkpoint.every_steps": 4, "eval.every_steps": 100}
     options |= {"log.every_steps": 1}

@@ -20,7 +20,7 @@ from jaxvision.files import output_path, read_json, write_json
 
 _ARRAY, _IDS = "features.npy", "image_ids.npy"
 ENCODER_FILE = "features.json"
-_PREPARE = f"expected {_ARRAY} and {_IDS}, written by `python -m jaxvision embed --data=...`"
+_PREPARE = f"expected {_ARRAY} and {_IDS}, written by `jaxvision embed --data=...`"
 
 
 class FeatureArray:

@@ -11,7 +11,7 @@ from jaxvision.data.captions.flickr import read_flickr
 from jaxvision.data.source import DataError
 
 _WANTED = (
-    'COCO\'s results [{"image_id": 1, "caption": "a dog"}], or the lines that `python -m jaxvision '
+    'COCO\'s results [{"image_id": 1, "caption": "a dog"}], or the lines that `jaxvision '
     "caption --json` prints"
 )
 _TABLE = ".token.txt"
