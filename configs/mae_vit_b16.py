@@ -1,12 +1,12 @@
 """Masked autoencoder: a ViT learns from images without their labels.
 
-  --config=configs/mae_vit_b16.py            ViT-B/16 on ImageNet, 800 epochs in batches of 4,096
-  --config=configs/mae_vit_b16.py:cifar10    a small one on CIFAR-10, half an hour on 2 CPU cores
-  --config=configs/mae_vit_b16.py:shapes     the same on shapes, minutes; nothing to download
+  --config=mae_vit_b16            ViT-B/16 on ImageNet, 800 epochs in batches of 4,096
+  --config=mae_vit_b16:cifar10    a small one on CIFAR-10, half an hour on 2 CPU cores
+  --config=mae_vit_b16:shapes     the same on shapes, minutes; nothing to download
 Data: <path>/train and <path>/val with one folder for each class; the labels are not used.
-Command: python launch.py --config=configs/mae_vit_b16.py --workdir=runs/mae
+Command: jaxvision train --config=mae_vit_b16 --workdir=runs/mae
            --config.data.path=data/imagenet
-Then:    python launch.py --config=configs/vit_b16.py --workdir=runs/tuned
+Then:    jaxvision train --config=vit_b16 --workdir=runs/tuned
            --config.data.path=data/imagenet --config.model.init_from=runs/mae
 
 He et al. 2022, appendix A.1, table 8: AdamW with b2 0.95, rate 1.5e-4 for each 256 images of a
