@@ -3,16 +3,19 @@
 `python benchmarks/input_pipeline.py --zip=DATA/imagenet100.zip`: JPEGs from one zip, a random
 resized crop to 224 pixels and a flip, uint8 batches of 64; `prepared` reads what `jaxvision
 prepare` made of them: short side 256, quality 90, ArrayRecord. With `--overhead` instead what an
-image costs a process beside the work that any number of cores share, see input_overhead.py.
+image costs a process beside the work that any number of cores share, see input_overhead.py; with
+`--processor_time` what it costs all cores together, which other work on the machine disturbs less.
 """
 
 import argparse
 import io
 import itertools
+import multiprocessing
 import os
 import pathlib
 import random
 import tempfile
+import time
 import zipfile
 
 import input_overhead
@@ -62,6 +65,7 @@ def main():
     parser.add_argument("--zip", required=True)
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--processor_time", action="store_true")
     parser.add_argument("--num_threads", type=int, nargs="*", default=[8, 16])
     parser.add_argument("--num_workers", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args()
@@ -70,8 +74,50 @@ def main():
     source = open_source("folder", path=folder, split=name)
     if options.overhead:
         input_overhead.report(source, options.num_threads, options.num_workers)
+    elif options.processor_time:
+        report_processor_time(source, options.zip, options.blocks)
     else:
         compare(source, options.zip, options.blocks)
+
+
+def report_processor_time(source, path, num_blocks):
+    """Prints the processor time of an image: ours, prepared, and torch's with its workers."""
+    import peers  # noqa: F401
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = used()
+        prepare_split(source, pathlib.Path(folder), "train", Preparation(), workers=2)
+        print(f"to prepare an image: {(used() - start) / len(source) * 1e3:.2f} ms of a core")
+        small = open_source("array_record", "train", path=folder)
+        costs = {"jaxvision": [], "prepared": [], "DataLoader": []}
+        for _ in range(num_blocks):
+            for name, each in (("jaxvision", source), ("prepared", small), ("DataLoader", None)):
+                data = torch.utils.data.DataLoader(ZipImages(path), batch_size=BATCH, num_workers=2)
+                if each is not None:
+                    data = train_dataset(
+                        each, transform=train_transform(SIZE), batch_size=BATCH, seed=0,
+                        prefetch_examples=2 * BATCH,
+                    )  # fmt: skip
+                batches = iter(data)
+                list(itertools.islice(batches, 5))
+                start = used()
+                list(itertools.islice(batches, BATCHES))
+                costs[name].append((used() - start) / (BATCHES * BATCH) * 1e3)
+                if each is not None:
+                    data.close()
+                del batches, data
+    for name, each in costs.items():
+        print(f"{name}: {min(each):.2f} ms of a core an image [{min(each):.2f}-{max(each):.2f}]")
+
+
+def used():
+    """Returns the processor seconds of this process and of its children that live."""
+    seconds = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def compare(source, path, num_blocks):
