@@ -93,7 +93,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of that crop
     config.augment.crop_antialias = False  # torchvision's pixels exactly, several times as slow
     config.augment.crop_padding = 4  # pixels added on each side by pad
+    config.augment.crop_border = "black"  # of pad: black | reflect: mirrored at the edge
     config.augment.horizontal_flip = 0.5  # probability
+    # Not at random: half of the images in the first pass, and in each pass those not in the last.
+    config.augment.alternating_flip = False
     config.augment.vertical_flip = 0.0  # probability
     config.augment.rotation = 0.0  # degrees at most, to either side
     config.augment.shift_scale_rotate = (0.0, 0.0, 0.0)  # shares and degrees at most, half the time
@@ -252,7 +255,9 @@ def get_config() -> ml_collections.ConfigDict:
     # ImageNet-V2, whose folders are 0 to 999).
     config.eval.class_folders = "names"
     # The rest is of --mode=eval alone, for classifiers.
-    config.eval.tta = "none"  # views whose logits are averaged: none | flip | five_crop | ten_crop
+    config.eval.tta = (
+        "none"  # views whose logits are averaged: none | flip | flip_shift | five_crop | ten_crop
+    )
     config.eval.ensemble = ()  # runs and files of weights to average probabilities with
     config.eval.real_labels = ""  # real.json of ImageNet-ReaL; "": none
 

@@ -310,6 +310,13 @@ NUMBERS = [
         ["eval_resize=256 is less than image_size 384", "leave it out for 439, or give 384"]),
     Row("five-crop", "--config.eval.tta=five_crop --config.data.eval_resize=32",
         ["crops of 32 pixels", "eval_resize=32: give more, e.g. 37"]),
+    Row("crop-border", "--config.augment.crop=pad --config.augment.crop_border=reflekt",
+        ["black, reflect", "did you mean 'reflect'"]),
+    Row("flips-by-turns", "--config.augment.alternating_flip=True "
+        "--config.augment.horizontal_flip=0.3",
+        ["leave --config.augment.horizontal_flip at 0.5", "instead of 0.3 and 1"]),
+    Row("flips-by-turns-repeated", "--config.augment.alternating_flip=True "
+        "--config.augment.repeats=3", ["repeats at 1", "instead of 0.5 and 3"]),
     Row("tta-of-captions", "--config=configs/caption_shapes.py --config.eval.tta=flip",
         ["task=classification, got 'captioning'", "leave them out"]),
     Row("magnitude", "--config.augment.rand_augment_layers=1 "

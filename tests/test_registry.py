@@ -98,6 +98,7 @@ TINY = {
         "stem_width": 8,
         "norm_groups": 2,
     },
+    "airbench": {"stage_widths": (8, 16)},
     "resnet": {"stage_depths": (1, 1), "stage_widths": (32, 32), "stem_width": 8},
 }
 NUM_CLASSES = 5

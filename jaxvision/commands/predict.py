@@ -6,6 +6,7 @@ For example: jaxvision predict photos --weights=runs/mine
 import argparse
 
 from jaxvision.commands.arguments import add_weights_arguments, count, weights_arguments
+from jaxvision.options.run import VIEWS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=count, default=5, help="classes of each image; default: 5")
     parser.add_argument("--classes", help="text file, one class name a line; a run has its own")
     parser.add_argument("--batch", type=count, default=32, help="images at once; default: 32")
+    parser.add_argument(
+        "--tta",
+        choices=VIEWS,
+        default="none",
+        help="views of each image whose logits are averaged; default: none",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object a line")
     form.add_argument("--csv", action="store_true", help="print a row for each class of an image")
@@ -39,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
         say("image,rank,class,name,probability")
     failed = 0
     predictions = predict(
-        trained, images, class_names=names, top=arguments.top, batch_size=arguments.batch
+        trained,
+        images,
+        class_names=names,
+        top=arguments.top,
+        batch_size=arguments.batch,
+        views=arguments.tta,
     )
     for number, prediction in enumerate(predictions, start=1):
         show_progress()

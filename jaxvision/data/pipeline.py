@@ -34,6 +34,7 @@ def train_dataset(
     seed: int,
     repeats: int = 1,
     sampling: ClassSampling | None = None,
+    alternating_flip: bool = False,
     num_threads: int = 16,
     num_workers: int = 0,
     prefetch_examples: int = 512,
@@ -73,6 +74,8 @@ def train_dataset(
         and the next has a new order again, as in timm. In a batch the repetitions of a record are
         far from each other, so that neighbours, which mixup and cutmix blend, are different ones.
       sampling: Sampling of the records of a pass; None: each is in it once.
+      alternating_flip: Whether images are mirrored by turns: a random half of them in the first
+        pass, and in each later one those that were not in the pass before.
       num_threads: Number of threads that decode, in each process; at most two per core are started.
       num_workers: Number of processes that decode; 0: threads of this process only. Processes are
         spawned, so that a script needs the guard `if __name__ == "__main__":`.
@@ -88,7 +91,8 @@ def train_dataset(
         replaced.
 
     Source: of the repetitions Hoffer et al. 2020, Augment your batch, section 3; Berman et al.
-      2019, MultiGrain, section 3.2.
+      2019, MultiGrain, section 3.2. Of the turns Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds,
+      section 3.6.
     """
     host_batch_size = _share(batch_size, process_count)
     starts = [position for position, _ in later_transforms]
@@ -98,7 +102,8 @@ def train_dataset(
     # The examples come with the repetitions of a record behind each other.
     rows = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
     rows = rows[process_index * host_batch_size :][:host_batch_size]
-    examples = _TrainExamples(order, load, seed)
+    mirrored = _Mirrored(len(source), seed) if alternating_flip else None
+    examples = _TrainExamples(order, load, seed, mirrored)
     threads = Threads(num_threads, prefetch_examples)
 
     def batches_from(position: int) -> Any:
@@ -187,9 +192,13 @@ class _ShuffledOrder:
         self._repeats, self._starts = repeats, starts
         self._orders: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, index: int) -> tuple[int, int]:
+    def pass_and_place(self, index: int) -> tuple[int, int]:
+        """Returns the number of the pass, and the place in it."""
         # All repetitions of a record are in one pass, which can make it a little longer.
-        number, place = divmod(index // self._repeats, -(-self._num_records // self._repeats))
+        return divmod(index // self._repeats, -(-self._num_records // self._repeats))
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        number, place = self.pass_and_place(index)
         order = self._orders.get(number)
         if order is None:
             rng = np.random.default_rng((self._seed, number))
@@ -203,11 +212,23 @@ class _ShuffledOrder:
         return int(order[place]), bisect.bisect_right(self._starts, index)
 
 
+class _Mirrored:
+    """Which images are mirrored in which pass: each in every second one."""
+
+    def __init__(self, num_records: int, seed: int):
+        self._first = np.random.default_rng((seed, 2)).integers(2, size=num_records, dtype=np.uint8)
+
+    def __call__(self, record: int, number: int) -> bool:
+        return bool((self._first[record] + number) % 2)
+
+
 class _TrainExamples:
     """Augmented examples by their positions, each of which has random numbers of its own."""
 
-    def __init__(self, order: _ShuffledOrder, load: Loader, seed: int):
-        self._order, self._load = order, load
+    def __init__(
+        self, order: _ShuffledOrder, load: Loader, seed: int, mirrored: _Mirrored | None = None
+    ):
+        self._order, self._load, self._mirrored = order, load, mirrored
         # These and the counter below give the random numbers of grain's `random_map`, at half the
         # time: runs that were begun with it go on with the same bits.
         self._seed = np.random.SeedSequence((seed, 1)).generate_state(1)[0]
@@ -220,7 +241,12 @@ class _TrainExamples:
             state["state"]["counter"][:] = 0, 0, 0, position
             stream.state = state
             index, stage = self._order[position]
-            yield self._load.for_training(index, stage, rng)
+            example = self._load.for_training(index, stage, rng)
+            if self._mirrored is not None and "image" in example:
+                number, _ = self._order.pass_and_place(position)
+                if self._mirrored(index, number):
+                    example["image"] = example["image"][:, ::-1]
+            yield example
 
 
 class TrainIterator:

@@ -44,23 +44,43 @@ def make_views_step(
       preprocess_fn: Function from uint8 images to normalised images, on the device.
       views: One of `options.run.VIEWS`; five_crop and ten_crop take images of `FiveCrops`.
     """
-    crops = NUM_CROPS if views in ("five_crop", "ten_crop") else 1
-    flips = views in ("flip", "ten_crop")
 
     def step(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         def run(view: jax.Array) -> Float[Array, "batch width"]:
             model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
             return model(preprocess_fn(view))
 
-        batch, height, *rest = images.shape
-        stacked = jnp.moveaxis(images.reshape(batch, crops, height // crops, *rest), 1, 0)
-        if flips:
-            stacked = jnp.concatenate([stacked, stacked[:, :, :, ::-1]])
-        if len(stacked) == 1:
-            return run(stacked[0])
-        return jnp.mean(jax.lax.map(run, stacked), axis=0)
+        return mean_of_views(run, images, views)
 
     return jax.jit(step)
+
+
+def mean_of_views(
+    run: Callable[[jax.Array], jax.Array], images: jax.Array, views: str
+) -> Float[Array, "batch width"]:
+    """Returns the mean of what a model returns for some views of each image.
+
+    Args:
+      run: Function from uint8 images to outputs.
+      images: Images, uint8; of five_crop and ten_crop those of `FiveCrops`.
+      views: One of `options.run.VIEWS`. Those of flip_shift are the image, which counts twice, and
+        the image moved by a pixel up and left, and down and right; and all of them mirrored.
+
+    Source: of flip_shift Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds, section 3.5.
+    """
+    crops = NUM_CROPS if views in ("five_crop", "ten_crop") else 1
+    batch, height, *rest = images.shape
+    stacked = jnp.moveaxis(images.reshape(batch, crops, height // crops, *rest), 1, 0)
+    weights = None
+    if views == "flip_shift":
+        wide = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        stacked = jnp.stack([images, wide[:, :-2, :-2], wide[:, 2:, 2:]])
+        weights = jnp.asarray([2.0, 1.0, 1.0] * 2)
+    if views in ("flip", "flip_shift", "ten_crop"):
+        stacked = jnp.concatenate([stacked, stacked[:, :, :, ::-1]])
+    if len(stacked) == 1:
+        return run(stacked[0])
+    return jnp.average(jax.lax.map(run, stacked), axis=0, weights=weights)
 
 
 def collect_outputs(

@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.crops import Resize
+from jaxvision.data.augment.views import with_views
 from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import read_class_names
 from jaxvision.data.decode import decode_image
@@ -21,6 +24,7 @@ from jaxvision.data.image_files import ImageFile
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, printable, reason
+from jaxvision.evaluation.outputs import mean_of_views
 from jaxvision.interop.trained import Trained
 from jaxvision.train.input import make_preprocess
 
@@ -62,6 +66,7 @@ def predict(
     class_names: tuple[str, ...] = (),
     top: int = 5,
     batch_size: int = 32,
+    views: str = "none",
 ) -> Iterator[Prediction]:
     """Yields a prediction for each image, in their order.
 
@@ -71,6 +76,7 @@ def predict(
       class_names: Names of the classes by label; classes beyond them have no name.
       top: Number of guesses for each image, the most probable classes.
       batch_size: Number of images that are computed at once.
+      views: Views of each image whose logits are averaged, one of `options.run.VIEWS`.
     """
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
@@ -78,7 +84,8 @@ def predict(
 
     @jax.jit
     def run(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        probabilities = jax.nn.softmax(model(preprocess_fn(pixels)))
+        logits = mean_of_views(lambda view: model(preprocess_fn(view)), pixels, views)
+        probabilities = jax.nn.softmax(logits)
         values, indices = jax.lax.top_k(probabilities, min(top, probabilities.shape[-1]))
         return values, indices
 
@@ -86,12 +93,27 @@ def predict(
         del first
         return run(trained.model, pixels)
 
-    for image, pixels, answer in in_batches(images, trained.transform, compute, batch_size):
+    transform = with_views(trained.transform, views)
+    if views in ("five_crop", "ten_crop") and not _leaves_a_border(trained.transform):
+        raise InputError(
+            f"The views {views} are cut out of larger images, but these weights see the whole: "
+            "choose none, flip or flip_shift."
+        )
+
+    for image, pixels, answer in in_batches(images, transform, compute, batch_size):
         if isinstance(pixels, str):
             yield Prediction(image.name, (), pixels)
         else:
             values, indices = answer
             yield Prediction(image.name, guesses(values, indices, class_names))
+
+
+def _leaves_a_border(transform: Transform) -> bool:
+    """Returns whether the crop at the end of a transform leaves something out."""
+    assert isinstance(transform, Compose)
+    *resizes, crop = transform.operations
+    pairs = [one.size for one in resizes if isinstance(one, Resize) and isinstance(one.size, tuple)]
+    return not pairs or min(pairs[-1]) > min(crop.size)
 
 
 def read_classes(path: str, trained: Trained) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ class Source:
       usual: Fields of the config and the value that the library takes unless it is told another;
         a file does not say which, so loading into a model with another value says so.
       heads: Paths of our classifiers; the model keeps its own for other classes.
-      classes: Path of an array of ours as long as there are classes; None: the first head's bias.
+      classes: Path of an array of ours as long as there are classes; None: the first head's bias,
+        or its kernel where it has none.
       beside_head: Names in a file that only its classifiers read; left out with them.
       end: Our parts between the last feature map and the head, which an encoder made for its maps
         alone has not; the model keeps its own then, as it keeps its head.
@@ -337,13 +338,15 @@ def _fit_head(
         return names, None
     if not found:
         return [], _NONE
-    if len(found) < len(paths):
+    if any(path in shapes and path not in found for path in paths):
         return [], None  # not a head of this model at all: `convert` says what is wrong
-    (_, kernel), (_, bias) = (found[path] for path in paths)
+    kernel = found[paths[0]][1]
+    # Few heads have no bias, and then the kernel tells the classes.
+    outputs = found[paths[1]][1].shape if paths[1] in found else kernel.shape[1:]
     width, classes = shapes[paths[0]]
-    if kernel.shape[1:] == bias.shape and len(kernel) != width and "head_hidden/kernel" in shapes:
+    if kernel.shape[1:] == outputs and len(kernel) != width and "head_hidden/kernel" in shapes:
         return names, "the file's has no such hidden layer: the model keeps its own"
-    if kernel.shape != (width, *bias.shape) or bias.shape == (classes,):
+    if kernel.shape != (width, *outputs) or outputs == (classes,):
         return [], None
-    reason = f"{len(bias)} classes in the file, {classes} in the model: the model keeps its own"
+    reason = f"{outputs[0]} classes in the file, {classes} in the model: the model keeps its own"
     return names, reason

@@ -140,11 +140,18 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     """
     chosen, config = source_of(model, source or detect_source(model, weights))
     weights = chosen.prepare(weights, config)
-    path = chosen.classes or f"{chosen.heads[0]}/bias"
+    head = chosen.heads[0]
+    has_bias = f"{head}/bias" in _paths(model) or f"{head}/kernel" not in _paths(model)
+    path = chosen.classes or f"{head}/{'bias' if has_bias else 'kernel'}"
     for rule in chosen.rules(config):
         if rule.targets == path:
             names = [name for name in (rule.source, *rule.aliases) if name in weights]
-            return len(weights[names[0]]) if names else None
+            if not names:
+                return None
+            array = weights[names[0]]
+            return (
+                len(array) if chosen.classes or has_bias else rule.transform.to_jax(array).shape[1]
+            )
     return None
 
 

@@ -131,6 +131,7 @@ class BatchNorm(nnx.Module):
       width: Number of channels, the last axis.
       eps: Number added to the variance.
       momentum: Weight of the *new* value in the running statistics (nnx names the old one).
+      use_scale: Whether the normalised values are multiplied by a scale that is learned.
       init_scale: Starting value of the scale; 0 makes a residual branch start as the identity.
       dtype: Compute dtype of the output; the arithmetic is done in `param_dtype`.
       param_dtype: Dtype of scale, bias and running statistics.
@@ -147,11 +148,13 @@ class BatchNorm(nnx.Module):
         *,
         eps: float = 1e-5,
         momentum: float = 0.1,
+        use_scale: bool = True,
         init_scale: float = 1.0,
         dtype: str,
         param_dtype: str,
     ):
-        self.scale = nnx.Param(jnp.full((width,), init_scale, param_dtype))
+        scale = jnp.full((width,), init_scale, param_dtype)
+        self.scale = nnx.Param(scale) if use_scale else None
         self.bias = nnx.Param(jnp.zeros((width,), param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros((width,), param_dtype))
         self.var = nnx.BatchStat(jnp.ones((width,), param_dtype))
@@ -173,7 +176,7 @@ class BatchNorm(nnx.Module):
             return self._of_batch(inputs, None)
         # Subtract first: folding the mean into the bias would cancel badly where |mean| >>
         # deviation.
-        factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
+        factor = self._scale() * jax.lax.rsqrt(self.var[...] + self.eps)
         return _scale_and_shift(inputs, self.mean[...], factor, self.bias[...], self.dtype)
 
     def activated(
@@ -208,7 +211,7 @@ class BatchNorm(nnx.Module):
             )
         outputs, mean, var = _normalise_batch(
             inputs,
-            self.scale[...],
+            self._scale(),
             self.bias[...],
             jax.lax.stop_gradient(self.mean[...]),
             self.eps,
@@ -217,6 +220,9 @@ class BatchNorm(nnx.Module):
         )
         self._move_statistics(mean, var, count=count)
         return outputs
+
+    def _scale(self) -> jax.Array:
+        return jnp.ones_like(self.bias[...]) if self.scale is None else self.scale[...]
 
     def _move_statistics(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
         unbiased = var * (count / (count - 1))

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.models import (
+    airbench,
     convnext,
     deit,
     efficientnet,
@@ -203,6 +204,7 @@ for _family in (
     mobilenet_v2,
     mobilenet_v3,
     efficientnet,
+    airbench,
 ):
     for _spec in _family.SPECS:
         register_model(_spec)

@@ -17,6 +17,7 @@ POLICIES = (
     "three_augment",
 )
 CROPS = ("random_resized", "pad", "center", "none")
+BORDERS = ("black", "reflect")
 # What a preset leaves to the user: what is done to batches, and where.
 _BESIDE_A_PRESET = frozenset(
     "preset on_device stored_size repeats "
@@ -34,7 +35,9 @@ class AugmentOptions:
     crop_ratio: tuple = (3 / 4, 4 / 3)
     crop_antialias: bool = False
     crop_padding: int = 4
+    crop_border: str = "black"
     horizontal_flip: float = 0.5
+    alternating_flip: bool = False
     vertical_flip: float = 0.0
     rotation: float = 0.0
     shift_scale_rotate: tuple = (0.0, 0.0, 0.0)
@@ -83,6 +86,13 @@ class AugmentOptions:
 
     def _check_single_options(self) -> None:
         check_choice("augment.crop", self.crop, CROPS)
+        check_choice("augment.crop_border", self.crop_border, BORDERS)
+        if self.alternating_flip and (self.horizontal_flip != 0.5 or self.repeats > 1):
+            raise InputError(
+                "config.augment.alternating_flip=True mirrors each image in every second pass: "
+                "leave --config.augment.horizontal_flip at 0.5 and --config.augment.repeats at 1, "
+                f"instead of {self.horizontal_flip} and {self.repeats}."
+            )
         for name in (
             *("horizontal_flip", "vertical_flip", "perspective"),
             *("grayscale", "blur", "noise", "erasing"),

@@ -8,7 +8,7 @@ from jaxvision.options.checks import check_ranges
 from jaxvision.options.length import LENGTH_UNITS
 from jaxvision.options.schedule import MODES
 
-VIEWS = ("none", "flip", "five_crop", "ten_crop")
+VIEWS = ("none", "flip", "flip_shift", "five_crop", "ten_crop")
 CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
 TRACKERS = {  # and what each needs
     "tensorboard": ("tensorboardX",),

@@ -60,6 +60,7 @@ def crop(
     *,
     padding: int = 4,
     fill: float = 0.0,
+    reflects: bool = False,
     first: int | Int[Array, ""] = 0,
 ) -> Num[Array, "batch height width channels"]:
     """Adds a border to each image and cuts out a random part of the old size.
@@ -69,6 +70,7 @@ def crop(
       images: Images of any dtype, which is kept.
       padding: Number of pixels that are added on each side.
       fill: Value of the border: 0 is the mean colour of normalised images.
+      reflects: Whether the border is the image mirrored at its outermost pixels instead.
       first: Place of the first example in the whole batch, see `example_keys`.
 
     Source: He et al. 2016, Deep residual learning, section 4.2.
@@ -77,7 +79,10 @@ def crop(
 
     def crop_one(key: PRNGKeyArray, image: jax.Array) -> jax.Array:
         top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-        wide = jnp.pad(image, border, constant_values=jnp.asarray(fill, image.dtype))
+        if reflects:
+            wide = jnp.pad(image, border, mode="reflect")
+        else:
+            wide = jnp.pad(image, border, constant_values=jnp.asarray(fill, image.dtype))
         return jax.lax.dynamic_slice(wide, (top, left, 0), image.shape)
 
     return for_each(crop_one, key, images, first)

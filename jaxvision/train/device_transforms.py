@@ -91,8 +91,8 @@ def _key_of(key: PRNGKeyArray, operation: Transform) -> PRNGKeyArray:
 
 def _batch_form(operation: Transform) -> _Batch:
     match operation:
-        case crops.PadCrop(padding=padding):
-            return functools.partial(crop, padding=padding)
+        case crops.PadCrop(padding=padding, reflects=reflects):
+            return functools.partial(crop, padding=padding, reflects=reflects)
         case geometry.HorizontalFlip(probability=probability):
             return functools.partial(flip, probability=probability)
         case geometry.VerticalFlip(probability=probability):

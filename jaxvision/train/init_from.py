@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from jaxvision.errors import InputError
 from jaxvision.interop.load import load_weights
@@ -45,12 +47,7 @@ def load_initial(
     """
     if not path and not encoder_path:
         return None
-    key, _ = seed_keys(jax.random.key(seed))
-    graphdef, _, _ = abstract_model(build)
-    states = jax.jit(
-        lambda key: nnx.split(build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)[1:]
-    )(key)
-    model: Any = nnx.merge(graphdef, *states)
+    model = _initial_model(build, seed)
     if path:
         _load(model, path, part, image_size, option="init_from")
     if encoder_path:
@@ -60,6 +57,43 @@ def load_initial(
                 "gives the weights of the whole."
             )
         _load(model.encoder, encoder_path, part, image_size, option="encoder_from")
+    return _weights(model)
+
+
+def fits_to_images(build: Any) -> bool:
+    """Returns whether a class of models sets some initial values by the training images."""
+    return hasattr(build, "fit_to_images")
+
+
+def fit_to_images(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    images: Float[np.ndarray, "images height width channels"],
+    *,
+    seed: int,
+) -> Any:
+    """Returns (params, batch_stats) of a new model that has seen some training images.
+
+    Args:
+      build: Function that builds the model, which has a method `fit_to_images`, from `nnx.Rngs`.
+      images: Normalised images.
+      seed: Seed of the run.
+    """
+    model = _initial_model(build, seed)
+    model.fit_to_images(images)
+    return _weights(model)
+
+
+def _initial_model(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> Any:
+    """Returns the model with the random values of the seed."""
+    key, _ = seed_keys(jax.random.key(seed))
+    graphdef, _, _ = abstract_model(build)
+    states = jax.jit(
+        lambda key: nnx.split(build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)[1:]
+    )(key)
+    return nnx.merge(graphdef, *states)
+
+
+def _weights(model: nnx.Module) -> Any:
     _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)))
 

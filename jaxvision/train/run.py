@@ -14,6 +14,7 @@ from flax import nnx
 from jaxvision.batch import ON_DEVICE, check_batch
 from jaxvision.data.decode import Decode, decode_image
 from jaxvision.data.pipeline import CorruptCounter, EvalDataset, eval_dataset, train_dataset
+from jaxvision.data.source import Subset
 from jaxvision.data.types import Transform
 from jaxvision.models.spec import ModelSpec
 from jaxvision.options.length import Cadence, RunLength
@@ -23,7 +24,7 @@ from jaxvision.terminal import counted, waiting
 from jaxvision.train.augmentation import device_augment
 from jaxvision.train.gradients import make_gradient_fn
 from jaxvision.train.image_sizes import Stages
-from jaxvision.train.init_from import load_initial
+from jaxvision.train.init_from import fit_to_images, fits_to_images, load_initial
 from jaxvision.train.input import PreprocessFn, TrainInput, make_preprocess
 from jaxvision.train.mix import mix
 from jaxvision.train.optim.freeze import stop_frozen_gradients
@@ -35,6 +36,7 @@ from jaxvision.train.state import TrainState
 from jaxvision.train.step import Optimizer, make_eval_step, make_train_step
 
 _FEW = 16
+_IMAGES_TO_FIT = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +152,17 @@ class Run:
     def initial_weights(self) -> Any:
         """Returns (params, batch_stats) of the files that the options name; None without any.
 
+        A model that fits itself to images starts from what it makes of the training images.
+
         Raises:
           InputError: if a file cannot be read or does not fit.
         """
         model = self.options.model
         self.task.check_start(model.init_from)
         given = model.init_from or model.encoder_from
+        if not given and fits_to_images(self.spec.build):
+            with waiting("Fitting the model to the training images"):
+                return fit_to_images(self.build, self._some_images(), seed=self.options.seed)
         with waiting("Reading the weights to start from") if given else contextlib.nullcontext():
             return load_initial(
                 self.build,
@@ -165,6 +172,21 @@ class Run:
                 image_size=model.init_image_size or None,
                 seed=self.options.seed,
             )
+
+    def _some_images(self) -> np.ndarray:
+        """Returns every n-th training image, normalised; the same ones in all processes."""
+        length = len(self.train_source)
+        records = range(0, length, -(-length // _IMAGES_TO_FIT))
+        dataset = eval_dataset(
+            Subset(self.train_source, records),
+            transform=self.eval_transform,
+            target=self.task.data.target,
+            batch_size=min(len(records), 256),
+            num_threads=self.options.data.num_threads,
+            decode=self.decode,
+        )
+        images = np.concatenate([batch["image"][batch["mask"]] for batch in dataset])
+        return np.asarray(jax.device_get(self.preprocess_fn(jax.numpy.asarray(images))))
 
     @functools.cached_property
     def batch_shapes(self) -> dict[str, np.ndarray]:
@@ -246,6 +268,7 @@ class Run:
             seed=options.seed,
             repeats=options.augment.repeats,
             sampling=self.task.data.sampling,
+            alternating_flip=options.augment.alternating_flip,
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,

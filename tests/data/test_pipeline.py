@@ -101,6 +101,34 @@ def test_seed_decides_order_and_augmentation():
     assert np.mean(again) < 0.2  # the second pass augments anew
 
 
+class Rows(Numbers):
+    """Image i is a row of two pixels, i and then 255."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        return {**record, "image": np.array([[[index] * 3, [255] * 3]], np.uint8)}
+
+
+def test_flips_by_turns_show_each_image_and_its_mirror_in_every_two_passes():
+    flips = dict(transform=PLAIN, batch_size=10, alternating_flip=True)
+    seen = take(train(Rows(40), **flips), 12)
+    mirrored = np.zeros((3, 40), bool)
+    for place, (image, index) in enumerate(zip(seen["image"], seen["index"], strict=True)):
+        row = [index, 255]
+        mirrored[place // 40, index] = image[0, 0, 0] == 255
+        assert image[0, :, 0].tolist() == (row[::-1] if mirrored[place // 40, index] else row)
+    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
+    np.testing.assert_array_equal(mirrored[2], mirrored[0])
+    assert 10 < mirrored[0].sum() < 30
+    other = take(train(Rows(40), seed=4, **flips), 4)
+    first = {i: x[0, 0, 0] for i, x in zip(seen["index"][:40], seen["image"][:40], strict=True)}
+    same = [first[i] == x[0, 0, 0] for i, x in zip(other["index"], other["image"], strict=True)]
+    assert 5 < np.sum(same) < 35  # another seed mirrors others
+    resumed = train(Rows(40), **flips)
+    resumed.set_state({**resumed.get_state(), "examples_seen": 60})
+    assert_same(take(resumed, 6), {name: values[60:] for name, values in seen.items()})
+
+
 @pytest.mark.parametrize(
     "options",
     [{"num_threads": 1}, {"num_threads": 0}, {"prefetch_examples": 1}, {"num_threads": 64}],

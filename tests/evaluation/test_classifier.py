@@ -67,6 +67,22 @@ def test_the_scores_are_those_of_training(finished):
         assert np.asarray(Image.open(folder / name).convert("L")).std() > 5
 
 
+def test_views_of_flip_and_shift(finished):
+    folder, run, state = finished
+    images = images_of(run)
+    wide = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    height, width = images.shape[1:3]
+    shifted = [wide[:, top : top + height, top : top + width] for top in (0, 2)]
+    logits = sum(
+        weight * (logits_of(run, state, view) + logits_of(run, state, view[:, :, ::-1]))
+        for weight, view in zip((1 / 4, 1 / 8, 1 / 8), (images, *shifted), strict=True)
+    )
+    expected = classification_scores(logits, labels_of(run), run.task.class_names)
+    scores = evaluate_fully(config(run, tta="flip_shift"), folder)["weights"]["eval_ema"]
+    assert scores["accuracy"] == expected["accuracy"]
+    assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("tta", ["flip", "ten_crop"])  # five_crop: below, on any devices
 def test_views_average_logits(finished, tta):
     folder, run, state = finished

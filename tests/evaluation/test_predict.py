@@ -1,6 +1,7 @@
 """Predictions of a run's weights are those that its evaluation would make."""
 
 import csv
+import dataclasses
 import json
 
 import finished_run
@@ -11,6 +12,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 
+from jaxvision.data.augment.transforms import eval_transform
 from jaxvision.data.image_files import find_images
 from jaxvision.errors import InputError
 from jaxvision.evaluation.predict import (
@@ -116,3 +118,21 @@ def test_lines():
     ]
     (line,) = prediction_lines(bad, "json")
     assert json.loads(line) == {"image": "x.png", "guesses": [], "error": "x.png cannot be used."}
+
+
+def test_the_views_of_an_image_are_those_of_an_evaluation(finished, photos):
+    folder, run, state = finished
+    trained = open_trained(str(folder))
+    images = [image for image in find_images(str(photos)) if "broken" not in image.name]
+    model = nnx.merge(run.graphdef, state.ema_params, state.ema_batch_stats)
+    pixels = np.stack([run.eval_transform(run.eval_source[i]["image"], None) for i in range(5)])
+    view = lambda x: model(run.preprocess_fn(jnp.asarray(x)))  # noqa: E731
+    expected = jax.nn.softmax((view(pixels) + view(pixels[:, :, ::-1])) / 2)
+    for prediction, probabilities in zip(
+        predict(trained, images, top=8, views="flip"), np.asarray(expected), strict=True
+    ):
+        for guess in prediction.guesses:
+            assert guess.probability == pytest.approx(probabilities[guess.index], rel=1e-5)
+    whole = dataclasses.replace(trained, transform=eval_transform(32, eval_resize=32))
+    with pytest.raises(InputError, match="these weights see the whole: choose none, flip or flip"):
+        next(predict(whole, images, views="five_crop"))

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,24 @@ def test_batch_norm_training_follows_torch():
     # The new value weighs `momentum`, and the running variance is unbiased.
     np.testing.assert_allclose(norm.mean[...], 0.2 * flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.8 + 0.2 * flat.var(0, ddof=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_without_a_scale_it_is_that_of_a_scale_of_one(train):
+    make = functools.partial(BatchNorm, 5, dtype="float32", param_dtype="float32")
+    plain, scaled = make(use_scale=False), make()
+    assert plain.scale is None and jax.tree.structure(nnx.state(plain, nnx.Param)).num_leaves == 1
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 3, 5)) * 2 + 1
+
+    def loss(norm):
+        return jnp.sum(norm(inputs, train=train) ** 3)
+
+    for norm in (plain, scaled):
+        norm.bias[...] = jnp.arange(5.0)
+    ours, theirs = nnx.grad(loss)(plain), nnx.grad(loss)(scaled)
+    np.testing.assert_allclose(ours["bias"][...], theirs["bias"][...], rtol=1e-6)
+    np.testing.assert_array_equal(plain(inputs, train=train), scaled(inputs, train=train))
+    np.testing.assert_array_equal(plain.var[...], scaled.var[...])
 
 
 def test_batch_norm_evaluation_uses_and_keeps_the_running_statistics():

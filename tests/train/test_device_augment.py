@@ -57,6 +57,16 @@ def test_crop_takes_every_place():
     np.testing.assert_array_equal(run(crop, images, padding=0), images)
 
 
+def test_crop_of_a_mirrored_border():
+    images = make_images(60, 6, 5)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    for image, wide in zip(run(crop, images, padding=2, reflects=True), padded, strict=True):
+        places = np.lib.stride_tricks.sliding_window_view(wide, image.shape).reshape(
+            -1, *image.shape
+        )
+        assert (places == image).all(axis=(1, 2, 3)).sum() == 1
+
+
 def test_crop_keeps_uint8():
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
     assert run(crop, images).dtype == np.uint8 and run(flip, images).dtype == np.uint8

@@ -1,6 +1,7 @@
 """A run that starts from other weights."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,6 +11,7 @@ from train import helpers
 import jaxvision as jv
 from configs import smoke
 from jaxvision.errors import InputError
+from jaxvision.models.airbench import whitening_kernel
 from jaxvision.train.init_from import load_initial, start_from
 from jaxvision.train.state import create_state
 
@@ -72,3 +74,25 @@ def test_weights_that_do_not_fit_leave_no_folder(tmp_path):
     with pytest.raises(InputError, match=r"config.model.init_from: .*nowhere.pth"):
         train(config(**{"model.init_from": "nowhere.pth"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_new_run_whitens_its_training_images(tmp_path):
+    """And one that starts from weights, or goes on, keeps those."""
+    options = {
+        "model.name": "airbench94",
+        "model.kwargs": {"stage_widths": (8,)},
+        "optimizer.learning_rate": 0.0,
+    }
+    run = make_run(config(**options))
+    images = np.stack([run.eval_transform(x["image"], None) for x in run.train_source])
+    expected = whitening_kernel(np.asarray(run.preprocess_fn(jnp.asarray(images))), 2, 5e-4)
+    state = train(config(**options), tmp_path / "run")
+    kernel = np.asarray(state.params["stem"]["kernel"])
+    np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(state.ema_params["stem"]["kernel"], kernel, rtol=1e-6)
+    path = tmp_path / "weights.npz"
+    other = jv.create_model("airbench94", num_classes=8, stage_widths=(8,), rngs=nnx.Rngs(1))
+    other.stem.kernel[...] = 2 * other.stem.kernel[...]
+    jv.save_weights(other, path)
+    started = make_run(config(**options, **{"model.init_from": str(path)})).initial_weights()
+    np.testing.assert_array_equal(started[0]["stem"]["kernel"], other.stem.kernel[...])

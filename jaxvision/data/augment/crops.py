@@ -158,19 +158,23 @@ def _resize_fast(image: np.ndarray, size: tuple[int, int], interpolation: str) -
 
 @dataclass(frozen=True)
 class PadCrop:
-    """Adds a black border and cuts out a random part of the given size: the crop of CIFAR recipes.
+    """Adds a border and cuts out a random part of the given size: the crop of CIFAR recipes.
+
+    The border is black, or with `reflects` the image mirrored at its outermost pixels.
 
     Source: He et al. 2016, Deep residual learning, section 4.2.
     """
 
     size: tuple[int, int]
     padding: int = 4
+    reflects: bool = False
 
     def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
         """Returns the random part."""
         rng = require_rng(rng)
         p = self.padding
-        image = cv2.copyMakeBorder(image, p, p, p, p, cv2.BORDER_CONSTANT)
+        border = cv2.BORDER_REFLECT_101 if self.reflects else cv2.BORDER_CONSTANT
+        image = cv2.copyMakeBorder(image, p, p, p, p, border)
         top = int(rng.integers(image.shape[0] - self.size[0] + 1))
         left = int(rng.integers(image.shape[1] - self.size[1] + 1))
         return image[top : top + self.size[0], left : left + self.size[1]]

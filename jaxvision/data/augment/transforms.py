@@ -76,12 +76,15 @@ def train_transform(
                 options.crop_antialias,
             ),
         ),
-        "pad": lambda: (Resize(size, interpolation), PadCrop(size, options.crop_padding)),
+        "pad": lambda: (
+            Resize(size, interpolation),
+            PadCrop(size, options.crop_padding, options.crop_border == "reflect"),
+        ),
         "center": lambda: (Resize(max(size), interpolation), CenterCrop(size)),
         "none": lambda: (Resize(size, interpolation),),
     }
     operations = list(crops[options.crop]())
-    if options.horizontal_flip:
+    if options.horizontal_flip and not options.alternating_flip:
         operations.append(HorizontalFlip(options.horizontal_flip))
     if options.vertical_flip:
         operations.append(VerticalFlip(options.vertical_flip))

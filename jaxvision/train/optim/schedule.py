@@ -197,8 +197,6 @@ def _drops(name: str, peak: float, every: int, factor: float, milestones: tuple[
             f"The schedule '{name}' needs step_steps of at least 1 and a positive step_factor, got "
             f"{every} and {factor}; set schedule.step_epochs."
         )
-    if name == "multi_step" and factor <= 0:
-        raise InputError(f"The schedule 'multi_step' needs a positive step_factor, got {factor}.")
     rising = all(a < b for a, b in zip((0, *milestones), milestones, strict=False))
     if name == "multi_step" and not (milestones and rising):
         raise InputError(

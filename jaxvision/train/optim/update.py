@@ -155,9 +155,14 @@ def frozen_batch_norms(policy: str, groups: Groups) -> set[str]:
       policy: Value of config.model.freeze_batch_stats.
       groups: Groups of all parameters.
     """
-    return {
-        name.removesuffix("/scale")
+    decisive = {
+        name.removesuffix(part): group
+        for part in ("/bias", "/scale")  # where there is one, the scale decides
         for name, group in groups.items()
-        if name.endswith("/scale")
-        and (policy == "all" or (policy == "frozen" and group.start_step is None))
+        if name.endswith(part)
+    }
+    return {
+        path
+        for path, group in decisive.items()
+        if policy == "all" or (policy == "frozen" and group.start_step is None)
     }

@@ -133,10 +133,11 @@ def test_random_resized_crop_does_not_alias():
     assert np.abs(crop(image, np.random.default_rng(0)).astype(int) - 128).max() <= 1
 
 
-def test_pad_crop_covers_all_offsets_and_pads_with_black(rng):
+@pytest.mark.parametrize(("reflects", "mode"), [(False, "constant"), (True, "reflect")])
+def test_pad_crop_covers_all_offsets_and_pads(rng, reflects, mode):
     image = rng.integers(1, 256, (6, 8, 3), dtype=np.uint8)
-    crop = PadCrop((6, 8), padding=2)
-    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    crop = PadCrop((6, 8), padding=2, reflects=reflects)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=mode)  # torch's names of the modes
     windows = {
         padded[top : top + 6, left : left + 8].tobytes(): (top, left)
         for top in range(5)

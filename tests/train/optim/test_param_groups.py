@@ -12,6 +12,7 @@ from jaxvision.train.optim.freeze import build_with_frozen_stats
 from jaxvision.train.optim.layer_depth import layer_numbers
 from jaxvision.train.optim.optimizer import decay_mask, not_decayed_names
 from jaxvision.train.optim.param_groups import PRESETS, ParamGroup, assign_groups, param_names
+from jaxvision.train.optim.update import frozen_batch_norms
 from jaxvision.train.state import abstract_model
 
 
@@ -33,7 +34,7 @@ def smallest_members():
     members = {}
     for name in jv.list_models():
         spec = get_spec(name)
-        if name.startswith("cifar_resnet"):
+        if name.startswith(("cifar_resnet", "airbench")):
             continue  # three stages, and three quarters of them are all
         best = members.setdefault(spec.family, spec)
         members[spec.family] = min(best, spec, key=lambda s: (s.num_params, s.name))
@@ -289,6 +290,23 @@ def test_frozen_batch_norms_keep_their_statistics():
     model(jax.random.normal(jax.random.key(0), (2, 32, 32, 3)), train=True)
     still = {path for path, m in norms(model) if (np.asarray(m.mean[...]) == before[path]).all()}
     assert still == {"stem/norm", "stages/0/1/norm2"}
+
+
+def test_the_frozen_batch_norms_of_a_model():
+    """Where there is a scale, it decides; else the bias."""
+    still, moving = ParamGroup(start_step=None), ParamGroup()
+    groups = {
+        "norm1/scale": still,
+        "norm1/bias": moving,
+        "norm2/scale": moving,
+        "norm2/bias": still,
+        "norm3/bias": still,
+        "norm4/bias": moving,
+        "conv/kernel": still,
+    }
+    assert frozen_batch_norms("frozen", groups) == {"norm1", "norm3"}
+    assert frozen_batch_norms("all", groups) >= {"norm1", "norm2", "norm3", "norm4"}
+    assert not frozen_batch_norms("none", groups)
 
 
 def norms(model):

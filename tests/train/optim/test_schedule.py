@@ -144,6 +144,13 @@ def test_multi_step_drops_at_its_milestones():
     np.testing.assert_array_equal(rates(schedule, 9), [1, 1, *[0.5] * 3, *[0.25] * 4])
 
 
+def test_a_factor_of_zero_ends_the_training_at_the_milestone():
+    schedule = make_schedule(
+        "multi_step", learning_rate=0.5, total_steps=4, milestone_steps=(2,), step_factor=0.0
+    )
+    np.testing.assert_array_equal(rates(schedule, 4), [0.5, 0.5, 0.0, 0.0])
+
+
 def test_cooldown_ends_at_the_floor():
     schedule = make_schedule(
         "constant", learning_rate=1.0, total_steps=8, cooldown_steps=4, end_learning_rate=0.2
@@ -261,10 +268,6 @@ def test_a_warmup_longer_than_the_run_is_scaled_and_said(lengths, fitted, caplog
         (
             {"name": "multi_step", "milestone_steps": (0, 5)},
             r"must be 0 .off. or above, got \(0, 5\)",
-        ),
-        (
-            {"name": "multi_step", "milestone_steps": (5,), "step_factor": 0.0},
-            "positive step_factor",
         ),
         ({"name": "polynomial", "power": 0.0}, "power must be above 0, got 0.0"),
         ({"name": "cosine_restarts"}, "restart_steps and restart_factor of at least 1, got 0"),
