@@ -7,6 +7,7 @@ import numpy as np
 from jaxvision.errors import InputError
 from jaxvision.interop.adapt import Source
 from jaxvision.interop.rules import LINEAR, Rule, Weights, batch_norm, conv
+from jaxvision.models.spec import param_dtype
 
 _FIRST = 2  # place of the first stage, behind the whitening and its activation
 
@@ -18,7 +19,7 @@ def _rules(config: Any) -> tuple[Rule, ...]:
             theirs, ours = f"{_FIRST + stage}.norm{n}", f"stages/{stage}/0/norm{n}"
             rules += conv(f"{_FIRST + stage}.conv{n}", f"stages/{stage}/0/conv{n}")
             rules += [rule for rule in batch_norm(theirs, ours) if not _is_scale(rule.source)]
-            ones = np.ones(width, np.float32)
+            ones = np.ones(width, param_dtype(config.dtype))
             rules.append(Rule(f"{theirs}.weight", f"{ours}/mean", constant=ones))
     head = _FIRST + len(config.stage_widths) + 2  # behind the pooling and the flattening
     return *rules, Rule(f"{head}.weight", "head/kernel", LINEAR)
