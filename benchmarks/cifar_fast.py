@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import statistics
+from typing import Any
 
 import cifar
 
@@ -20,12 +21,12 @@ def config(arguments, seed):
     """Returns the card on zips of images."""
     from configs import cifar10_fast
 
-    config = cifar10_fast.get_config(arguments.machine)
+    config: Any = cifar10_fast.get_config(arguments.machine)
     with config.unlocked():
         config.seed = seed
         config.data.name, config.data.path = "folder", str(arguments.data)
         config.data.train_split, config.data.eval_split = "train_*.zip", arguments.split
-        config.log.tensorboard = False
+        config.log.to = ()
         config.total_epochs = arguments.epochs or config.total_epochs
     return config.lock()
 

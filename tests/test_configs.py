@@ -52,6 +52,7 @@ LARGE = [
     ("caltech101", "mobilenet_v3_large"),
     ("caltech101", "efficientnet_b0"),
     ("distill_vit", "student"),
+    ("cifar10_fast", "gpu"),
     *(("cifar_resnet", net) for net in ("resnet56", "resnet110", "plain20", "plain56")),
 ]
 

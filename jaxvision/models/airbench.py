@@ -1,6 +1,7 @@
 """The network of the CIFAR-10 speed runs: a frozen whitening, then convolutions and max-pooling."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,8 +169,9 @@ class Airbench(ImageModel):
         self.stem.kernel[...] = jnp.asarray(kernel, self.stem.kernel.dtype)
 
 
-def dirac(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+def dirac(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
     """Returns a kernel in HWIO whose first channels pass on the input, the others as in torch."""
+    del out_sharding  # an initialiser's, which no layer here gives
     kernel = _torch_default(key, shape, dtype)
     same = min(shape[2], shape[3])
     identity = np.zeros((*shape[:3], same))
