@@ -124,6 +124,11 @@ def test_flips_by_turns_show_each_image_and_its_mirror_in_every_two_passes():
     first = {i: x[0, 0, 0] for i, x in zip(seen["index"][:40], seen["image"][:40], strict=True)}
     same = [first[i] == x[0, 0, 0] for i, x in zip(other["index"], other["image"], strict=True)]
     assert 5 < np.sum(same) < 35  # another seed mirrors others
+    far = train(Rows(40), **flips)
+    far.set_state({**far.get_state(), "examples_seen": 40 * 1_000})
+    late = next(far)  # pass 1,000 is as pass 0
+    for image, index in zip(late["image"], late["index"], strict=True):
+        assert (image[0, 0, 0] == 255) == mirrored[0, index]
     resumed = train(Rows(40), **flips)
     resumed.set_state({**resumed.get_state(), "examples_seen": 60})
     assert_same(take(resumed, 6), {name: values[60:] for name, values in seen.items()})

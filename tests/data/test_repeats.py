@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from data.test_pipeline import Numbers, assert_same, jitter, take, train
 
-from jaxvision.data.pipeline import _ShuffledOrder
+from jaxvision.data.order import ShuffledOrder
 
 
 def order(num_records, repeats, length, seed=5):
-    indices = _ShuffledOrder(num_records, seed, repeats, ())
+    indices = ShuffledOrder(num_records, seed, repeats, ())
     return [indices[i][0] for i in range(length)]
 
 
