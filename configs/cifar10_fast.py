@@ -9,7 +9,7 @@ Command: python launch.py --config=configs/cifar10_fast.py --workdir=runs/fast
            --config.data.path=data/cifar-10-batches-py
      or: ... --config.data.name=folder --config.data.path=data/cifar10
            --config.data.train_split='train_*.zip' --config.data.eval_split=test.zip
-The accuracy that was measured is in benchmarks/RESULTS.md (python benchmarks/cifar_fast.py).
+What was measured is in benchmarks/RESULTS.md; python benchmarks/cifar_fast.py measures it.
 Source: Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, https://arxiv.org/abs/2404.00498.
 """
 

@@ -93,6 +93,6 @@ def test_a_new_run_whitens_its_training_images(tmp_path):
     path = tmp_path / "weights.npz"
     other = jv.create_model("airbench94", num_classes=8, stage_widths=(8,), rngs=nnx.Rngs(1))
     other.stem.kernel[...] = 2 * other.stem.kernel[...]
-    jv.save_weights(other, path)
+    jv.save_weights(other, path, format="jaxvision")
     started = make_run(config(**options, **{"model.init_from": str(path)})).initial_weights()
     np.testing.assert_array_equal(started[0]["stem"]["kernel"], other.stem.kernel[...])
