@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxvision import explain
     from jaxvision.compile_cache import cache_compilation
     from jaxvision.evaluation.from_pretrained import from_pretrained, preprocess
     from jaxvision.evaluation.push import push
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "cache_compilation",
     "create_model",
+    "explain",
     "from_pretrained",
     "get_spec",
     "list_models",
@@ -47,10 +49,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "explain":  # a folder of functions
+        return importlib.import_module("jaxvision.explain")
     if name not in _CONTRACT:
         raise AttributeError(f"module 'jaxvision' has no attribute {name!r}")
     return getattr(importlib.import_module(_CONTRACT[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_CONTRACT})
+    return sorted({*globals(), *_CONTRACT, "explain"})

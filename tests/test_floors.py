@@ -25,6 +25,7 @@ FLOORS = {
     "data": 1,
     "decode": 1,
     "plots": 1,
+    "explain": 2,
     "interop": 2,
     "tasks": 3,
     "train": 4,

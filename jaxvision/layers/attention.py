@@ -12,6 +12,7 @@ from jaxvision.layers.cudnn_attention import cudnn_attention, cudnn_obstacle
 from jaxvision.layers.dropout import draw_kept, draw_key
 from jaxvision.layers.fused_attention import attention_scores, fused_attention
 from jaxvision.layers.linear import linear
+from jaxvision.layers.tap import tap
 from jaxvision.target_platform import target_platform
 
 _FEW_TARGETS = 16  # fewer, as in decoding, leave cuDNN's tiles empty
@@ -53,6 +54,43 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017, Attention Is All You Need, eq. 1.
     """
+    attended = _attend(
+        query,
+        keys,
+        values,
+        bias=bias,
+        mask=mask,
+        num_sources=num_sources,
+        implementation=implementation,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+    )
+
+    def beside() -> dict[str, jax.Array]:
+        # Behind a barrier, so that the compiler does not merge this with what the model computes.
+        inputs = jax.lax.optimization_barrier((query, keys, values))
+        asked, offered, given = inputs
+        cut = slice(num_sources)
+        biases, masks = (None if x is None else x[..., cut] for x in (bias, mask))
+        weights = attention_weights(asked, offered[:, cut], bias=biases, mask=masks)
+        return {"weights": weights, "values": given[:, cut]}
+
+    return tap("attention", attended, beside)
+
+
+def _attend(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    *,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+    num_sources: int | None,
+    implementation: str,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Returns what `dot_product_attention` says."""
     dropout_key = dropout_key if dropout_rate > 0.0 else None
     drops = dropout_key is not None
     implementation = _choose(

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxvision.layers.counting_rngs import counting_rngs
+from jaxvision.layers.tap import is_capturing
 from jaxvision.target_platform import target_platform
 
 # Whether blocks are stacked: "auto" does where it is faster, see `build_blocks`.
@@ -83,6 +84,9 @@ def run_blocks(
     rate_array = jnp.asarray(rates, jnp.float32) if any(rates) else None
 
     steps = step if isinstance(step, tuple) else (step,)
+    if is_capturing():  # no tapped value leaves a loop or a rematerialised block
+        inputs = [(_at_block(blocks, i), *_at((rate_array, keys), i)) for i in range(depth)]
+        return _take_turns([functools.partial(_run_block, each) for each in steps], carry, inputs)
     policy = _offload_carry if remat == "offload" else None if remat else _keep_products
     if remat == "offload":
         steps = tuple(_named_carry(each) for each in steps)
@@ -93,7 +97,7 @@ def run_blocks(
         return [checkpoint(functools.partial(_run_block, each)) for each in steps]
 
     if isinstance(blocks, nnx.List):
-        inputs = [(blocks[i], *_at((rate_array, keys), i)) for i in range(depth)]
+        inputs = [(_at_block(blocks, i), *_at((rate_array, keys), i)) for i in range(depth)]
         return _take_turns(bodies(in_loop=False), carry, inputs)
     inputs = (blocks, rate_array, keys)
     if len(steps) == 1:
@@ -139,6 +143,10 @@ def _scan_in_turns(
         carry, outputs = _take_turns(make_bodies(in_loop=False), carry, rest)
         parts.append(outputs)
     return carry, jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+
+
+def _at_block(blocks: Any, i: int) -> Any:
+    return blocks[i] if isinstance(blocks, nnx.List) else _at(blocks, i)
 
 
 def _at(stacked: Any, i: int) -> Any:

@@ -13,6 +13,7 @@ from jaxvision.layers.cached_attention import Cache
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.mlp import Mlp, gelu
 from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.tap import tap_facts
 
 Branch = Callable[[jax.Array], jax.Array]
 
@@ -111,11 +112,13 @@ class DecoderBlock(nnx.Module):
           ValueError: if randomness is needed and `rngs` is None.
         """
         how: dict[str, Any] = {"train": train, "rngs": rngs}
+
+        def look(tokens: jax.Array) -> jax.Array:
+            with tap_facts(looks_at="memory"):
+                return self.cross_attn(tokens, memory, mask=memory_mask, **how)
+
         return self._run(
-            tokens,
-            lambda tokens: self.self_attn(tokens, mask=mask, **how),
-            lambda tokens: self.cross_attn(tokens, memory, mask=memory_mask, **how),
-            **how,
+            tokens, lambda tokens: self.self_attn(tokens, mask=mask, **how), look, **how
         )
 
     def cross_weights(

@@ -10,6 +10,7 @@ from jaxvision.layers.dropout import dropout
 from jaxvision.layers.layer_scale import LayerScale
 from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
+from jaxvision.layers.tap import tap
 
 
 class EncoderBlock(nnx.Module):
@@ -89,9 +90,8 @@ class EncoderBlock(nnx.Module):
         Raises:
           ValueError: if randomness is needed and `rngs` is None.
         """
-        branch = self.attn(
-            self.norm1(tokens), mask=mask, num_sources=num_tokens, train=train, rngs=rngs
-        )
+        normed = tap("tokens", self.norm1(tokens))
+        branch = self.attn(normed, mask=mask, num_sources=num_tokens, train=train, rngs=rngs)
         branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
         if self.layer_scale1 is not None:
             branch = self.layer_scale1(branch)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvision.layers.attention import pad_tokens
+from jaxvision.layers.tap import tap_facts
 
 Sides = tuple[int, int]  # along rows and columns, in tokens
 # Of windows [batch, windows, tokens, channels] and a mask [windows, 1, tokens, tokens] or None.
@@ -142,7 +143,9 @@ def attend_in_windows(
     mask = jnp.asarray(shift_mask((rows, columns), window, shift)) if any(shift) else None
     windows = window_partition(shifted, window)
     count = (rows // window[0]) * (columns // window[1])
-    windows = attend(windows.reshape(batch, count, *windows.shape[1:]), mask)
+    facts = {"grid": (height, width), "window": window, "shift": shift, "pad_first": pad_first}
+    with tap_facts(batch=batch, **facts):
+        windows = attend(windows.reshape(batch, count, *windows.shape[1:]), mask)
     shifted = window_reverse(jax.lax.collapse(windows, 0, 2), window, (rows, columns))
     return crop(roll(shifted, shift)) if pad_first else roll(crop(shifted), shift)
 

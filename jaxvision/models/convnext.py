@@ -18,6 +18,7 @@ from jaxvision.layers.mlp import Mlp
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, whole_patches
 from jaxvision.layers.pool import global_pool
+from jaxvision.layers.tap import tap
 from jaxvision.models.image_model import ImageModel, LayerGroups
 from jaxvision.models.spec import (
     HFPeer,
@@ -256,7 +257,7 @@ class ConvNeXt(ImageModel):
         outputs = self.stem_norm(self.stem(whole_patches(images, 4)))
         maps = {}
         for i, stage in enumerate(self.stages):
-            outputs = stage(outputs, train=train, rngs=rngs)
+            outputs = tap("map", stage(outputs, train=train, rngs=rngs))
             maps[4 * 2**i] = outputs
         return outputs, maps
 

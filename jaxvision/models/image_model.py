@@ -48,12 +48,15 @@ class ImageModel(Model):
         classifier is linear.
       layer_groups: Places of the family's parameters between image and head.
       head_dropout: Field of the config that is the dropout rate before the head; None: no dropout.
+      stage_tap: Name of the values that explanations look at, one for each stage: "map", or
+        "tokens" where a class token is read; see `jaxvision.layers.tap`.
     """
 
     head: nnx.Linear | None
     head_hidden: nnx.Linear | None = None
     layer_groups: ClassVar[LayerGroups] = LayerGroups()
     head_dropout: ClassVar[str | None] = None
+    stage_tap: ClassVar[str] = "map"
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxvision.errors import check_choice
 from jaxvision.layers.activation import ACTIVATIONS
 from jaxvision.layers.conv import PADDINGS, ConvNormAct, make_divisible
+from jaxvision.layers.tap import tap
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import check_images, check_rates, layer_dtypes
 
@@ -230,7 +231,9 @@ class MobileNet(ImageModel):
         """
         maps = self.pyramid(images, train=train, rngs=rngs)
         last = list(maps.values())[-1]
-        return last if self.last_conv is None else self.last_conv(last, train=train), maps
+        if self.last_conv is not None:
+            last = tap("map", self.last_conv(last, train=train))
+        return last, maps
 
     def pyramid(
         self,
@@ -252,6 +255,7 @@ class MobileNet(ImageModel):
                 outputs = block(outputs, train=train, rngs=rngs)
                 stride *= shape.stride
                 maps[stride] = outputs
+            outputs = maps[stride] = tap("map", outputs)
         return maps
 
 

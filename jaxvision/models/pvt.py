@@ -19,6 +19,7 @@ from jaxvision.layers.over_batch import over_batch
 from jaxvision.layers.patch import PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding
 from jaxvision.layers.spatial_reduction import SpatialReduction
+from jaxvision.layers.tap import tap, tap_facts
 from jaxvision.models.attention_config import SizedConfig
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
@@ -138,10 +139,12 @@ class PVTBlock(nnx.Module):
           train: Whether every kind of dropping is on.
           rngs: Source of randomness; needed only if `train` and some rate is > 0.
         """
-        normed, memory = self.norm1(tokens), None
+        with tap_facts(grid=grid):
+            normed, memory = tap("tokens", self.norm1(tokens)), None
         if self.reduction is not None:
             memory = self.reduction(normed.reshape(len(tokens), *grid, tokens.shape[-1]))
-        branch = self.attn(normed, memory, train=train, rngs=rngs)
+        with tap_facts(grid=grid):
+            branch = self.attn(normed, memory, train=train, rngs=rngs)
         branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
         tokens = tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
         branch = self.mlp(self.norm2(tokens), train=train, rngs=rngs)
@@ -245,6 +248,7 @@ class PVT(ImageModel):
 
     config: PVTConfig
     weight_sources = "jaxvision.interop.pvt:SOURCES"
+    stage_tap = "tokens"
 
     def __init__(self, config: PVTConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -19,6 +19,7 @@ from jaxvision.layers.mlp import gelu
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import OverlapPatchEmbed
 from jaxvision.layers.spatial_reduction import PooledReduction, SpatialReduction
+from jaxvision.layers.tap import tap, tap_facts
 from jaxvision.models.attention_config import AttentionConfig
 from jaxvision.models.image_model import ImageModel, LayerGroups
 from jaxvision.models.pvt import check_stages, hf_stages
@@ -160,7 +161,8 @@ class PVTv2Block(nnx.Module):
         normed = self.norm1(inputs)
         memory = None if self.reduction is None else self.reduction(normed)
         tokens = jax.lax.collapse(normed, 1, 3)
-        branch = self.attn(tokens, memory, train=train, rngs=rngs).reshape(inputs.shape)
+        with tap_facts(grid=inputs.shape[1:3]):
+            branch = self.attn(tokens, memory, train=train, rngs=rngs).reshape(inputs.shape)
         branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
         outputs = inputs + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
         branch = self.mlp(self.norm2(outputs), train=train, rngs=rngs)
@@ -271,7 +273,7 @@ class PVTv2(ImageModel):
         check_images(images, self.config.in_channels)
         maps, outputs = {}, images
         for i, stage in enumerate(self.stages):
-            outputs = stage(outputs, train=train, rngs=rngs)
+            outputs = tap("map", stage(outputs, train=train, rngs=rngs))
             maps[4 * 2**i] = outputs
         return outputs, maps
 

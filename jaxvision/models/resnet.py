@@ -14,6 +14,7 @@ from jaxvision.layers.conv import Conv, ConvNormAct
 from jaxvision.layers.drop_path import drop_path, drop_path_rates
 from jaxvision.layers.norm import BatchNorm
 from jaxvision.layers.pool import max_pool
+from jaxvision.layers.tap import tap
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     HFPeer,
@@ -291,7 +292,7 @@ class ResNet(ImageModel):
             stride *= self.config.first_stride if stage == 0 else 2
             for block in blocks:
                 outputs = block(outputs, train=train, rngs=rngs)
-            maps[stride] = outputs
+            outputs = maps[stride] = tap("map", outputs)
         return outputs, maps
 
 

@@ -17,6 +17,7 @@ from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.patch import PatchEmbed, check_divisible
 from jaxvision.layers.patch_merging import PatchMerging
 from jaxvision.layers.position_bias import RelativePositionBias
+from jaxvision.layers.tap import tap
 from jaxvision.layers.window import Sides
 from jaxvision.layers.window_block import WindowBlock
 from jaxvision.models.attention_config import SizedConfig
@@ -209,7 +210,7 @@ class Swin(ImageModel):
             stage_key = None if key is None else jax.random.fold_in(key, stage)
             tokens = self._run_stage(stage, tokens, rates[:depth], key=stage_key, train=train)
             rates = rates[depth:]
-            maps[config.patch_size * 2**stage] = tokens
+            tokens = maps[config.patch_size * 2**stage] = tap("map", tokens)
         return self.norm(tokens), maps
 
     def _run_stage(

@@ -134,6 +134,7 @@ class ViT(ImageModel):
     weight_sources = "jaxvision.interop.vit:SOURCES"
     layer_groups = LayerGroups(with_head="pooler/")
     head_dropout = "head_dropout_rate"
+    stage_tap = "tokens"
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.config, dtypes = config, layer_dtypes(config.dtype)
