@@ -264,6 +264,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log = d()
     _add_length(config.log, "every", steps=50)  # between two lines: every_steps, ...
     config.log.to = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
+    config.log.report = True  # write report.html at the end; it evaluates every class once more
 
     config.compilation_cache = "~/.cache/jaxvision"  # folder of compiled programs; "": off
     config.lock()  # a mistyped option fails in a config file too

@@ -67,6 +67,12 @@ def write_text(path: pathlib.Path, content: str) -> None:
         unfinished.write_text(content, encoding="utf-8")
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with written_aside(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
 def save_figure(figure: Any, path: str | os.PathLike) -> pathlib.Path:
     """Writes a picture whole or not at all; returns its path.
 

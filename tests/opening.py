@@ -6,7 +6,8 @@ from jaxvision.evaluation import evaluate
 from jaxvision.options.options import Options, read_options
 from jaxvision.preflight import find_lr as finder
 from jaxvision.preflight import preflight as flight
-from jaxvision.train import loop, report, setup
+from jaxvision.report import end
+from jaxvision.train import loop, setup
 
 
 def make_run(config, workdir=None, *, devices=1, training=True):
@@ -32,7 +33,7 @@ def evaluate_fully(config, workdir, *, devices=1):
 
 
 def write_report(config, state, workdir, *, devices=1):
-    return report.write_report(make_run(config, workdir, devices=devices), state, workdir)
+    return end.write_report(make_run(config, workdir, devices=devices), state, workdir)
 
 
 def preflight(config, workdir, *, devices=1, **options):

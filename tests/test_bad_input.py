@@ -46,7 +46,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", 
 SERVER = """
 import json, sys, traceback
 from absl.testing import flagsaver
-import launch, jaxvision.evaluation.evaluate, jaxvision.train.report  # which bring more flags
+import launch, jaxvision.evaluation.evaluate, jaxvision.report.end  # which bring more flags
 for line in sys.stdin:
     sys.argv = json.loads(line)  # where ml_collections looks for overrides
     sys.modules.pop("config_config", None)  # the config file of the row before

@@ -225,6 +225,7 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
         from jaxvision.evaluation.evaluate import evaluate_fully
         from jaxvision.preflight.find_lr import find_lr
         from jaxvision.preflight.preflight import preflight
+        from jaxvision.report.end import write_report
         from jaxvision.train.agreement import (
             agree_on_data,
             agree_on_run,
@@ -233,7 +234,6 @@ def _run(options: Options, workdir: pathlib.Path) -> int:
         )
         from jaxvision.train.distributed import initialize, leave_others
         from jaxvision.train.loop import train
-        from jaxvision.train.report import write_report
         from jaxvision.train.setup import make_run
         from jaxvision.train.stop import Stopped
         from jaxvision.train.workdir import has_checkpoint

@@ -22,6 +22,7 @@ from jaxvision.files import cannot_write, output_path, write_json
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
 from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.task import Weights
 from jaxvision.terminal import counted
 from jaxvision.train.loop import restore_run
 from jaxvision.train.run import Run
@@ -53,12 +54,31 @@ def evaluate_classifier(
         options name cannot be used.
     """
     state, step = restore_run(run, workdir)
+    results, _ = score_weights(run, task, run.weights_of(state), step)
+    if jax.process_index() == 0:
+        _write(results, output_path(workdir))
+    return results
+
+
+def score_weights(
+    run: Run, task: Classification, sets: dict[str, Weights], step: int
+) -> tuple[dict[str, Any], Outputs]:
+    """Returns what evaluation.json holds, {} but in the first process, and the last set's logits.
+
+    Args:
+      run: Run of the weights; its options say what else is evaluated.
+      task: Task of the run.
+      sets: Sets of weights by name, as of `Run.weights_of`.
+      step: Number of updates that made them.
+
+    Raises:
+      InputError: if a file that the options name cannot be used, or too many images are corrupt.
+    """
     options, real = run.options.eval, None
     if options.real_labels:
         classes = run.num_outputs
         real = read_real_labels(options.real_labels, run.eval_source, num_classes=classes)
     members = [open_member(path, run, task.class_names) for path in options.ensemble]
-    sets = run.weights_of(state)
     found = _outputs(run, run.graphdef, [*sets.values()], run.preprocess_fn, run.eval_transform)
     outputs = dict(zip(sets, found, strict=True))
     others = [_member_outputs(run, member) for member in members]
@@ -67,7 +87,7 @@ def evaluate_classifier(
     if members:
         logits["ensemble"] = mean_logits([best.values, *(each.values for each in others)])
     if jax.process_index() > 0:
-        return {}
+        return {}, best
     weights = {
         name: classification_scores(values, best.labels, task.class_names)
         | _real_scores(values, best.records, real)
@@ -87,8 +107,7 @@ def evaluate_classifier(
         "weights": weights,
     }
     logger.info("Step %d: %s", step, _summary(weights))
-    _write(results, output_path(workdir))
-    return results
+    return results, best
 
 
 def _outputs(

@@ -95,6 +95,7 @@ class LogOptions:
     every_examples: int = 0
     every_percent: float = 0.0
     to: tuple = ("tensorboard",)
+    report: bool = True
 
     def __post_init__(self):
         check_ranges("log", self, every_steps=(0, _MOST_STEPS))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from jaxvision.errors import InputError
 from jaxvision.plots.picture import drawable, save_picture
@@ -104,6 +105,24 @@ def plot_attention(
         axes.imshow(cells, cmap="gray", alpha=0.6, extent=extent, interpolation="bilinear")
         axes.set_title(drawable(word), fontsize=10)
     return save_picture(figure, path)
+
+
+def attention_overlay(
+    image: UInt8[np.ndarray, "height width 3"], cells: Float[np.ndarray, "rows columns"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns an image under where a word was read from, as a panel of `plot_attention` has it.
+
+    Args:
+      image: RGB image.
+      cells: Attention of the word to each cell of a grid over the image.
+    """
+    height, width = image.shape[:2]
+    least, most = float(cells.min()), float(cells.max())
+    scaled = 255 * (cells - least) / max(most - least, 1e-12)
+    grey = Image.fromarray(scaled.round().astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    return (0.4 * image + 0.6 * np.asarray(grey)[..., None]).round().astype(np.uint8)
 
 
 def check_grid(shape: Sequence[int] | None) -> None:

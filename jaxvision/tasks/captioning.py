@@ -30,7 +30,7 @@ from jaxvision.plots.caption_pictures import plot_captions
 from jaxvision.plots.previews import caption_title
 from jaxvision.tasks.caption_scores import evaluate_captions, make_caption_step, model_inputs
 from jaxvision.tasks.classification import smoothing_over_all
-from jaxvision.tasks.samples import look_at
+from jaxvision.tasks.samples import Seen, look_at
 from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, drawn
 
 NUM_SAMPLES = 12  # images in the picture of captions
@@ -219,13 +219,10 @@ class Captioning(Task):
         """Draws evaluation images with what the model says, and with a true caption."""
         if not self.data.has_images:  # features show nothing
             return None
-        vocabulary, settings = self.words()
+        vocabulary, _ = self.words()
         source = self.data.eval_source
         records = drawn(len(source), NUM_SAMPLES)
-        step = make_caption_step(run.graphdef, settings, preprocess_fn=run.preprocess_fn)
-        seen = look_at(
-            run, self.eval_subset(records), lambda batch: step(*weights, batch).tokens[:, 0]
-        )
+        seen = self.caption(run, weights, records)
         images = seen.images(seen.positions.tolist())
         if jax.process_index() == 0:
             plot_captions(
@@ -238,6 +235,20 @@ class Captioning(Task):
                 workdir / "captions.png",
             )
         return "captions.png"
+
+    def caption(self, run: OpenRun, weights: Weights, records: Sequence[int]) -> Seen:
+        """Returns the tokens that the model says of some evaluation images.
+
+        Args:
+          run: Run of the model.
+          weights: Weights of the model, (params, batch_stats).
+          records: Indices of the images in the evaluation split.
+        """
+        _, settings = self.words()
+        step = make_caption_step(run.graphdef, settings, preprocess_fn=run.preprocess_fn)
+        return look_at(
+            run, self.eval_subset(records), lambda batch: step(*weights, batch).tokens[:, 0]
+        )
 
     def words(self) -> tuple[Vocabulary, DecodeSettings]:
         """Returns the vocabulary and the settings of decoding.

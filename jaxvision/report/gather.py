@@ -1,0 +1,234 @@
+"""What a report shows of a run that has ended and that its folder does not hold yet."""
+
+import io
+import logging
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from jaxvision.data.class_lists import readable
+from jaxvision.data.source import CorruptImageError, Subset
+from jaxvision.errors import InputError
+from jaxvision.evaluation.caption import attention_maps
+from jaxvision.evaluation.classifier import score_weights
+from jaxvision.files import write_bytes, write_json
+from jaxvision.interop.trained import Trained
+from jaxvision.metrics.calibration import probabilities
+from jaxvision.plots.caption_pictures import attention_overlay
+from jaxvision.preflight.preflight import first_samples
+from jaxvision.report.page import CONTENT_FILE, FOLDER
+from jaxvision.tasks.captioning import Captioning
+from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.samples import look_at
+from jaxvision.tasks.task import Weights, drawn
+from jaxvision.terminal import waiting
+from jaxvision.train.run import Run
+from jaxvision.train.state import TrainState, count_params
+
+MISTAKES, CAPTIONS, WITH_MAPS = 24, 12, 4  # images, of the last some with a map for each word
+SAMPLES, MOST_OF_A_CLASS = 160, 4  # of the training split: images in all, and of a class
+MOST_LOOKED_AT = 200_000  # records, for some of every class
+LARGE, SMALL = 112, 64  # pixels of the longer side of a picture
+
+logger = logging.getLogger(__name__)
+
+
+def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
+    """Writes pictures and numbers for the report into the folder of a run that has ended.
+
+    A classifier's `evaluation.json` is written, too, as `--mode=eval` writes it. Every process
+    takes part, the first one writes.
+
+    Args:
+      run: Run that has ended.
+      state: State of the run after its last step.
+      workdir: Folder of the run.
+
+    Raises:
+      InputError: if the folder cannot be written, or too many images are corrupt.
+    """
+    album = _Album(workdir / FOLDER)
+    task, (*_, weights) = run.task, run.weights_of(state).values()
+    if isinstance(task, Classification):
+        with waiting("Evaluating every class, for the report"):
+            _mistakes(run, task, state, workdir, album)
+        with waiting("Reading samples of every class"):
+            _samples(run, task, album)
+    elif isinstance(task, Captioning) and task.data.has_images:
+        with waiting("Captioning images for the report"):
+            _captions(run, task, weights, album)
+    if task.data.has_images:
+        with waiting("Augmenting images for the report"):
+            _augmented(run, album)
+    if jax.process_index() == 0:
+        content = {
+            "step": int(state.step),
+            "total_steps": run.total_steps,
+            "parameters": count_params(state.params),
+            "train_examples": len(run.train_source),
+            "eval_examples": len(run.eval_source),
+            "sections": album.sections,
+        }
+        write_json(workdir / FOLDER / CONTENT_FILE, content)
+
+
+class _Album:
+    """Pictures in sections, written as they come by the first process.
+
+    A section is {"title", "note", "pictures": [{"file", "title", "below", "wrong"}, ...]}.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.sections: list[dict[str, Any]] = []
+        self._folder, self._count = folder, 0
+        if jax.process_index() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+
+    def add(self, title: str, note: str, pictures: Sequence[dict[str, Any]]) -> None:
+        """Adds a section, of pictures whose "image" is written; none without pictures."""
+        if not pictures:
+            return
+        entries = []
+        for picture in pictures if jax.process_index() == 0 else ():
+            name, self._count = f"{self._count:04}.jpg", self._count + 1
+            side = SMALL if len(pictures) > 2 * MISTAKES else LARGE
+            write_bytes(self._folder / name, _jpeg(picture["image"], side))
+            entries.append({k: v for k, v in picture.items() if k != "image"} | {"file": name})
+        self.sections.append({"title": title, "note": note, "pictures": entries})
+
+
+def _jpeg(pixels: np.ndarray, side: int) -> bytes:
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))  # never larger than it was
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _images(run: Run, source: Any, count: int) -> np.ndarray:
+    """Returns the images of a small source as an evaluation sees them."""
+    seen = look_at(run, source, lambda batch: batch["mask"])
+    return seen.images(range(count))
+
+
+def _mistakes(
+    run: Run, task: Classification, state: TrainState, workdir: pathlib.Path, album: _Album
+) -> None:
+    """Writes evaluation.json, and adds the wrong answers that the model was surest of."""
+    results, best = score_weights(run, task, run.weights_of(state), int(state.step))
+    if jax.process_index() == 0:
+        write_json(workdir / "evaluation.json", results)
+    shares = probabilities(np.nan_to_num(best.values))
+    guesses, sure = shares.argmax(axis=-1), shares.max(axis=-1)
+    wrong = np.flatnonzero(guesses != best.labels)
+    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
+    if not len(chosen):
+        return
+    names = [*readable(task.class_names), *map(str, range(len(task.class_names), 10**5))]
+    records = best.records[chosen].tolist()
+    images = _images(run, task.eval_subset(records), len(records))
+    album.add(
+        "The surest mistakes",
+        f"{len(chosen)} of {len(wrong):,} wrong answers on {len(best.labels):,} evaluation images.",
+        [
+            {
+                "image": image,
+                "title": f"{names[guesses[i]]} {sure[i]:.0%}",
+                "below": f"true: {names[best.labels[i]]}",
+                "wrong": True,
+            }
+            for image, i in zip(images, chosen.tolist(), strict=True)
+        ],
+    )
+
+
+def _samples(run: Run, task: Classification, album: _Album) -> None:
+    """Adds training images of every class, drawn by chance."""
+    source = run.train_source
+    if not len(source):
+        return
+    each = int(np.clip(SAMPLES // len(task.class_names), 1, MOST_OF_A_CLASS))
+    found: dict[int, list[int]] = {label: [] for label in range(len(task.class_names))}
+    missing = each * len(found)
+    for index in np.random.default_rng(0).permutation(len(source))[:MOST_LOOKED_AT].tolist():
+        try:
+            records = found[source.label(index)]
+        except (CorruptImageError, KeyError):
+            continue
+        if len(records) < each:
+            records.append(index)
+            missing -= 1
+            if not missing:
+                break
+    chosen = [(label, index) for label, records in found.items() for index in records]
+    images = _images(run, Subset(source, [index for _, index in chosen]), len(chosen))
+    names = readable(task.class_names)
+    album.add(
+        "Samples of every class",
+        "Of the training split, drawn by chance, as an evaluation would see them.",
+        [
+            {"image": image, "title": names[label]}
+            for image, (label, _) in zip(images, chosen, strict=True)
+        ],
+    )
+
+
+def _augmented(run: Run, album: _Album) -> None:
+    """Adds the first training images as the model saw them."""
+    images, shown = first_samples(run)
+    titles = [run.task.titles(row) for row in shown]
+    album.add(
+        "Augmented samples",
+        "Images of the first steps, as the model saw them.",
+        [
+            {"image": image, "title": title.replace("\\$", "$"), "below": f"step {step}"}
+            for step, (row, names) in enumerate(zip(images, titles, strict=True), start=1)
+            for image, title in zip(row, names, strict=True)
+        ],
+    )
+
+
+def _captions(run: Run, task: Captioning, weights: Weights, album: _Album) -> None:
+    """Adds evaluation images with the model's captions, and where it looked at each word."""
+    source, (vocabulary, _) = task.data.eval_source, task.words()
+    records = drawn(len(source), CAPTIONS)
+    seen = task.caption(run, weights, records)
+    images = seen.images(seen.positions.tolist())
+    said = [vocabulary.decode(row) for row in seen.outputs]
+    good = np.flatnonzero(~seen.corrupt).tolist()
+    album.add(
+        "Captions",
+        "Of evaluation images drawn by chance, with a true caption of each.",
+        [
+            {
+                "image": images[i],
+                "title": said[i],
+                "below": f"true: {source.captions(records[seen.positions[i]])[0]}",
+            }
+            for i in good
+        ],
+    )
+    if jax.process_count() > 1:  # maps are computed on one device
+        return
+    model: Any = nnx.merge(run.graphdef, *weights, copy=True)
+    trained = Trained(model, run.spec, run.eval_transform, (), "")
+    for i in good[:WITH_MAPS]:
+        try:
+            words, maps = attention_maps(trained, vocabulary, images[i], seen.outputs[i])
+        except InputError:  # one vector instead of a grid, or no word
+            continue
+        album.add(
+            f"Where each word was read: {' '.join(words)}",
+            "Cross-attention of each word, the mean of layers and heads; bright is much.",
+            [
+                {"image": attention_overlay(images[i], cells), "title": word}
+                for word, cells in zip(words, maps, strict=True)
+            ],
+        )
