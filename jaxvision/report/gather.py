@@ -4,7 +4,7 @@ import io
 import logging
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +16,8 @@ from jaxvision.data.class_lists import readable
 from jaxvision.data.source import CorruptImageError, Subset
 from jaxvision.errors import InputError
 from jaxvision.evaluation.caption import attention_maps
-from jaxvision.evaluation.classifier import score_weights
-from jaxvision.files import write_bytes, write_json
+from jaxvision.evaluation.classifier import RESULTS_FILE, score_weights
+from jaxvision.files import cannot_write, write_bytes, write_json
 from jaxvision.interop.trained import Trained
 from jaxvision.metrics.calibration import probabilities
 from jaxvision.plots.caption_pictures import attention_overlay
@@ -53,11 +53,11 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     Raises:
       InputError: if the folder cannot be written, or too many images are corrupt.
     """
-    album = _Album(workdir / FOLDER)
+    album = _Album(workdir)
     task, (*_, weights) = run.task, run.weights_of(state).values()
     if isinstance(task, Classification):
         with waiting("Evaluating every class, for the report"):
-            _mistakes(run, task, state, workdir, album)
+            _mistakes(run, task, state, album)
         with waiting("Reading samples of every class"):
             _samples(run, task, album)
     elif isinstance(task, Captioning) and task.data.has_images:
@@ -66,42 +66,51 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     if task.data.has_images:
         with waiting("Augmenting images for the report"):
             _augmented(run, album)
-    if jax.process_index() == 0:
-        content = {
-            "step": int(state.step),
-            "total_steps": run.total_steps,
-            "parameters": count_params(state.params),
-            "train_examples": len(run.train_source),
-            "eval_examples": len(run.eval_source),
-            "sections": album.sections,
-        }
-        write_json(workdir / FOLDER / CONTENT_FILE, content)
+    content = {
+        "step": int(state.step),
+        "total_steps": run.total_steps,
+        "parameters": count_params(state.params),
+        "sections": album.sections,
+    }
+    album.write(f"{FOLDER}/{CONTENT_FILE}", lambda path: write_json(path, content))
+    if album.error is not None:
+        raise cannot_write(workdir, album.error) from album.error
 
 
 class _Album:
     """Pictures in sections, written as they come by the first process.
 
-    A section is {"title", "note", "pictures": [{"file", "title", "below", "wrong"}, ...]}.
+    A section is {"title", "note", "pictures": [{"file", "title", "below", "wrong"}, ...]}. A disk
+    that is full is told at the end: meanwhile the other processes wait for this one.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, workdir: pathlib.Path):
         self.sections: list[dict[str, Any]] = []
-        self._folder, self._count = folder, 0
-        if jax.process_index() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+        self.error: OSError | None = None
+        self._workdir, self._count = workdir, 0
+        self.write(FOLDER, lambda path: shutil.rmtree(path, ignore_errors=True))
+        self.write(FOLDER, lambda path: path.mkdir())
+
+    def write(self, name: str, write: Callable[[pathlib.Path], object]) -> None:
+        """Calls a function with the path of a file of the run, in the first process."""
+        if jax.process_index() > 0 or self.error is not None:
+            return
+        try:
+            write(self._workdir / name)
+        except OSError as error:
+            self.error = error
 
     def add(self, title: str, note: str, pictures: Sequence[dict[str, Any]]) -> None:
         """Adds a section, of pictures whose "image" is written; none without pictures."""
-        if not pictures:
-            return
+        side = SMALL if len(pictures) > 2 * MISTAKES else LARGE
         entries = []
-        for picture in pictures if jax.process_index() == 0 else ():
+        for picture in pictures:
             name, self._count = f"{self._count:04}.jpg", self._count + 1
-            side = SMALL if len(pictures) > 2 * MISTAKES else LARGE
-            write_bytes(self._folder / name, _jpeg(picture["image"], side))
+            content = _jpeg(picture["image"], side)
+            self.write(f"{FOLDER}/{name}", lambda path, content=content: write_bytes(path, content))
             entries.append({k: v for k, v in picture.items() if k != "image"} | {"file": name})
-        self.sections.append({"title": title, "note": note, "pictures": entries})
+        if entries:
+            self.sections.append({"title": title, "note": note, "pictures": entries})
 
 
 def _jpeg(pixels: np.ndarray, side: int) -> bytes:
@@ -118,13 +127,10 @@ def _images(run: Run, source: Any, count: int) -> np.ndarray:
     return seen.images(range(count))
 
 
-def _mistakes(
-    run: Run, task: Classification, state: TrainState, workdir: pathlib.Path, album: _Album
-) -> None:
+def _mistakes(run: Run, task: Classification, state: TrainState, album: _Album) -> None:
     """Writes evaluation.json, and adds the wrong answers that the model was surest of."""
     results, best = score_weights(run, task, run.weights_of(state), int(state.step))
-    if jax.process_index() == 0:
-        write_json(workdir / "evaluation.json", results)
+    album.write(RESULTS_FILE, lambda path: write_json(path, results))
     shares = probabilities(np.nan_to_num(best.values))
     guesses, sure = shares.argmax(axis=-1), shares.max(axis=-1)
     wrong = np.flatnonzero(guesses != best.labels)

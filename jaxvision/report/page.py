@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from jaxvision.errors import InputError, printable, reason, shorten
+from jaxvision.evaluation.classifier import RESULTS_FILE
 from jaxvision.files import read_json, read_metrics, write_text
 from jaxvision.options.options import Options, as_json
 from jaxvision.plots.curves import LOSS, PERCENT, QUALITY, RATE, SPEED
@@ -97,7 +98,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     if not config:
         raise InputError(f"{folder} is not the folder of a run: it has no config.json.")
     content = _json(folder / FOLDER / CONTENT_FILE, {"step", "parameters", "sections"})
-    evaluation = _json(folder / "evaluation.json", {"weights"})
+    evaluation = _json(folder / RESULTS_FILE, {"weights"})
     has_metrics = (folder / "metrics.jsonl").is_file()
     metrics = sorted(read_metrics(folder), key=lambda x: x["step"]) if has_metrics else []
     scores = list(evaluation.get("weights", {}).values())
@@ -173,7 +174,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "Steps": f"{run['step']:,}{of}, of {batch:,} images"
         + ("" if ended else " (the run has not ended)"),
         "Devices": f"{versions['device_count']} x {versions['devices']}, "
-        f"{versions['process_count']} process(es)"
+        f"processes: {versions['process_count']}"
         if "device_count" in versions
         else "",
         "Speed": f"{sorted(speeds)[len(speeds) // 2]:,.0f} images/s" if speeds else "",

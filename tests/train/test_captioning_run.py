@@ -102,6 +102,16 @@ def test_what_a_run_leaves(finished, figures):
         assert {f"{prefix}/{name}" for name in names.split()} <= set(last)
     assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/loss"]), rel=1e-4)
     assert (folder / "captions.png").exists() and (folder / "curves.png").exists()
+    content = json.loads((folder / "report/content.json").read_text())
+    titles = [section["title"].partition(":")[0] for section in content["sections"]]
+    assert titles[0] == "Captions" and titles[-1] == "Augmented samples"
+    assert set(titles[1:-1]) <= {"Where each word was read"}
+    said = {picture["title"] for picture in content["sections"][0]["pictures"]}
+    for section in content["sections"][1:-1]:
+        words = [picture["title"] for picture in section["pictures"]]
+        assert " ".join(words) in said and section["title"].endswith(" ".join(words))
+    assert "Where each word was read" in titles or said == {""}
+    assert (folder / "report.html").exists()
     panels = [axes for axes in figures[0].axes if axes.images]
     for axes, image, caption, reference in zip(panels, *said(state), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), image)
@@ -252,6 +262,7 @@ def test_features_in_place_of_images(tmp_path):
     state = train(settings, tmp_path / "run")
     write_report(settings, state, tmp_path / "run")
     assert not (tmp_path / "run/captions.png").exists()
+    assert "data:image/jpeg" not in (tmp_path / "run/report.html").read_text()
     assert metrics(tmp_path / "run")[0]["train/cider"] >= 0
 
 
