@@ -106,11 +106,11 @@ def test_what_a_run_leaves(finished, figures):
     titles = [section["title"].partition(":")[0] for section in content["sections"]]
     assert titles[0] == "Captions" and titles[-1] == "Augmented samples"
     assert set(titles[1:-1]) <= {"Where each word was read"}
-    said = {picture["title"] for picture in content["sections"][0]["pictures"]}
+    captions = {picture["title"] for picture in content["sections"][0]["pictures"]}
     for section in content["sections"][1:-1]:
         words = [picture["title"] for picture in section["pictures"]]
-        assert " ".join(words) in said and section["title"].endswith(" ".join(words))
-    assert "Where each word was read" in titles or said == {""}
+        assert " ".join(words) in captions and section["title"].endswith(" ".join(words))
+    assert "Where each word was read" in titles or captions == {""}
     assert (folder / "report.html").exists()
     panels = [axes for axes in figures[0].axes if axes.images]
     for axes, image, caption, reference in zip(panels, *said(state), strict=True):
