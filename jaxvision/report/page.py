@@ -193,7 +193,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _command(run: dict[str, Any]) -> str:
     """Returns a command that trains the same anew: every option that is not the default."""
-    default, command = flat(as_json(Options())), "python launch.py --config=configs/common.py"
+    default, command = flat(as_json(Options())), "jaxvision train --config=configs/common.py"
     words = [f"--workdir={run['folder'].parent / (run['folder'].name + '-again')}"]
     for name, value in flat(run["config"]).items():
         if name not in default and not name.startswith("model.kwargs."):

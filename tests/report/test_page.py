@@ -157,8 +157,8 @@ def test_the_command_trains_the_same_again(tmp_path, monkeypatch):
     changes = {"augment": {"crop_scale": [0.3, 1.0]}, "model": {"name": "resnet18", "kwargs": {}}}
     page = page_of(write(tmp_path, "with 'space'", **changes, seed=3))
     command = html.unescape(re.search(r"<pre>(.*?)</pre>", page)[1])  # pyright: ignore
-    python, launch, card, workdir, *options = shlex.split(command)
-    assert [python, launch, card] == ["python", "launch.py", "--config=configs/common.py"]
+    jaxvision, train, card, workdir, *options = shlex.split(command)
+    assert [jaxvision, train, card] == ["jaxvision", "train", "--config=configs/common.py"]
     assert workdir == f"--workdir={tmp_path}/with 'space'-again"
     monkeypatch.setattr("sys.argv", ["launch.py", *options])
     config, values = common.get_config(), flags.FlagValues()
