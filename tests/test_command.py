@@ -238,6 +238,8 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_ends_with_code_2_and_one_sentence(row, serve, finished, tmp_path):
+    if row.id in ("parity-name", "parity-peer"):
+        pytest.importorskip("torch")
     row.check(serve, tmp_path, finished)
 
 
