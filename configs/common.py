@@ -154,15 +154,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.distill.feature_weight = 1.0  # of their loss, on top of the rest
 
     config.optimizer = d()
-    config.optimizer.name = "adamw"  # adamw | adam | sgd | rmsprop | rmsprop_tf | lamb | lion
+    # adamw | adam | sgd | rmsprop | rmsprop_tf | lamb | lion | muon | nadamw | adan | adopt | lars
+    # | prodigy | schedule_free_adamw | schedule_free_sgd
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3  # peak
-    # Decoupled and scaled by the learning rate; adam, sgd and the rmsprops: L2 (torch).
+    # Decoupled and scaled by the learning rate; adam, both sgd, lars and the rmsprops: L2 (torch).
     config.optimizer.weight_decay = 0.05
-    config.optimizer.momentum = 0.9  # sgd, rmsprop, rmsprop_tf
-    config.optimizer.nesterov = True  # sgd
-    config.optimizer.b1 = 0.9  # adamw, adam, lamb, lion
-    config.optimizer.b2 = 0.999  # adamw, adam, lamb, lion; alpha of the rmsprops
-    config.optimizer.eps = 1e-8  # adamw, adam, lamb, rmsprop; rmsprop_tf: under the root
+    config.optimizer.momentum = 0.9  # sgd, rmsprop, rmsprop_tf, muon, lars, schedule_free_sgd
+    config.optimizer.nesterov = True  # sgd, muon, lars
+    config.optimizer.b1 = 0.9  # of Adam and its kin; muon: of what is no matrix
+    config.optimizer.b2 = 0.999  # of Adam and its kin; alpha of the rmsprops
+    config.optimizer.adan_betas = (0.98, 0.92, 0.99)  # of gradients, differences, squares
+    config.optimizer.eps = 1e-8  # beside the root; rmsprop_tf: under it
+    # Sharpness-aware: the gradient is taken this far uphill, at twice the cost; 0: off
+    config.optimizer.sam_rho = 0.0
+    config.optimizer.sam_adaptive = False  # ASAM: uphill in units of each weight
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
     config.optimizer.clip_factor = 0.0  # adaptive: gradient / weight, of each output; 0: off
     # What is trained: ((regex of a parameter path, {"frozen": True}), (regex, {"learning_rate":

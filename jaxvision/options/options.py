@@ -118,6 +118,7 @@ class Options:
                 "--config.loss.logit_adjustment is for images that come as often as the data has "
                 "them: set it to 0, or --config.data.sampling to uniform."
             )
+        self._check_schedule_free()
         if self.ema_decay and self.swa.is_on:
             raise InputError(
                 "A run keeps one average: leave --config.ema_decay or --config.swa.start_* out."
@@ -153,7 +154,12 @@ class Options:
         Raises:
           InputError: naming the option, what it may be and what it is.
         """
-        averages = ["eval_ema"] * (self.ema_decay > 0) + ["eval_swa"] * self.swa.is_on
+        kept = {
+            "eval_ema": self.ema_decay > 0,
+            "eval_swa": self.swa.is_on,
+            "eval_schedule_free": self.optimizer.is_schedule_free,
+        }
+        averages = [name for name, is_kept in kept.items() if is_kept]
         names = [f"{weights}/{metric}" for weights in ["eval", *averages] for metric in metrics]
         chosen = {"checkpoint.best_metric": self.checkpoint.best_metric}
         if self.schedule.is_plateau:
@@ -191,6 +197,26 @@ class Options:
                         f"{option} needs evaluations during the run; set "
                         "--config.eval.every_epochs."
                     )
+
+    def _check_schedule_free(self) -> None:
+        name, schedule = self.optimizer.name, self.schedule
+        if not self.optimizer.is_schedule_free:
+            return
+        if schedule.name != "constant" or schedule.has_cooldown:
+            raise InputError(
+                f"--config.optimizer.name={name} needs a rate that stays, after its warmup: set "
+                "--config.schedule.name=constant, without a cooldown."
+            )
+        if self.ema_decay or self.swa.is_on:
+            raise InputError(
+                f"--config.optimizer.name={name} averages the weights itself: leave "
+                "--config.ema_decay and --config.swa.start_* out."
+            )
+        if self.optimizer.unfreeze:
+            raise InputError(
+                f"--config.optimizer.name={name} averages all weights from the first update on: "
+                "leave --config.optimizer.unfreeze out."
+            )
 
     def _check_stored_size(self) -> None:
         stored, side = self.augment.stored_size, max(sides(self.data.image_size))

@@ -97,6 +97,11 @@ class ScheduleOptions:
                 )
 
     @property
+    def has_cooldown(self) -> bool:
+        """Whether the rate falls in the last updates."""
+        return any(getattr(self, f"cooldown_{unit}") for unit in LENGTH_UNITS)
+
+    @property
     def is_plateau(self) -> bool:
         """Whether evaluations lower the rate, by a factor in the optimizer's state."""
         return self.name == "plateau"

@@ -25,6 +25,7 @@ LOSS = (
             ("eval/loss", "eval", EVAL),
             ("eval_ema/loss", "eval, averaged weights", EVAL_EMA),
             ("eval_swa/loss", "eval, averaged weights", EVAL_EMA),
+            ("eval_schedule_free/loss", "eval, averaged weights", EVAL_EMA),
         ),
     ),
 )
@@ -38,6 +39,7 @@ QUALITY = (
             ("eval/accuracy", "eval", EVAL),
             ("eval_ema/accuracy", "eval, averaged weights", EVAL_EMA),
             ("eval_swa/accuracy", "eval, averaged weights", EVAL_EMA),
+            ("eval_schedule_free/accuracy", "eval, averaged weights", EVAL_EMA),
         ),
     ),
     (
@@ -48,6 +50,7 @@ QUALITY = (
             ("eval/cider", "eval", EVAL),
             ("eval_ema/cider", "eval, averaged weights", EVAL_EMA),
             ("eval_swa/cider", "eval, averaged weights", EVAL_EMA),
+            ("eval_schedule_free/cider", "eval, averaged weights", EVAL_EMA),
         ),
     ),
     (

@@ -22,7 +22,7 @@ from jaxvision.train.init_from import start_from
 from jaxvision.train.lock import lock_workdir
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, NonFiniteGuard, TrainLog, compiling
 from jaxvision.train.optim.rate_factor import set_rate_factor
-from jaxvision.train.optim.weight_average import Swa
+from jaxvision.train.optim.weight_average import ScheduleFree, Swa
 from jaxvision.train.progress import Progress, progress_of
 from jaxvision.train.run import Run
 from jaxvision.train.state import TrainState, count_params, create_state
@@ -259,11 +259,11 @@ def _due(step: int, *cadences: Cadence) -> bool:
 def _recalibrate_average(run: Run) -> Callable[[TrainState, int], TrainState]:
     """Returns the function (state, updates done) -> state.
 
-    The stochastic average of the weights gets running statistics of its own: the mean of those of
-    the weights along the way are not the ones that it sees.
+    A stochastic or schedule-free average of the weights gets running statistics of its own: the
+    mean of those of the weights along the way are not the ones that it sees.
     """
     swa = run.average
-    if not isinstance(swa, Swa):
+    if not isinstance(swa, Swa | ScheduleFree):
         return lambda state, done: state
     measured = run.recalibrator(run.options.swa.batch_norm_batches)
 

@@ -22,7 +22,7 @@ from jaxvision.options.options import Options
 from jaxvision.tasks.task import Metrics, Task, Weights
 from jaxvision.terminal import counted, waiting
 from jaxvision.train.augmentation import device_augment
-from jaxvision.train.gradients import make_gradient_fn
+from jaxvision.train.gradients import make_gradient_fn, sharpness_aware
 from jaxvision.train.image_sizes import Stages
 from jaxvision.train.init_from import fit_to_images, fits_to_images, load_initial
 from jaxvision.train.input import PreprocessFn, TrainInput, make_preprocess
@@ -203,6 +203,11 @@ class Run:
             stop_frozen=stop_frozen_gradients(self.groups),
             accumulate_steps=self.options.accumulate_steps,
         )
+        optimizer = self.options.optimizer
+        if optimizer.sam_rho:
+            gradient_fn = sharpness_aware(
+                gradient_fn, rho=optimizer.sam_rho, adaptive=optimizer.sam_adaptive
+            )
         return make_train_step(
             self.train_input,
             gradient_fn,

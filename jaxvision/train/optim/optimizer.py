@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from flax import nnx
 
 from jaxvision.errors import InputError
@@ -16,6 +17,13 @@ from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.train.optim.freeze import is_stacked, nested, per_leaf, scheduled_unfreeze
 from jaxvision.train.optim.param_groups import Groups, ParamGroup, param_names
 from jaxvision.train.optim.rate_factor import scale_by_rate_factor
+from jaxvision.train.optim.update_rules import (
+    is_muon_matrix,
+    orthogonalise,
+    prodigy,
+    scale_by_adan,
+    scale_by_lars,
+)
 from jaxvision.train.sharding import path_name
 
 # The last name of a parameter's path says whether weight decay pulls it to zero. The number of
@@ -48,11 +56,14 @@ def make_optimizer(
     weight decay follow. Each rule keeps the conventions of its PyTorch peer, so that published
     recipes keep their numbers.
 
-    The rules are `adamw`, `adam`, `sgd` and `rmsprop` of torch.optim, and `lamb`, `lion` and
-    `rmsprop_tf` of timm; the last one has TensorFlow's epsilon under the root, begins with a mean
-    square of 1 and has the learning rate in its momentum. Weight decay is decoupled and scaled by
-    the learning rate for adamw and lion; added to the gradient before anything else for adam, sgd,
-    rmsprop and rmsprop_tf (L2); part of the rescaled update for lamb.
+    The rules are `adamw`, `adam`, `sgd`, `rmsprop`, `muon` and `nadamw` (NAdam without its decay of
+    the momentum) of torch.optim; `lamb`, `lion`, `adan` (no_prox), `adopt`, `lars` and `rmsprop_tf`
+    of timm; `prodigy` of prodigyopt; `schedule_free_adamw` and `schedule_free_sgd` of schedulefree.
+    rmsprop_tf has TensorFlow's epsilon under the root, begins with a mean square of 1 and has the
+    learning rate in its momentum. muon is adamw for all that is no matrix, see `is_muon_matrix`.
+    Weight decay is added to the gradient before anything else for adam, sgd, lars, rmsprop and
+    rmsprop_tf (L2); part of the rescaled update for lamb; decoupled and scaled by the learning
+    rate for the others.
 
     Args:
       params: Nested dict of arrays or of `jax.ShapeDtypeStruct`; only names and shapes are read.
@@ -73,19 +84,22 @@ def make_optimizer(
       own here, where timm's `qkv` is one.
 
     Source: Loshchilov and Hutter 2019 (AdamW); You et al. 2020 (LAMB); Chen et al. 2023 (Lion);
-      Brock et al. 2021, NFNets, eq. 3 (adaptive clipping).
+      Brock et al. 2021, NFNets, eq. 3 (adaptive clipping); Dozat 2016 (NAdam); Taniguchi et al.
+      2024 (ADOPT); Defazio et al. 2024, The Road Less Scheduled; see update_rules.py for others.
     """
     name, momentum = options.name, options.momentum
     shapes = param_names(params)
     groups = dict.fromkeys(shapes, ParamGroup()) if groups is None else groups
     adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
+    nadam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps, nesterov=True)
+    adopt = optax.contrib.scale_by_adopt(b1=options.b1, b2=options.b2, eps=options.eps)
     rms = optax.scale_by_rms(
         decay=options.b2,
         eps=options.eps,
         initial_scale=float(name == "rmsprop_tf"),
         eps_in_sqrt=name == "rmsprop_tf",
     )
-    nesterov = options.nesterov and name == "sgd"
+    nesterov = options.nesterov and name in ("sgd", "muon", "lars")
     trace = [optax.trace(decay=momentum, nesterov=nesterov)] if momentum else []
 
     def rule(params: Any, *, start: int) -> optax.GradientTransformation:
@@ -102,11 +116,37 @@ def make_optimizer(
             # alone.
             rescale = optax.masked(_blockwise(optax.scale_by_trust_ratio()), mask)
             return optax.chain(adam, decay, rescale, *rate)
+        if name == "prodigy":
+            shifted = (lambda count: schedule(count + start)) if start else schedule
+            factors = per_leaf(params, {n: g.learning_rate for n, g in groups.items()})
+            factor = [scale_by_rate_factor()] if with_rate_factor else []
+            return optax.chain(prodigy(options, shifted, decay), *_multiply(factors), *factor)
+        if options.is_schedule_free:
+            unscaled = optax.scale_by_rms(
+                options.b2, options.eps, eps_in_sqrt=False, bias_correction=True
+            )
+            scale = [unscaled] if name == "schedule_free_adamw" else []
+            return optax.contrib.schedule_free(
+                optax.chain(*scale, decay, *rate),
+                lambda count: schedule(count - 1 + start),  # it counts from 1
+                b1=options.averaged_share,
+            )
+        if name == "muon":
+            matrix = is_muon_matrix(params)
+            rest = jax.tree.map(lambda is_matrix: not is_matrix, matrix)
+            muon = optax.masked(optax.chain(*trace, orthogonalise()), matrix)
+            return optax.chain(muon, optax.masked(adam, rest), decay, *rate)
+        if name == "lars":
+            lars = optax.masked(scale_by_lars(decays), mask)
+            return optax.chain(lars, *trace, *rate)
         if name == "lion":
             return optax.chain(optax.scale_by_lion(b1=options.b1, b2=options.b2), decay, *rate)
         steps = {
             "adamw": [adam, decay, *rate],
             "adam": [decay, adam, *rate],
+            "nadamw": [nadam, decay, *rate],
+            "adan": [scale_by_adan(betas=options.adan_betas, eps=options.eps), decay, *rate],
+            "adopt": [adopt, decay, *rate],
             "sgd": [decay, optax.chain(*(trace or [optax.identity()]), *rate)],
             "rmsprop": [decay, rms, *trace, *rate],
             "rmsprop_tf": [decay, rms, *rate, *trace],

@@ -13,7 +13,14 @@ from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.options.options import Options
 from jaxvision.train.optim.param_groups import Groups, ParamGroup, assign_groups
 from jaxvision.train.optim.schedule import make_schedule
-from jaxvision.train.optim.weight_average import Average, Ema, Swa, make_swa, swa_schedule
+from jaxvision.train.optim.weight_average import (
+    Average,
+    Ema,
+    Swa,
+    make_schedule_free,
+    make_swa,
+    swa_schedule,
+)
 
 
 def run_schedule(
@@ -34,6 +41,11 @@ def run_schedule(
         raise InputError(
             "The schedule 'plateau' is one for all parameters: set --config.schedule.name=plateau, "
             "and give no rule of --config.optimizer.rules a schedule."
+        )
+    if own and (options.optimizer.is_schedule_free or options.optimizer.name == "prodigy"):
+        raise InputError(
+            f"--config.optimizer.name={options.optimizer.name} has one schedule for everything: "
+            "give no rule of --config.optimizer.rules a schedule."
         )
     schedule = make_schedule(rate, learning_rate=options.optimizer.learning_rate, length=length)
     average = run_average(options, length)
@@ -58,6 +70,13 @@ def run_average(options: Options, length: RunLength) -> Average | None:
     Raises:
       InputError: for a length that cannot work.
     """
+    optimizer = options.optimizer
+    if optimizer.is_schedule_free:
+        schedule = make_schedule(
+            options.schedule, learning_rate=optimizer.learning_rate, length=length
+        )
+        rising = length.updates(options.schedule, "warmup", group="schedule")
+        return make_schedule_free(optimizer.averaged_share, schedule, rising)
     start = length.updates(options.swa, "start", group="swa")
     if start:
         every = length.updates(options.swa, "every", group="swa")

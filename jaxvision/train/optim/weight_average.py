@@ -75,6 +75,49 @@ class Swa:
         return jnp.where(counts, counted / (counted + 1), jnp.where(since < 0, 0.0, 1.0))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScheduleFree:
+    """The average that a schedule-free optimizer is evaluated at.
+
+    Its weights w are between the newest z and their average x: w = (1 - share) z + share x. The
+    average follows from itself and w.
+
+    Attributes:
+      share: Share of the average in the weights that gradients are taken at.
+      newest: Share of the newest z in the average after the first update, the second, ...; after
+        the last of these the learning rate is constant.
+
+    Source: Defazio et al. 2024, The Road Less Scheduled, eq. 3 to 5.
+    """
+
+    share: float
+    newest: np.ndarray
+    start = 0
+    name = "eval_schedule_free"
+
+    def decay(self, updates: jax.Array) -> jax.Array:
+        """Returns the share that the average keeps of itself after so many updates."""
+        dtype = jnp.result_type(float)
+        known, last = jnp.asarray(self.newest, dtype), len(self.newest)
+        later = 1 / (1 / known[-1] + jnp.asarray(updates - last, dtype))
+        newest = jnp.where(updates > last, later, known[jnp.minimum(updates, last) - 1])
+        return (1 - newest) * (1 - self.share) / (1 - self.share + newest * self.share)
+
+
+def make_schedule_free(share: float, schedule: optax.Schedule, rising: int) -> ScheduleFree:
+    """Returns the average of a schedule-free run.
+
+    Args:
+      share: Share of the average in the weights that gradients are taken at.
+      schedule: Learning rate by the number of updates.
+      rising: Number of updates after which it is constant.
+    """
+    rates = np.asarray(jax.vmap(schedule)(jnp.arange(rising + 1)), np.float64)
+    weights = np.maximum.accumulate(rates) ** 2
+    sums = np.cumsum(weights)
+    return ScheduleFree(share, np.divide(weights, sums, out=np.zeros_like(sums), where=sums > 0))
+
+
 def update_average(average: Average, state: TrainState) -> TrainState:
     """Returns the state after an update with the new weights in the average.
 
