@@ -249,7 +249,8 @@ def test_adaptive_clipping_spares_the_head():
     np.testing.assert_allclose(updates["stem"]["kernel"], -0.1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# The rate that prodigy finds depends on all parameters together.
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "prodigy"])
 def test_multipliers_of_groups(name):
     """A group at half the rate and no decay moves as under half the rate and no decay."""
     params, gradients = tree(0), [tree(seed) for seed in range(1, 4)]
