@@ -109,7 +109,7 @@ def orthogonalise() -> optax.GradientTransformation:
         first = int(is_stacked(path_name(path)))
         inputs, outputs = tuple(range(first, update.ndim - 1)), update.ndim - 1
         # With beta 0 it keeps no momentum. Its own momentum corrects the bias, torch's does not.
-        muon = optax.contrib.scale_by_muon(
+        muon: Any = optax.contrib.scale_by_muon(
             beta=0.0,
             eps=1e-20,  # beside the norm; torch's is its least value
             nesterov=False,
@@ -165,7 +165,7 @@ def prodigy(
     Source: Mishchenko and Defazio 2023, Prodigy, algorithm 4, https://arxiv.org/abs/2306.06101.
     """
     b1, b2 = options.b1, options.b2
-    rule = optax.contrib.prodigy(schedule, (b1, b2), eps=options.eps)
+    rule: Any = optax.contrib.prodigy(schedule, (b1, b2), eps=options.eps)
 
     def init(params: Any) -> Any:
         # A copy: it keeps the first weights, and a donated state must not hold one buffer twice.

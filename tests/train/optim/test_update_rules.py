@@ -84,9 +84,10 @@ def theirs(name, params, gradients, rate, weight_decay, monkeypatch):
     """Returns the parameters after the steps of a PyTorch optimizer, and their average."""
     import prodigyopt
     import schedulefree
-    import timm.optim
     import torch
 
+    timm_optim: Any = importlib.import_module("timm.optim")
+    made: Any
     params, gradients = blocks_apart(params), [blocks_apart(g) for g in gradients]
     leaves = [
         torch.nn.Parameter(torch.tensor(as_torch(name, np.asarray(x)).copy()))
@@ -100,11 +101,11 @@ def theirs(name, params, gradients, rate, weight_decay, monkeypatch):
             for i, (x, d) in enumerate(zip(leaves, decayed, strict=True))
             if among is None or among[i]
         ]
-        made = [
+        split = [
             {"params": [x for x, d in chosen if d == w], "weight_decay": weight_decay * w}
             for w in (True, False)
         ]
-        return [group for group in made if group["params"]]
+        return [group for group in split if group["params"]]
 
     betas = {"lr": rate, "betas": (0.9, 0.99), "eps": 1e-8}
     if name == "muon":  # in bfloat16 by definition: here the same lines in float64
@@ -121,15 +122,15 @@ def theirs(name, params, gradients, rate, weight_decay, monkeypatch):
             torch.optim.NAdam(groups(), **betas, decoupled_weight_decay=True, momentum_decay=1e9)
         ]
     elif name == "adan":
-        made = [timm.optim.Adan(groups(), lr=rate, eps=1e-8, no_prox=True)]
+        made = [timm_optim.Adan(groups(), lr=rate, eps=1e-8, no_prox=True)]
     elif name == "adopt":
-        made = [timm.optim.Adopt(groups(), **betas, clip_exp=0.25, decoupled=True)]
+        made = [timm_optim.Adopt(groups(), **betas, clip_exp=0.25, decoupled=True)]
         with torch.no_grad():  # its first step measures only; ours decays in it, too
             for x, d in zip(leaves, decayed, strict=True):
                 x.mul_(1 - rate * weight_decay * d)
     elif name == "lars":
         made = [
-            timm.optim.Lars(
+            timm_optim.Lars(
                 groups(), lr=rate, momentum=0.9, nesterov=True, trust_coeff=1e-3, eps=1e-8
             )
         ]
@@ -216,7 +217,7 @@ def test_schedule_free_run_resumes_bit_for_bit(tmp_path, monkeypatch):
         "checkpoint.best_metric": "eval_schedule_free/accuracy",
         "eval.every_steps": 6,
     }
-    whole = train(config(**options), tmp_path / "whole")
+    whole: Any = train(config(**options), tmp_path / "whole")
     last = [m for m in metrics(tmp_path / "whole") if "eval_schedule_free/loss" in m][-1]
     found = evaluate_run(config(**options), tmp_path / "whole")
     assert found["eval_schedule_free/loss"] == last["eval_schedule_free/loss"]
