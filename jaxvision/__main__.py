@@ -33,6 +33,7 @@ from jaxvision.commands import (
     push,
     report,
     score,
+    serve,
     soup,
     train,
 )
@@ -56,6 +57,7 @@ _COMMANDS = {
     "predict": predict,
     "embed": embed,
     "caption": caption,
+    "serve": serve,
     "score": score,
 }
 

@@ -37,6 +37,9 @@ FLOORS = {
     "report": 7,
     "commands": 8,
     "__main__": 9,
+    "serving": 6,
+    "commands": 7,
+    "__main__": 8,
 }
 PEERS = {"torch", "torchvision", "timm", "transformers"}
 PACKAGE = sorted((ROOT / "jaxvision").rglob("*.py"))

@@ -80,25 +80,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace, vocabulary, options: dict):
     """Returns the run's settings of decoding, with what the command line changes."""
-    from jaxvision.decode.settings import DecodeSettings
+    from jaxvision.evaluation.caption import run_settings
 
-    def given(value, name: str):
-        return options[name] if value is None else value
-
-    sampling = {
-        "do_sample": arguments.sample,
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
+    changes = {
+        "length_penalty": arguments.length_penalty,
+        "repetition_penalty": arguments.repetition_penalty,
+        "no_repeat_ngram_size": arguments.no_repeat_ngram,
     }
-    beams = 1 if arguments.sample else given(arguments.beam, "num_beams")
-    return DecodeSettings(
-        max_length=options["max_length"],
+    beams = 1 if arguments.sample else arguments.beam or options["num_beams"]
+    return run_settings(
+        vocabulary,
+        options,
         num_beams=beams if arguments.sample else max(beams, arguments.n_best),
         num_return_sequences=arguments.n_best,
-        length_penalty=given(arguments.length_penalty, "length_penalty"),
-        repetition_penalty=given(arguments.repetition_penalty, "repetition_penalty"),
-        no_repeat_ngram_size=given(arguments.no_repeat_ngram, "no_repeat_ngram_size"),
-        suppress_tokens=(vocabulary.pad, vocabulary.start, vocabulary.unk),
-        **sampling,
+        do_sample=arguments.sample,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        **{name: value for name, value in changes.items() if value is not None},
     )

@@ -139,8 +139,7 @@ def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:
     for part, (width, height) in sizes.items():
         if width * height > max_pixels:
             raise CorruptImageError(
-                f"it has {part}{width} x {height} pixels, more than config.data.max_pixels ="
-                f" {max_pixels:,}"
+                f"it has {part}{width} x {height} pixels, more than max_pixels = {max_pixels:,}"
             )
     if image.format in ("JPEG", "MPO") and (scans := _num_scans(data)) > _MAX_JPEG_SCANS:
         raise CorruptImageError(

@@ -1,9 +1,10 @@
 """What a trained captioner says about images, and where it looks while it does."""
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -132,6 +133,33 @@ def caption_images(
       batch_size: Number of images that are computed at once.
       seed: Seed of sampling.
     """
+    write = caption_writer(trained, settings, seed=seed)
+
+    def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
+        return write(pixels, jnp.arange(first, first + len(pixels)))
+
+    for image, pixels, answer in in_batches(images, trained.transform, compute, batch_size):
+        if isinstance(pixels, str):
+            yield Captioned(image.name, (), pixels)
+            continue
+        captions = captions_of(vocabulary, *answer)
+        yield Captioned(image.name, captions, pixels=pixels)
+
+
+def caption_writer(
+    trained: Trained, settings: DecodeSettings, *, seed: int = 0
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the compiled function from pixels to captions.
+
+    Args:
+      trained: Model and its preprocessing.
+      settings: Settings of decoding.
+      seed: Seed of sampling.
+
+    Returns:
+      Function (uint8 [b, height, width, 3], ids of the images [b]) -> (tokens, scores), the best
+      caption of each image first.
+    """
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
     )
@@ -142,19 +170,44 @@ def caption_images(
         decoded = generate(model, memory, settings, key=jax.random.key(seed), image_ids=ids)
         return decoded.tokens, decoded.scores
 
-    def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
-        return run(trained.model, pixels, jnp.arange(first, first + len(pixels)))
+    return functools.partial(run, trained.model)
 
-    for image, pixels, answer in in_batches(images, trained.transform, compute, batch_size):
-        if isinstance(pixels, str):
-            yield Captioned(image.name, (), pixels)
-            continue
-        captions = tuple(
-            Caption(vocabulary.decode(row), float(score), tuple(row.tolist()))
-            for row, score in zip(*answer, strict=True)
-            if np.isfinite(score)
-        )
-        yield Captioned(image.name, captions, pixels=pixels)
+
+def captions_of(
+    vocabulary: Vocabulary, tokens: np.ndarray, scores: np.ndarray
+) -> tuple[Caption, ...]:
+    """Returns the captions of an image in words, the best first.
+
+    Args:
+      vocabulary: Vocabulary of the model's tokens.
+      tokens: Tokens of each caption.
+      scores: Score of each; a caption without a finite one is none.
+    """
+    return tuple(
+        Caption(vocabulary.decode(row), float(score), tuple(row.tolist()))
+        for row, score in zip(tokens, scores, strict=True)
+        if np.isfinite(score)
+    )
+
+
+def run_settings(vocabulary: Vocabulary, options: dict[str, Any], **changes: Any) -> DecodeSettings:
+    """Returns the settings of decoding that a run has, with changes.
+
+    Args:
+      vocabulary: Vocabulary of the run.
+      options: Content of `config.caption` of the run.
+      **changes: Fields of `DecodeSettings` that differ.
+    """
+    names = (
+        "max_length",
+        "num_beams",
+        "length_penalty",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+    )
+    suppress = (vocabulary.pad, vocabulary.start, vocabulary.unk)
+    own: dict[str, Any] = {name: options[name] for name in names} | {"suppress_tokens": suppress}
+    return DecodeSettings(**own | changes)
 
 
 def caption_lines(captioned: Captioned, form: str) -> list[str]:
@@ -195,19 +248,59 @@ def attention_maps(
     Raises:
       InputError: if the memory is no grid of several cells, or the caption is empty.
     """
+    looks = attention_reader(trained, pixels.shape)
+    row = np.asarray(tokens, np.int32)
+    return words_with_maps(vocabulary, row, np.asarray(looks(pixels[None], row[None]))[0])
+
+
+def attention_reader(
+    trained: Trained, shape: tuple[int, ...]
+) -> Callable[[Any, Any], Float[jax.Array, "batch words rows columns"]]:
+    """Returns the compiled function from pixels and tokens to where each next token looked.
+
+    Args:
+      trained: Model and its preprocessing.
+      shape: Height, width and channels of the pixels.
+
+    Returns:
+      Function (uint8 [b, height, width, 3], tokens [b, length]) -> maps [b, length - 1, rows,
+      columns].
+
+    Raises:
+      InputError: if the memory is no grid of several cells.
+    """
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
     )
-    images = preprocess_fn(jnp.asarray(pixels)[None])
-    shape = trained.model.grid_shape(images)
-    check_grid(shape)
-    row = np.asarray(tokens, np.int32)
-    words = [vocabulary.decode(row[i : i + 1]) for i in range(1, len(row))]
+    images = jax.eval_shape(preprocess_fn, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
+    grid = trained.model.grid_shape(images)
+    check_grid(grid)
+
+    @jax.jit
+    def run(model: Any, pixels: jax.Array, tokens: jax.Array) -> jax.Array:
+        weights = model.cross_attention(preprocess_fn(pixels), tokens[:, :-1])
+        return jnp.mean(weights, axis=(0, 2)).reshape(len(pixels), -1, *grid)
+
+    return functools.partial(run, trained.model)
+
+
+def words_with_maps(
+    vocabulary: Vocabulary,
+    tokens: Int[np.ndarray, " length"],
+    maps: Float[np.ndarray, "next rows columns"],
+) -> tuple[list[str], Float[np.ndarray, "words rows columns"]]:
+    """Returns the words of a caption, each with its map.
+
+    Args:
+      vocabulary: Vocabulary of the model's tokens.
+      tokens: Tokens of the caption, from `<START>` on.
+      maps: Map of each token after the first.
+
+    Raises:
+      InputError: if the caption is empty.
+    """
+    words = [vocabulary.decode(tokens[i : i + 1]) for i in range(1, len(tokens))]
     said = [i for i, word in enumerate(words) if word]
     if not said:
         raise InputError("The caption has no word, so there is nothing to draw.")
-    weights = jax.jit(lambda model, *inputs: model.cross_attention(*inputs))(
-        trained.model, images, row[None, :-1]
-    )
-    maps = np.asarray(weights).mean(axis=(0, 2))[0, said]  # [words, sources]
-    return [words[i] for i in said], maps.reshape(len(said), *shape)
+    return [words[i] for i in said], maps[said]

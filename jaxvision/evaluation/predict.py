@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -19,9 +20,8 @@ from jaxvision.data.augment.crops import Resize
 from jaxvision.data.augment.views import with_views
 from jaxvision.data.class_lists import readable
 from jaxvision.data.classes import read_class_names
-from jaxvision.data.decode import decode_image
+from jaxvision.data.decode import MAX_PIXELS, decode_image
 from jaxvision.data.image_files import ImageFile
-from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, printable, reason
 from jaxvision.evaluation.outputs import mean_of_views
@@ -78,20 +78,11 @@ def predict(
       batch_size: Number of images that are computed at once.
       views: Views of each image whose logits are averaged, one of `options.run.VIEWS`.
     """
-    preprocess_fn = make_preprocess(
-        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
-    )
-
-    @jax.jit
-    def run(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = mean_of_views(lambda view: model(preprocess_fn(view)), pixels, views)
-        probabilities = jax.nn.softmax(logits)
-        values, indices = jax.lax.top_k(probabilities, min(top, probabilities.shape[-1]))
-        return values, indices
+    best = best_classes(trained, top=top, views=views)
 
     def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
         del first
-        return run(trained.model, pixels)
+        return best(pixels)
 
     transform = with_views(trained.transform, views)
     if views in ("five_crop", "ten_crop") and not _leaves_a_border(trained.transform):
@@ -114,6 +105,34 @@ def _leaves_a_border(transform: Transform) -> bool:
     *resizes, crop = transform.operations
     pairs = [one.size for one in resizes if isinstance(one, Resize) and isinstance(one.size, tuple)]
     return not pairs or min(pairs[-1]) > min(crop.size)
+
+
+def best_classes(
+    trained: Trained, *, top: int | None = None, views: str = "none"
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the compiled function from pixels to the most probable classes, the best first.
+
+    Args:
+      trained: Model and its preprocessing.
+      top: Number of classes of each image, at most; None: all.
+      views: Views of each image whose logits are averaged, one of `options.run.VIEWS`.
+
+    Returns:
+      Function (uint8 [b, height, width, 3]) -> (probabilities, labels), both [b, classes].
+    """
+    preprocess_fn = make_preprocess(
+        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
+    )
+
+    @jax.jit
+    def run(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = mean_of_views(lambda view: model(preprocess_fn(view)), pixels, views)
+        probabilities = jax.nn.softmax(logits)
+        classes = probabilities.shape[-1]
+        values, indices = jax.lax.top_k(probabilities, min(top or classes, classes))
+        return values, indices
+
+    return functools.partial(run, trained.model)
 
 
 def read_classes(path: str, trained: Trained) -> tuple[str, ...]:
@@ -204,23 +223,33 @@ def in_batches(
                 yield image, pixels, () if isinstance(pixels, str) else next(answers)
 
 
+def pixels_of(
+    image: ImageFile, transform: Transform, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray | str:
+    """Returns an image as a model sees it, upright, or the sentence why it cannot be used.
+
+    Args:
+      image: Image to decode.
+      transform: Resize and crop of an image.
+      max_pixels: Largest number of pixels of the encoded image, see `decode_image`.
+    """
+    try:
+        data = image.read()
+        if not isinstance(data, np.ndarray):
+            data = decode_image(data, max_pixels=max_pixels, exif_orientation=True)
+        return transform(data, None)
+    except (InputError, OSError) as error:
+        return f"{image.name} cannot be used: {reason(error)}".rstrip(".") + "."
+
+
 def _decoded_ahead(
     pool: ThreadPoolExecutor, images: Sequence[ImageFile], size: int, transform: Transform
 ) -> Iterator[tuple[Sequence[ImageFile], list[np.ndarray | str]]]:
     """Yields groups of images with their pixels or errors; the next group is decoded meanwhile."""
-
-    def decode(image: ImageFile) -> np.ndarray | str:
-        try:
-            data = image.read()
-            decoded = isinstance(data, np.ndarray)
-            return transform(data if decoded else decode_image(data, exif_orientation=True), None)
-        except (DataError, OSError) as error:
-            return f"{image.name} cannot be used: {reason(error)}".rstrip(".") + "."
-
     pending: tuple[Sequence[ImageFile], list[Future]] | None = None
     for first in range(0, len(images), size):
         group = images[first : first + size]
-        futures = [pool.submit(decode, image) for image in group]
+        futures = [pool.submit(pixels_of, image, transform) for image in group]
         if pending is not None:
             yield pending[0], [future.result() for future in pending[1]]
         pending = group, futures

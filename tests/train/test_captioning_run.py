@@ -1,9 +1,12 @@
 """A captioner from the config to the command that uses it."""
 
+import base64
+import io
 import itertools
 import json
 import shutil
 
+import browser
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +16,14 @@ from opening import evaluate_run, make_run, preflight, train, write_report
 from train import helpers
 
 from configs import caption_shapes
-from jaxvision.__main__ import main
+from jaxvision.__main__ import main, make_parser
 from jaxvision.data.captions.features import write_features
 from jaxvision.data.captions.open_captions import open_caption_source
 from jaxvision.data.captions.shape_captions import ShapeCaptionSource
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.errors import InputError
+from jaxvision.evaluation.caption import attention_maps, open_captioner
 from jaxvision.interop.trained import open_trained
 from jaxvision.tasks.caption_scores import make_caption_step
 from jaxvision.tasks.captioning import NUM_SAMPLES
@@ -196,6 +200,79 @@ def test_captions_of_the_command(finished, tmp_path, capsys, figures):
     command = ["caption", str(photos / "a.png"), f"--run={folder}", "--sample", "--n-best=3"]
     assert main(command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.fixture(scope="module")
+def served(finished):
+    """A server of the run."""
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    from serving_thread import served
+
+    from jaxvision.commands.serve import open_engine
+
+    arguments = make_parser().parse_args(["serve", f"--run={finished[0]}", "--beam=3"])
+    engine = open_engine(arguments, {"weights": str(finished[0])})
+    with served(engine, batch=2) as server:
+        yield server
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_the_server_says_what_the_command_says(finished, served, photo, capsys):
+    assert main(["caption", str(photo), f"--run={finished[0]}", "--beam=3", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["captions"]
+    image = ("a.png", photo.read_bytes())
+    assert served.ask("GET", "/health")[1]["maps"] == ["attention"]
+    assert served.predict(image)[1]["results"] == [{"image": "a.png", "captions": expected}]
+
+    status, told = served.predict(image, maps="attention")
+    (result,) = told["results"]
+    assert status == 200 and result["captions"] == expected
+    trained, vocabulary, _ = open_captioner(str(finished[0]))
+    pixels = trained.transform(np.asarray(PIL.Image.open(photo)), None)
+    seen = PIL.Image.open(io.BytesIO(base64.b64decode(result["seen"].partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(seen), pixels)
+    words = expected[0]["caption"].split()
+    tokens = [vocabulary.start, *vocabulary.encode(" ".join(words), len(words) + 2)[1:]]
+    names, maps = attention_maps(trained, vocabulary, pixels, np.array(tokens))
+    assert [each["label"] for each in result["maps"]] == names == words
+    np.testing.assert_allclose([each["values"] for each in result["maps"]], maps, atol=1e-6)
+    status, told = served.predict(image, maps="attenton")
+    assert status == 422 and told["error"] == "maps must be one of attention, got 'attenton'" + (
+        "; did you mean 'attention'?"
+    )
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
+def test_each_word_on_the_page_has_its_map(served, photo, tmp_path):
+    with browser.chromium(tmp_path / "profile") as page:
+        page.open(served.address)
+        page.wait_for("document.getElementById('curl')?.textContent")
+        page.drop(photo)
+        page.wait_for("document.querySelectorAll('.maps button').length")
+        words = "[...document.querySelectorAll('.maps button')].map((each) => each.textContent)"
+        caption = page.run("document.querySelector('.caption').textContent")
+        assert " ".join(page.run(words)) == caption
+        assert page.run("document.querySelector('canvas').hidden")
+        page.run("document.querySelector('.maps button').click()")
+        page.wait_for("!document.querySelector('canvas').hidden")
+        colors = page.run(
+            "(() => { const canvas = document.querySelector('canvas'); return [...canvas"
+            ".getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]; })()"
+        )
+        colors = np.reshape(colors, (16, 16, 4))  # as many as the pixels that the model sees
+        # The cell that is looked at least is dark blue, and the one looked at most yellow.
+        corners = colors[[0, 0, -1, -1], [0, -1, 0, -1], :3]
+        for color in ((68, 1, 84), (253, 231, 37)):  # the browser's smoothing changes them a little
+            assert np.abs(corners - color).max(axis=1).min() < 25, corners
+        page.run("document.querySelector('.maps button').click()")
+        assert page.run("document.querySelector('canvas').hidden")
+        assert not page.problems
 
 
 def test_the_command_says_what_the_evaluation_said(finished, tmp_path, capsys):

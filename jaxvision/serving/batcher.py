@@ -1,0 +1,96 @@
+"""Images of many requests, computed together."""
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from jaxvision.serving.engine import Engine, Row
+from jaxvision.terminal import clock, counted
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    pixels: np.ndarray
+    maps: frozenset[str]
+    future: Future
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """Returns 1, 2, 4, ... up to a size, and that size."""
+    return (*(1 << i for i in range((largest - 1).bit_length())), largest)
+
+
+class Batcher:
+    """Computes what waits as one batch, and the next one when that is done.
+
+    Nobody waits for a batch to fill: alone, an image is computed at once; while a batch is
+    computed, the next one gathers. Batches have a few sizes, each compiled once, and are filled up
+    with black images.
+
+    Args:
+      engine: Model that computes.
+      sizes: Sizes of batches, ascending.
+    """
+
+    def __init__(self, engine: Engine, sizes: Sequence[int]):
+        self._engine, self.sizes = engine, tuple(sizes)
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Compiles all sizes, which may take minutes, and begins to compute."""
+        every, begun = frozenset(self._engine.maps), time.monotonic()
+        for size in counted(self.sizes, len(self.sizes), "Compiling batches"):
+            self._engine.compute(np.stack([self._engine.blank] * size), every)
+        sizes = ", ".join(map(str, self.sizes))
+        logger.info("Compiled batches of %s in %s.", sizes, clock(time.monotonic() - begun))
+        threading.Thread(target=self._work, name="batches", daemon=True).start()
+
+    def submit(self, pixels: np.ndarray, maps: frozenset[str] = frozenset()) -> "Future[Row]":
+        """Returns what will be computed of an image.
+
+        Args:
+          pixels: Pixels as the model sees them, uint8.
+          maps: Kinds of maps to compute, too.
+        """
+        future: Future[Row] = Future()
+        with self._changed:
+            self._waiting.append(_Waiting(pixels, maps, future))
+            self._changed.notify()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                several = min(len(self._waiting), self.sizes[-1])
+                taken = [self._waiting.popleft() for _ in range(several)]
+            taken = [each for each in taken if each.future.set_running_or_notify_cancel()]
+            if taken:
+                self._compute(taken)
+
+    def _compute(self, taken: list[_Waiting]) -> None:
+        size = next(size for size in self.sizes if size >= len(taken))
+        blank = [self._engine.blank] * (size - len(taken))
+        maps = frozenset[str]().union(*(each.maps for each in taken))
+        try:
+            pixels = np.stack([*(each.pixels for each in taken), *blank])
+            rows = self._engine.compute(pixels, maps)
+        except BaseException as error:  # of XLA, above all no memory: the next batch may do
+            for each in taken:
+                each.future.set_exception(error)
+            return
+        for each, row in zip(taken, rows, strict=False):
+            wanted = {kind: row[kind] for kind in row if not kind or kind in each.maps}
+            each.future.set_result(wanted)
