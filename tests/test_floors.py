@@ -34,12 +34,10 @@ FLOORS = {
     "profiling": 5,
     "parity": 6,
     "preflight": 6,
+    "serving": 6,
     "report": 7,
     "commands": 8,
     "__main__": 9,
-    "serving": 6,
-    "commands": 7,
-    "__main__": 8,
 }
 PEERS = {"torch", "torchvision", "timm", "transformers"}
 PACKAGE = sorted((ROOT / "jaxvision").rglob("*.py"))

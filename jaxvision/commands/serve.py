@@ -1,7 +1,7 @@
 """Serves a model on this machine: a page to drop images on, and POST /predict.
 
-For example: python -m jaxvision serve --run=runs/mine
-             python -m jaxvision serve --model=efficientnet_lite0 --pretrained --port=8080
+For example: jaxvision serve --run=runs/mine
+             jaxvision serve --model=efficientnet_lite0 --pretrained --port=8080
 """
 
 import argparse

@@ -15,6 +15,8 @@ from jaxvision.terminal import clock, counted
 
 logger = logging.getLogger(__name__)
 
+TIMED = 3  # calls of each size, of which the fastest counts
+
 
 @dataclasses.dataclass(frozen=True)
 class _Waiting:
@@ -32,16 +34,22 @@ class Batcher:
     """Computes what waits as one batch, and the next one when that is done.
 
     Nobody waits for a batch to fill: alone, an image is computed at once; while a batch is
-    computed, the next one gathers. Batches have a few sizes, each compiled once, and are filled up
-    with black images.
+    computed, the next one gathers. Batches have a few sizes, each compiled once and timed; the one
+    is taken that computes the most of the waiting images in a second, filled up with black ones. A
+    GPU takes them all, as it has time for more; a CPU has none for black images.
 
     Args:
       engine: Model that computes.
       sizes: Sizes of batches, ascending.
+
+    Attributes:
+      sizes: Sizes of batches, ascending.
+      seconds: Time of a batch of each size, known after `start`.
     """
 
     def __init__(self, engine: Engine, sizes: Sequence[int]):
         self._engine, self.sizes = engine, tuple(sizes)
+        self.seconds = dict.fromkeys(self.sizes, 1.0)
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._changed = threading.Condition()
 
@@ -52,10 +60,21 @@ class Batcher:
         """Compiles all sizes, which may take minutes, and begins to compute."""
         every, begun = frozenset(self._engine.maps), time.monotonic()
         for size in counted(self.sizes, len(self.sizes), "Compiling batches"):
-            self._engine.compute(np.stack([self._engine.blank] * size), every)
+            pixels = np.stack([self._engine.blank] * size)
+            self._engine.compute(pixels, every)
+            self.seconds[size] = min(self._time(pixels) for _ in range(TIMED))
         sizes = ", ".join(map(str, self.sizes))
         logger.info("Compiled batches of %s in %s.", sizes, clock(time.monotonic() - begun))
         threading.Thread(target=self._work, name="batches", daemon=True).start()
+
+    def _time(self, pixels: np.ndarray) -> float:
+        begun = time.perf_counter()
+        self._engine.compute(pixels, frozenset())
+        return time.perf_counter() - begun
+
+    def size_for(self, waiting: int) -> int:
+        """Returns the size of the batch that is computed when so many images wait."""
+        return max(self.sizes, key=lambda size: min(waiting, size) / self.seconds[size])
 
     def submit(self, pixels: np.ndarray, maps: frozenset[str] = frozenset()) -> "Future[Row]":
         """Returns what will be computed of an image.
@@ -74,14 +93,13 @@ class Batcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                several = min(len(self._waiting), self.sizes[-1])
-                taken = [self._waiting.popleft() for _ in range(several)]
+                size = self.size_for(len(self._waiting))
+                taken = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             taken = [each for each in taken if each.future.set_running_or_notify_cancel()]
             if taken:
-                self._compute(taken)
+                self._compute(taken, size)
 
-    def _compute(self, taken: list[_Waiting]) -> None:
-        size = next(size for size in self.sizes if size >= len(taken))
+    def _compute(self, taken: list[_Waiting], size: int) -> None:
         blank = [self._engine.blank] * (size - len(taken))
         maps = frozenset[str]().union(*(each.maps for each in taken))
         try:

@@ -33,7 +33,7 @@ from jaxvision.data.image_files import find_images
 from jaxvision.evaluation.predict import predict
 from jaxvision.interop.trained import open_trained
 from jaxvision.serving import guard
-from jaxvision.serving.batcher import batch_sizes
+from jaxvision.serving.batcher import Batcher, batch_sizes
 from jaxvision.serving.engine import ClassEngine
 from jaxvision.serving.samples import find_samples
 
@@ -101,6 +101,7 @@ def engine(folder):
 @pytest.fixture(scope="module")
 def server(engine, folder):
     with served(engine, samples=find_samples(None, str(folder), engine), **LIMITS) as server:
+        server.batcher.seconds = dict.fromkeys(server.batcher.sizes, 1.0)  # as a GPU
         yield server
 
 
@@ -164,6 +165,15 @@ def test_json_with_base64(server, expected):
 
 def test_batch_sizes():
     assert [batch_sizes(n) for n in (1, 2, 6, 8)] == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
+
+
+def test_the_size_of_a_batch_is_that_of_most_images_in_a_second(engine):
+    batcher = Batcher(engine, (1, 2, 4, 8))
+    assert [batcher.size_for(n) for n in (1, 2, 3, 5, 8, 99)] == [1, 2, 4, 8, 8, 8]  # time is equal
+    batcher.seconds = {1: 1.0, 2: 1.9, 4: 3.6, 8: 7.0}  # a CPU: as long for black images
+    assert [batcher.size_for(n) for n in (1, 2, 3, 5, 7, 8, 99)] == [1, 2, 2, 4, 4, 8, 8]
+    batcher.start()
+    assert all(0 < seconds < 60 for seconds in batcher.seconds.values())
 
 
 def test_32_clients_at_once(server, expected, monkeypatch):
