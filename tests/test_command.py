@@ -125,6 +125,27 @@ def test_predict(serve, finished, tmp_path):
     assert code == 0 and out.startswith(f"{tmp_path}/a.png: 0.") and out.count("\n") == 1
 
 
+def test_explain(serve, finished, tmp_path):
+    for place in (tmp_path / "a.png", tmp_path / "more" / "a.png"):
+        place.parent.mkdir(exist_ok=True)
+        photo(place)
+    code, out, err = serve(
+        "explain", tmp_path, "--run", finished, "--method=gradcam,attention", "--target=1,0",
+        f"--out={tmp_path}/maps", "--json",
+    )  # fmt: skip
+    assert code == 0 and not err and out.count("\n") == 2, (out, err)
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    kinds = "-heads.png", ".json", ".png"
+    assert names == sorted(f"a{number}{kind}" for number in ("", "-2") for kind in kinds)
+    told = json.loads((tmp_path / "maps" / "a.json").read_text())
+    assert told["targets"] == [1, 0] and set(told["maps"]) == {"gradcam", "attention"}
+    maps = {name: np.array(each) for name, each in told["maps"].items()}
+    assert maps["gradcam"].shape == maps["attention"].shape == (2, 4, 4)
+    assert np.shape(told["heads"]) == (2, 2, 4, 4)
+    assert all(np.isfinite(each).all() for each in maps.values())
+    assert PIL.Image.open(tmp_path / "maps" / "a.png").size[0] > 700
+
+
 def test_convert(serve, finished, tmp_path):
     code, out, _ = serve("convert", finished, tmp_path / "timm.safetensors", "--format=timm")
     assert code == 0 and "averaged weights of step 3" in out
@@ -183,6 +204,13 @@ class Row:
 
 
 HELP = "--help"
+EXPLAIN = "explain {tmp}/a.png --weights={run} --out={tmp}/maps"
+
+
+def photo_of(folder):
+    photo(folder / "a.png")
+
+
 PREDICT = "predict {tmp}/a.png --weights={run}"
 
 
@@ -233,6 +261,21 @@ ROWS = [
         text("a.png", "no image")),
     Row("predict-classes", f"{PREDICT} --classes={{tmp}}/names.txt",
         ["There is no file of class names {tmp}/names.txt"], text("a.png", "")),
+    Row("explain-weights", "explain {tmp}", ["Give --weights=TAG, FILE or RUN"], text("a.png", "")),
+    Row("explain-method", f"{EXPLAIN} --method=gradcam,lime", ["no method lime: take gradcam, "],
+        text("a.png", "")),
+    Row("explain-method-empty", f"{EXPLAIN} --method=", ["no method", "take gradcam, "],
+        text("a.png", "")),
+    Row("explain-target", f"{EXPLAIN} --target=0,99", ["no class 99: the model has classes 0 to 7"],
+        text("a.png", "")),
+    Row("explain-target-name", f"{EXPLAIN} --target=zebra", ["no class called zebra"],
+        text("a.png", "")),
+    Row("explain-target-empty", f"{EXPLAIN} --target=", ["no class called"], text("a.png", "")),
+    Row("explain-stage", f"{EXPLAIN} --stage=9", ["The model has 2 stages, numbered 0"], photo_of),
+    Row("explain-stage-word", f"{EXPLAIN} --stage=last", ["'last'", HELP]),
+    Row("explain-corrupt", EXPLAIN, ["{tmp}/a.png cannot be used"], text("a.png", "no image")),
+    Row("explain-out", "explain {tmp}/a.png --weights={run} --out=gs://bucket/x", ["is a URL"],
+        text("a.png", "")),
 ]  # fmt: skip
 
 

@@ -173,6 +173,28 @@ def check_attention(figure, words, folder, photo):
     assert maps.std() > 0 and not any(axes.images for axes in panels[len(words) :])
 
 
+def test_words_of_the_explanation(finished, tmp_path, capsys):
+    folder, _ = finished
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    command = ["explain", str(tmp_path / "a.png"), f"--run={folder}", f"--out={tmp_path}/maps"]
+    assert main([*command, "--json"]) == 0
+    files = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert files == ["a-attention.png", "a-gradient.png", "a.json"]
+    told = json.loads((tmp_path / "maps" / "a.json").read_text())
+    attention, gradient = (np.array(told["maps"][name]) for name in ("attention", "gradient"))
+    assert attention.shape == gradient.shape == (len(told["titles"]), 2, 2)
+    np.testing.assert_allclose(attention.sum(axis=(1, 2)), 1.0, rtol=1e-5)
+    assert (gradient >= 0).all() and gradient.max() > 0
+    capsys.readouterr()
+    for option, answer in (
+        ("--target=1", "explains its words"),
+        ("--method=rollout", "by attention and gradient, got rollout"),
+    ):
+        assert main([*command, option]) == 2
+        assert answer in capsys.readouterr().err
+
+
 def test_captions_of_the_command(finished, tmp_path, capsys, figures):
     folder, _ = finished
     photos = tmp_path / "photos"
