@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
         stage=arguments.stage,
         classes=arguments.classes,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for number, (stem, drawing) in enumerate(
         zip(free_stems(images), explain(images), strict=True), start=1

@@ -138,11 +138,12 @@ def write(
 
     Args:
       explained: Image and its maps.
-      folder: Folder of the files, which exists.
+      folder: Folder of the files, made if it is not there.
       stem: Name of the files without suffix.
       with_json: Whether the numbers are written, too.
     """
     assert explained.pixels is not None
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     if explained.targets:
         paths.append(
