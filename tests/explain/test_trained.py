@@ -17,7 +17,7 @@ PHOTO = pathlib.Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper
 def test_grad_cam_beats_random_maps():
     run = jv.from_pretrained("tf_efficientnet_lite0.ml_illustrated_in1k")
     guess = run.predict(PHOTO, top=1)[0]
-    assert guess.name == "military uniform"
+    assert guess.probability > 0.2
     images, target = run.preprocess(PHOTO), jnp.asarray([guess.index])
     cam = jv.explain.grad_cam(run.model, images, target)
     # A batch: the same image under the map and under two random ones of the same size.
