@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    config.task = "classification"  # classification | captioning
+    config.task = "classification"  # classification | multi_label | captioning
 
     config.model = d()
     config.model.name = "vit_s16"  # `jaxvision models` lists them
@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
     config.data.skip_missing = False  # leave out captions whose image is not there
+    config.data.label_separator = ";"  # multi_label: between the names in a cell of a table
     # How often a class of n images is drawn: uniform (n) | balanced (1) | sqrt | p of n^p, in 0..1.
     config.data.sampling = either("uniform")
     config.data.image_size = FieldReference(
@@ -127,14 +128,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulate_steps = 1  # micro-batches that one update is computed in
 
     config.loss = d()
-    # softmax_cross_entropy | bce | focal | sigmoid_focal
+    # softmax_cross_entropy | bce | focal | sigmoid_focal; multi_label: bce | sigmoid_focal
+    # | asymmetric
     config.loss.name = "softmax_cross_entropy"
     config.loss.label_smoothing = 0.0  # epsilon, probability mass that the true class does not get
     config.loss.smoothing_over = "all"  # all K classes, as torch does | wrong: only those
     config.loss.target_threshold = 0.0  # of bce: labels above it are 1, others 0; 0: as they are
     config.loss.focal_gamma = 2.0  # of the focal losses: exponent; more, and hard ones count more
     config.loss.focal_alpha = 0.25  # of sigmoid_focal: weight of what is there; below 0: none
+    config.loss.gamma_negative = 4.0  # of asymmetric: exponent of what is not there
+    config.loss.gamma_positive = 1.0  # of asymmetric: exponent of what is there
+    config.loss.negative_clip = 0.05  # of asymmetric: what is not there counts from this share on
     # Of each class: none | balanced (1 / its images) | effective (Cui 2019) | (1.0, 2.5, ...).
+    # multi_label: of where it is there: none | balanced (images without it / with it) | numbers.
     config.loss.class_weights = either("none")
     config.loss.effective_beta = 0.9999  # of effective; 0: as none, near 1: as balanced
     # Of the softmax losses: tau, of log(share of the class) added to logits in training; 0: off.
@@ -348,6 +354,16 @@ def cifar(config: ml_collections.ConfigDict, data: str) -> None:
     config.data.image_size = 32
     config.data.eval_resize = 0
     config.augment.crop = "pad"
+
+
+def multi_label(config: ml_collections.ConfigDict) -> None:
+    """Trains with several labels an image, and keeps the checkpoint with the best mean precision.
+
+    A table of the images is read by config.data.name list or folder.
+    """
+    config.task = "multi_label"
+    config.loss.name = "bce"
+    config.checkpoint.best_metric = "eval/map"
 
 
 def captioning(config: ml_collections.ConfigDict) -> None:

@@ -12,7 +12,8 @@ class ImageBatch(TypedDict):
     """A batch of labelled images on the host; in a mask, True always means valid."""
 
     image: np.ndarray  # uint8 [batch, height, width, 3], RGB
-    label: np.ndarray  # int32 [batch], class index
+    # int32 [batch], class index; with several labels [batch, classes]: 1 there, 0 not, -1 unknown
+    label: np.ndarray
     mask: np.ndarray  # bool [batch], False = padding that fills the last batch
 
 
@@ -59,6 +60,8 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
         if key not in batch:
             raise InputError(f"A batch must have the key '{key}'; this one has {sorted(batch)}.")
         array, (dtype, ndim) = batch[key], _LAYOUT[key]
+        if key == "label" and array.shape[1:] == (num_classes,):
+            ndim = 2  # a label for each class
         if array.dtype != dtype or array.ndim != ndim:
             raise InputError(
                 f"Batch key '{key}' must be {np.dtype(dtype).name} with {ndim} dimensions, "
@@ -69,6 +72,13 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
                 f"Batch key '{key}' has {len(array)} examples but 'mask' has {len(batch['mask'])}."
             )
     values = batch["tokens" if captions else "label"][batch["mask"]]
+    if not captions and values.ndim == 2:
+        if values.size and not -1 <= values.min() <= values.max() <= 1:
+            raise InputError(
+                "Labels of several classes must be 1, 0 or -1 (unknown), got "
+                f"{values.min()}..{values.max()}."
+            )
+        return
     if values.size and not 0 <= values.min() <= values.max() < num_classes:
         found = f"{values.min()}..{values.max()}"
         raise InputError(

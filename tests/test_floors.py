@@ -39,7 +39,7 @@ FLOORS = {
     "commands": 8,
     "__main__": 9,
 }
-PEERS = {"torch", "torchvision", "timm", "transformers"}
+PEERS = {"torch", "torchvision", "timm", "transformers", "sklearn", "torchmetrics"}
 PACKAGE = sorted((ROOT / "jaxvision").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 

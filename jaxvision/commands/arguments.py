@@ -17,6 +17,17 @@ def counts(text: str) -> list[int]:
     return [count(part) for part in text.split(",")]
 
 
+def probability(text: str) -> float:
+    """Returns a number in 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a probability in 0..1, got {text!r}")
+    return value
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Returns (height, width) of "224" or "288x224"."""
     if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*)?", text):

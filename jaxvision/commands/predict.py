@@ -5,7 +5,12 @@ For example: jaxvision predict photos --weights=runs/mine
 
 import argparse
 
-from jaxvision.commands.arguments import add_weights_arguments, count, weights_arguments
+from jaxvision.commands.arguments import (
+    add_weights_arguments,
+    count,
+    probability,
+    weights_arguments,
+)
 from jaxvision.options.run import VIEWS
 
 
@@ -14,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="images, folders or zip files")
     add_weights_arguments(parser)
     parser.add_argument("--top", type=count, default=5, help="classes of each image; default: 5")
+    parser.add_argument(
+        "--threshold",
+        type=probability,
+        help="of a run with several labels an image: say each class from this probability on; "
+        "default: those that its validation chose",
+    )
     parser.add_argument("--classes", help="text file, one class name a line; a run has its own")
     parser.add_argument("--batch", type=count, default=32, help="images at once; default: 32")
     parser.add_argument(
@@ -31,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; returns 2 if an image could not be used."""
     from jaxvision.command_line import fail, say, show_progress
     from jaxvision.data.image_files import find_images
+    from jaxvision.errors import InputError
     from jaxvision.evaluation.predict import predict, prediction_lines, read_classes
     from jaxvision.interop.trained import open_trained
     from jaxvision.models.registry import get_spec
@@ -41,6 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(**weights)
     get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
+    if arguments.threshold is not None and trained.thresholds is None:
+        raise InputError(
+            "--threshold is for a run of --config.task=multi_label, whose images have several "
+            "labels: give --top instead."
+        )
     form = "json" if arguments.json else "csv" if arguments.csv else "text"
     if form == "csv":
         say("image,rank,class,name,probability")
@@ -50,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         images,
         class_names=names,
         top=arguments.top,
+        threshold=arguments.threshold,
         batch_size=arguments.batch,
         views=arguments.tta,
     )

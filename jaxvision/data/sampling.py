@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from jaxvision.data.source import CorruptImageError, Source
+from jaxvision.data.source import CorruptImageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,13 @@ class ClassSampling:
         return hashlib.sha256(content).hexdigest()[:16]
 
 
-def labels_of(source: Source) -> Int32[np.ndarray, " records"]:
+def labels_of(source: Any) -> Int32[np.ndarray, " records"]:
     """Returns the label of every record; -1 where it cannot be read.
 
     Sources that do not know their labels by heart read all records for it.
+
+    Args:
+      source: Source of the records, or other records that have a `label`.
     """
 
     def label(index: int) -> int:

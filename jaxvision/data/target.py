@@ -46,3 +46,22 @@ class Labels(Target):
     def blank(self) -> dict[str, Any]:
         """Returns class 0."""
         return {"label": np.int32(0)}
+
+
+class LabelRow(Target):
+    """The label of each class, of a record that has several: 1 there, 0 not, -1 unknown.
+
+    Args:
+      num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int):
+        self._num_classes = num_classes
+
+    def __call__(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Returns `label`, int32 [classes]."""
+        return {"label": np.asarray(record["label"], np.int32)}
+
+    def blank(self) -> dict[str, Any]:
+        """Returns unknown labels."""
+        return {"label": np.full(self._num_classes, -1, np.int32)}

@@ -61,6 +61,8 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
         model, spec, transform = trained.model, trained.spec, trained.transform
         if spec.task != "classification":
             raise InputError(f"{path} of config.eval.ensemble is a run for {spec.task}.")
+        if trained.thresholds is not None:
+            raise InputError(f"{path} of config.eval.ensemble is a run for multi_label.")
         its_names = trained.class_names
     else:
         model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))

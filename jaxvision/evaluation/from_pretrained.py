@@ -18,7 +18,7 @@ from jaxvision.data.decode import decode_image, rgb_pixels
 from jaxvision.data.source import DataError
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, reason
-from jaxvision.evaluation.predict import Guess, guesses
+from jaxvision.evaluation.predict import Guess, guesses, labels_said
 from jaxvision.interop.pretrained import get_weights, is_tag
 from jaxvision.interop.trained import Trained, open_trained, wanted_size, weights_transform
 from jaxvision.models.registry import get_spec
@@ -36,9 +36,12 @@ class Classifier:
       model: Model with its weights, in evaluation.
       spec: Row of the model, with the preprocessing of the weights.
       class_names: Names of the classes by label; empty if nobody knows them.
+      thresholds: Probability of each class from which on it is said, where images have several
+        labels; None: they have one.
     """
 
     def __init__(self, trained: Trained):
+        self.thresholds = trained.thresholds
         self.model, self.spec, self.class_names = trained.model, trained.spec, trained.class_names
         self._transform = trained.transform
 
@@ -55,9 +58,11 @@ class Classifier:
     def predict(self, image: Picture, *, top: int = 5) -> tuple[Guess, ...]:
         """Returns the most probable classes of an image, the best first.
 
+        Where images have several labels, those are returned that are said.
+
         Args:
           image: Path of an image, an image of Pillow, or pixels [height, width, 3] of uint8.
-          top: Number of classes.
+          top: Number of classes; without effect where images have several labels.
 
         Raises:
           InputError: if the image cannot be used.
@@ -67,8 +72,16 @@ class Classifier:
         images = self.preprocess(image)
         if len(images) != 1:
             raise InputError(f"predict takes one image, got {len(images)}: call it for each.")
+        if self.thresholds is not None:
+            logits = np.asarray(self._logits(images)[0], np.float32)
+            return labels_said(logits, self.thresholds, self.class_names)
         values, indices = self._best(images)
         return guesses(np.asarray(values[0, :top]), np.asarray(indices[0, :top]), self.class_names)
+
+    @functools.cached_property
+    def _logits(self) -> Any:
+        """The compiled function from images to logits."""
+        return functools.partial(jax.jit(lambda model, images: model(images)), self.model)
 
     @functools.cached_property
     def _best(self) -> Any:

@@ -26,6 +26,7 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, printable, reason
 from jaxvision.evaluation.outputs import mean_of_views
 from jaxvision.interop.trained import Trained
+from jaxvision.metrics.multi_label import sigmoid
 from jaxvision.train.input import make_preprocess
 
 
@@ -50,7 +51,8 @@ class Prediction:
 
     Attributes:
       image: Path of the image.
-      guesses: Most probable classes, the best first; empty if the image cannot be used.
+      guesses: Most probable classes, the best first; of a model of several labels an image those
+        that are said, which may be none. Empty if the image cannot be used.
       error: Reason why the image cannot be used; None if it can.
     """
 
@@ -65,6 +67,7 @@ def predict(
     *,
     class_names: tuple[str, ...] = (),
     top: int = 5,
+    threshold: float | None = None,
     batch_size: int = 32,
     views: str = "none",
 ) -> Iterator[Prediction]:
@@ -74,15 +77,21 @@ def predict(
       trained: Model and its preprocessing.
       images: Images to classify; those that cannot be decoded come back with an error.
       class_names: Names of the classes by label; classes beyond them have no name.
-      top: Number of guesses for each image, the most probable classes.
+      top: Number of guesses for each image, the most probable classes; without effect on a model
+        of several labels an image.
+      threshold: Probability from which on a class is said, of a model of several labels an image;
+        None: the model's own, of each class.
       batch_size: Number of images that are computed at once.
       views: Views of each image whose logits are averaged, one of `options.run.VIEWS`.
     """
-    best = best_classes(trained, top=top, views=views)
+    if trained.thresholds is None:
+        compute_pixels = best_classes(trained, top=top, views=views)
+    else:
+        compute_pixels = _logits(trained, views)
 
     def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:
         del first
-        return best(pixels)
+        return compute_pixels(pixels)
 
     transform = with_views(trained.transform, views)
     if views in ("five_crop", "ten_crop") and not _leaves_a_border(trained.transform):
@@ -94,6 +103,9 @@ def predict(
     for image, pixels, answer in in_batches(images, transform, compute, batch_size):
         if isinstance(pixels, str):
             yield Prediction(image.name, (), pixels)
+        elif trained.thresholds is not None:
+            said = labels_said(answer[0], trained.thresholds, class_names, threshold)
+            yield Prediction(image.name, said)
         else:
             values, indices = answer
             yield Prediction(image.name, guesses(values, indices, class_names))
@@ -119,7 +131,15 @@ def best_classes(
 
     Returns:
       Function (uint8 [b, height, width, 3]) -> (probabilities, labels), both [b, classes].
+
+    Raises:
+      InputError: for a model of several labels an image, whose probabilities do not sum to 1.
     """
+    if trained.thresholds is not None:
+        raise InputError(
+            f"{trained.spec.name} was trained on several labels an image, of which none is the "
+            "best: `jaxvision predict` says which of them there are."
+        )
     preprocess_fn = make_preprocess(
         mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
     )
@@ -131,6 +151,20 @@ def best_classes(
         classes = probabilities.shape[-1]
         values, indices = jax.lax.top_k(probabilities, min(top or classes, classes))
         return values, indices
+
+    return functools.partial(run, trained.model)
+
+
+def _logits(trained: Trained, views: str) -> Callable[[jax.Array], tuple[jax.Array]]:
+    """Returns the compiled function from pixels to the logits, float32 [b, classes]."""
+    preprocess_fn = make_preprocess(
+        mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std
+    )
+
+    @jax.jit
+    def run(model: Any, pixels: jax.Array) -> tuple[jax.Array]:
+        logits = mean_of_views(lambda view: model(preprocess_fn(view)), pixels, views)
+        return (logits.astype(jnp.float32),)
 
     return functools.partial(run, trained.model)
 
@@ -173,8 +207,30 @@ def prediction_lines(prediction: Prediction, form: str) -> list[str]:
         return buffer.getvalue().splitlines()
     if prediction.error:
         return []
-    texts = (f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses)
-    return [printable(f"{prediction.image}: {', '.join(texts)}")]
+    texts = [f"{guess.probability:.4f} {guess.name or guess.index}" for guess in prediction.guesses]
+    return [printable(f"{prediction.image}: {', '.join(texts) or 'none'}")]
+
+
+def labels_said(
+    logits: np.ndarray,
+    thresholds: Sequence[float],
+    class_names: tuple[str, ...],
+    threshold: float | None = None,
+) -> tuple[Guess, ...]:
+    """Returns the classes that are said of an image which may have several, the best first.
+
+    Args:
+      logits: Logit of each class.
+      thresholds: Probability of each class from which on it is said.
+      class_names: Names of the classes by label; classes beyond them have no name.
+      threshold: Probability for all classes instead; None: that of each.
+    """
+    probabilities = sigmoid(logits[None])[0]
+    said = np.flatnonzero(
+        probabilities >= (np.array(thresholds) if threshold is None else threshold)
+    )
+    said = said[np.argsort(-probabilities[said], kind="stable")]
+    return guesses(probabilities[said], said, class_names)
 
 
 def guesses(

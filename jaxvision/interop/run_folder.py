@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxvision.data.classes import read_class_names
-from jaxvision.errors import InputError, shorten
+from jaxvision.errors import InputError, reason, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.weight_folder import usual_file
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 CLASSES_FILE = "classes.txt"  # one name a line, in the order of the labels
 VOCABULARY_FILE = "vocabulary.json"  # of a captioner
+THRESHOLDS_FILE = "thresholds.json"  # of several labels: {class: probability to say it from}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,31 @@ def is_run(path: str | pathlib.Path) -> bool:
     return os.path.isdir(text) and usual_file(pathlib.Path(text)) is None
 
 
+def read_thresholds(folder: pathlib.Path, class_names: tuple[str, ...]) -> tuple[float, ...]:
+    """Returns the probability of each class from which on it is said; nothing if there is no file.
+
+    Args:
+      folder: Folder of a run with several labels an image.
+      class_names: Names of the classes, by output.
+
+    Raises:
+      InputError: if the file is damaged, or not of these classes.
+    """
+    path = folder / THRESHOLDS_FILE
+    if not path.is_file():
+        return ()
+    try:
+        kept = read_json(path)
+        thresholds = tuple(kept[name] for name in class_names)
+        if not all(type(x) in (int, float) and 0 <= x <= 1 for x in thresholds):
+            raise ValueError("a probability in 0..1 is wanted for each class")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({shorten(reason(error))}): restore it, or remove it for 0.5."
+        ) from error
+    return tuple(map(float, thresholds))
+
+
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     """Returns what config.json holds; what an older version has not written has its default.
 
@@ -90,8 +116,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         if "model" not in stored:
             raise ValueError("it names no model")
     except ValueError as error:
-        reason = str(error).rstrip(".")
-        raise InputError(f"{path} is damaged ({reason}): restore it.") from error
+        problem = str(error).rstrip(".")
+        raise InputError(f"{path} is damaged ({problem}): restore it.") from error
     return config
 
 

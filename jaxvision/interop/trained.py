@@ -19,7 +19,13 @@ from jaxvision.interop.identify import identify, naming_the_model
 from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.report import LoadReport
 from jaxvision.interop.rules import Weights
-from jaxvision.interop.run_folder import RunFolder, check_stored_models, is_run, open_run
+from jaxvision.interop.run_folder import (
+    RunFolder,
+    check_stored_models,
+    is_run,
+    open_run,
+    read_thresholds,
+)
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import Model, ModelSpec
 from jaxvision.options.size import Size, sides
@@ -35,6 +41,8 @@ class Trained:
       transform: Resize and crop of an image, to uint8.
       class_names: Names of the classes by label; empty if nobody knows them.
       report: What was loaded, in words.
+      thresholds: Probability of each class from which on it is said, of a run with several labels
+        an image; None: the most probable class is.
     """
 
     model: Any
@@ -42,6 +50,7 @@ class Trained:
     transform: Transform
     class_names: tuple[str, ...]
     report: str
+    thresholds: tuple[float, ...] | None = None
 
 
 def open_trained(
@@ -114,7 +123,10 @@ def open_trained(
         transform = weights_transform(spec, size)
     if isinstance(model, Model):
         model.preprocess, model.wanted_size = spec.preprocess, size
-    return Trained(model, spec, transform, names, _report(report, known))
+    thresholds = None
+    if run is not None and run.config["task"] == "multi_label":
+        thresholds = read_thresholds(run.folder, names) or (0.5,) * (classes or len(names))
+    return Trained(model, spec, transform, names, _report(report, known), thresholds)
 
 
 def _told_model(weights: str, part: str | None, known: Description | None) -> ModelSpec:

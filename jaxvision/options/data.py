@@ -40,6 +40,7 @@ class DataOptions:
     images: str = ""
     features: str = ""
     skip_missing: bool = False
+    label_separator: str = ";"
     sampling: Any = "uniform"
     image_size: Any = 224  # a Size, once it is checked
     image_size_schedule: tuple = ()
@@ -69,6 +70,8 @@ class DataOptions:
         check_choice("data.interpolation", self.interpolation, (AUTO, *INTERPOLATIONS))
         check_choice("data.eval_crop", self.eval_crop, (AUTO, *CROP_MODES))
         check_colors(self.mean, self.std)
+        if not self.label_separator:
+            raise InputError("--config.data.label_separator must be a text, such as ';', got ''.")
         if self.sampling_power is None:
             raise InputError(
                 f"--config.data.sampling must be {', '.join(SAMPLING)} or an exponent in 0..1, got "

@@ -7,7 +7,8 @@ from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import are_numbers, check_ranges
 from jaxvision.options.size import MAX_SIDE, is_size
 
-LOSSES = ("softmax_cross_entropy", "bce", "focal", "sigmoid_focal")
+LOSSES = ("softmax_cross_entropy", "bce", "focal", "sigmoid_focal", "asymmetric")
+MULTI_LABEL_LOSSES = ("bce", "sigmoid_focal", "asymmetric")
 SOFTMAX_LOSSES = ("softmax_cross_entropy", "focal")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 SMOOTHING_OVER = ("all", "wrong")
@@ -25,6 +26,9 @@ class LossOptions:
     target_threshold: float = 0.0
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
+    gamma_negative: float = 4.0
+    gamma_positive: float = 1.0
+    negative_clip: float = 0.05
     class_weights: Any = "none"
     effective_beta: float = 0.9999
     logit_adjustment: float = 0.0
@@ -37,6 +41,9 @@ class LossOptions:
             target_threshold=(0.0, 1.0),
             focal_gamma=(0.0, 100.0),
             focal_alpha=(-1.0, 1.0),
+            gamma_negative=(0.0, 100.0),
+            gamma_positive=(0.0, 100.0),
+            negative_clip=(0.0, 0.999),
             effective_beta=(0.0, 0.999_999_999),
             logit_adjustment=(0.0, 100.0),
         )

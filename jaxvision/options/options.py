@@ -14,7 +14,7 @@ from jaxvision.options.caption import CaptionOptions
 from jaxvision.options.checks import check_ranges
 from jaxvision.options.data import DataOptions
 from jaxvision.options.length import RunLength
-from jaxvision.options.loss import DistillOptions, LossOptions
+from jaxvision.options.loss import MULTI_LABEL_LOSSES, DistillOptions, LossOptions
 from jaxvision.options.model import ModelOptions
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.options.run import (
@@ -113,6 +113,7 @@ class Options:
         self._check_sharding_rules()
         self._check_evaluation()
         self._check_stored_size()
+        self._check_loss()
         if self.loss.logit_adjustment and self.data.sampling_power != 1.0:
             raise InputError(
                 "--config.loss.logit_adjustment is for images that come as often as the data has "
@@ -216,6 +217,19 @@ class Options:
             raise InputError(
                 f"--config.optimizer.name={name} averages all weights from the first update on: "
                 "leave --config.optimizer.unfreeze out."
+            )
+
+    def _check_loss(self) -> None:
+        several, loss = self.task == "multi_label", self.loss
+        if several and loss.name not in MULTI_LABEL_LOSSES:
+            raise InputError(
+                "With --config.task=multi_label, --config.loss.name must be one of "
+                f"{', '.join(MULTI_LABEL_LOSSES)}, got '{loss.name}'."
+            )
+        if not several and loss.name == "asymmetric":
+            raise InputError(
+                "--config.loss.name=asymmetric is for --config.task=multi_label, got "
+                f"'{self.task}': choose another loss."
             )
 
     def _check_stored_size(self) -> None:

@@ -11,6 +11,7 @@ from jaxvision.outside import import_outside, imported_outside, is_address
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.masked_autoencoding import MaskedAutoencoding
+from jaxvision.tasks.multi_label import MultiLabel
 from jaxvision.tasks.self_critical import SelfCritical
 from jaxvision.tasks.task import Task
 from jaxvision.tasks.teacher import with_teacher
@@ -35,6 +36,7 @@ def _open_plainly(task: type[Task]) -> Callable[[Options, OpenData, bool], Task]
 # A new task of the package is one import and one entry here.
 _TASKS = {
     "classification": _open_classification,
+    "multi_label": _open_plainly(MultiLabel),
     "captioning": _open_captioning,
     "masked_autoencoding": _open_plainly(MaskedAutoencoding),
 }

@@ -85,13 +85,15 @@ class Task(abc.ABC):
     """The meaning of a batch. Only `open`, `loss` and `evaluate` must be written.
 
     Attributes:
-      name: Name of the task, as `ModelSpec.task` of the models for it says.
+      name: Name of the task.
+      model_task: Name of the task as `ModelSpec.task` of the models for it says; "": as above.
       metrics: Names, without prefix, of the metrics of an evaluation; checkpoints are compared by
         one of them.
       data: Records of the run; empty where a task is used without any.
     """
 
     name: ClassVar[str]
+    model_task: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]]
     data: TaskData
 

@@ -41,6 +41,11 @@ def with_teacher(task: Classification, options: Options) -> Distillation:
         raise InputError(f"config.distill.teacher_weights: {reason}") from error
     if trained.spec.task != task.name:
         raise InputError(f"A teacher must be a classifier, {trained.spec.name} is none.")
+    if trained.thresholds is not None:
+        raise InputError(
+            f"The teacher {distill.teacher_weights} gives images several labels: give a classifier "
+            "of one."
+        )
     data = {"mean": options.data.mean, "std": options.data.std}
     mine = pixels_of(data, get_spec(options.model.name)).preprocess
     its = trained.spec.preprocess

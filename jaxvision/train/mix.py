@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 def mix(
     key: PRNGKeyArray,
     images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
+    labels: Int[Array, " batch"] | Int[Array, "batch classes"],
     *,
     num_classes: int,
     mixup_alpha: float | Float[Array, ""],
@@ -26,7 +26,7 @@ def mix(
     Args:
       key: Key of this batch.
       images: Normalised images.
-      labels: Class indices of the images.
+      labels: Class indices of the images; or a label for each class, 1 there, 0 not, -1 unknown.
       num_classes: Number of classes, the width of the soft labels.
       mixup_alpha: Parameter of the Beta(alpha, alpha) that the share of an image is drawn from in
         mixup; 0: no mixup.
@@ -37,7 +37,8 @@ def mix(
 
     Returns:
       The images, in their dtype, and labels that sum to 1, in at least float32. A batch that is not
-      mixed comes back unchanged, with one-hot labels.
+      mixed comes back unchanged, with one-hot labels. Of a label for each class it is the mean, -1
+      where that of either image is unknown.
 
     Note:
       Cutmix rounds its box to pixels and cuts it at the border; the labels follow the area that is
@@ -68,8 +69,15 @@ def mix(
 
     # Weights of exactly 0 and 1 keep the pixels of cutmix and of unmixed batches bit for bit.
     mixed = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=share.dtype)
+    if labels.ndim == 2:
+        one_hot = jnp.maximum(labels, 0).astype(share.dtype)
+    else:
+        one_hot = jax.nn.one_hot(labels, num_classes, dtype=share.dtype)
     soft_labels = label_share * one_hot + (1.0 - label_share) * jnp.roll(one_hot, 1, axis=0)
+    if labels.ndim == 2:
+        mine, other = labels < 0, jnp.roll(labels < 0, 1, axis=0)
+        unknown = (mine & (label_share > 0.0)) | (other & (label_share < 1.0))
+        soft_labels = jnp.where(unknown, -1.0, soft_labels)
     return mixed.astype(images.dtype), soft_labels
 
 

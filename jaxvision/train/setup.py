@@ -163,8 +163,9 @@ def _describe_model(
     """Returns the row of the model, and the function that builds it from `nnx.Rngs`."""
     model = options.model
     spec = _row(options)
-    if spec.task != task.name:
-        fitting = list_models(task=task.name)
+    model_task = task.model_task or task.name
+    if spec.task != model_task:
+        fitting = list_models(task=model_task)
         raise InputError(
             f"{spec.name} is a model for {spec.task}, not for --config.task={options.task}: choose "
             f"{', '.join(fitting[:3])} ... (jaxvision models)."

@@ -43,7 +43,7 @@ class ListSource(Source):
     """
 
     def __init__(self, path: str, split: str, *, class_names: tuple[str, ...] | None = None):
-        self.path = _find_table(path, split)
+        self.path = find_table(path, split)
         try:
             rows = _read_rows(self.path)  # (line, image path, label text)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -103,7 +103,16 @@ class ListSource(Source):
         }
 
 
-def _find_table(path: str, split: str) -> str:
+def find_table(path: str, split: str) -> str:
+    """Returns the path of the table of a split.
+
+    Args:
+      path: Folder of the table.
+      split: File name of the table, with or without its suffix.
+
+    Raises:
+      DataError: if there is none.
+    """
     base = os.path.join(os.path.expanduser(path), split)
     for candidate in (base, f"{base}.csv", f"{base}.tsv"):
         if path and os.path.isfile(candidate):

@@ -1,5 +1,6 @@
 """What the images of the `shapes` source show, before anything is drawn."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -106,6 +107,38 @@ def draw_scene(rng: np.random.Generator, index: int, difficulty: Difficulty) -> 
     )
     background = difficulty.backgrounds[rng.integers(len(difficulty.backgrounds))]
     return Scene((item,), background, names[back], background_rgb)
+
+
+def draw_group(rng: np.random.Generator, index: int, difficulty: Difficulty) -> Scene:
+    """Returns a scene of one to three shapes, each in a quarter of its own of the image.
+
+    Background and colours are drawn as in `draw_scene`; the shapes are half as large.
+    """
+    scene = draw_scene(rng, index, difficulty)
+    quarters = rng.permutation(4)[: 1 + int(rng.integers(3))].tolist()
+    names, items = list(COLORS), []
+    for quarter in quarters:
+        size, x, y, rotation = rng.random(4).tolist()
+        low, high = difficulty.diameter
+        diameter = (low + size * (high - low)) / 2
+        while True:
+            color = names[rng.integers(len(names))]
+            rgb = vary_color(COLORS[color], rng.integers(-12, 13, 3).tolist())
+            far = color_distance(rgb, scene.background_rgb) >= difficulty.contrast
+            if far and color != scene.background_color:
+                break
+        item = SceneObject(
+            shape=SHAPES[rng.integers(len(SHAPES))],
+            color=color,
+            rgb=rgb,
+            size=SIZES[0],
+            diameter=diameter,
+            x=quarter % 2 / 2 + diameter / 2 + x * (0.5 - diameter),
+            y=quarter // 2 / 2 + diameter / 2 + y * (0.5 - diameter),
+            rotation=(2 * rotation - 1) * difficulty.rotation,
+        )
+        items.append(item)
+    return dataclasses.replace(scene, objects=tuple(items))
 
 
 def vary_color(color: RGB, changes: list[int]) -> RGB:

@@ -53,7 +53,7 @@ class ShapesSource(Source):
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self._num_examples:
             raise IndexError(f"{self._split} has {self._num_examples} images, so none at {index}")
-        rng = self._generator(index)
+        rng = generator(self._split, index)
         scene = draw_scene(rng, index, self._difficulty)
         image = draw_image(rng, scene, self._difficulty, height=self._height, width=self._width)
         return {"image": image, "label": SHAPES.index(scene.objects[0].shape)}
@@ -62,12 +62,9 @@ class ShapesSource(Source):
         """Returns the label of an image, without drawing it."""
         return index % len(SHAPES)
 
-    def _generator(self, index: int) -> np.random.Generator:
-        return np.random.default_rng([0, int(self._split == "test"), index])
-
     def scene(self, index: int) -> Scene:
         """Returns what the image shows."""
-        return draw_scene(self._generator(index), index, self._difficulty)
+        return draw_scene(generator(self._split, index), index, self._difficulty)
 
     def captions(self, index: int) -> list[str]:
         """Returns true sentences about the image, the plainest first."""
@@ -76,6 +73,11 @@ class ShapesSource(Source):
     def describe(self, index: int) -> str:
         """Returns the split and the index."""
         return f"shapes {self._split} image {index}"
+
+
+def generator(split: str, index: int) -> np.random.Generator:
+    """Returns the source of all that is random in an image."""
+    return np.random.default_rng([0, int(split == "test"), index])
 
 
 def check_shapes_options(

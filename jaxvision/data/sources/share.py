@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +121,16 @@ def share_of(source: Source, low: int | float, high: int | float) -> Source:
 
 def _shares(source: Source, bounds: Sequence[int | float]) -> list[Source]:
     """Returns the shares between neighbouring percentages of each class."""
+    return [Subset(source, some) for some in share_indices(source, bounds)]
+
+
+def share_indices(source: Any, bounds: Sequence[int | float]) -> list[list[int]]:
+    """Returns the records of the shares between neighbouring percentages of each class.
+
+    Args:
+      source: Source of all examples, or other records that have a `label` and a `key`.
+      bounds: Percentages, ascending.
+    """
     labels = labels_of(source)
     places = [_place(source, index) for index in range(len(labels))]
     order = np.array(sorted(range(len(labels)), key=places.__getitem__), int)
@@ -129,10 +140,10 @@ def _shares(source: Source, bounds: Sequence[int | float]) -> list[Source]:
         cuts = [round(len(mine) * percent / 100) for percent in bounds]
         for some, first, last in zip(chosen, cuts[:-1], cuts[1:], strict=True):
             some += mine[first:last].tolist()
-    return [Subset(source, sorted(some)) for some in chosen]
+    return [sorted(some) for some in chosen]
 
 
-def _place(source: Source, index: int) -> bytes:
+def _place(source: Any, index: int) -> bytes:
     return hashlib.blake2b(
         source.key(index).encode("utf-8", "surrogateescape"), digest_size=16
     ).digest()
