@@ -41,7 +41,7 @@ def config(folder, *, steps: int, seed: int, row: str):
     config.ema_decay = 0.0
     config.checkpoint.best_metric = "eval/balanced_accuracy"
     config.eval.every_steps = config.checkpoint.every_steps = 0
-    config.log.tensorboard = False
+    config.log.to = ()
     config.seed = seed
     config.update_from_flattened_dict(ROWS[row])
     return config

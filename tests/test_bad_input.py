@@ -133,6 +133,7 @@ BAD = "--config={tmp}/bad.py"
 PETS = "--config.data.name=folder --config.data.path={tmp}/pets"
 STOP = PETS + " --config.data.max_corrupt_fraction=0.001"  # of the first 1,000 images: one
 LIST = "--config.data.name=list --config.data.path={tmp}"
+LABELS = f"{LIST} --config.task=multi_label --config.loss.name=bce"
 TAR = "--config.data.name=tar --config.data.path={tmp}"
 CIFAR = "--config.data.name=cifar10 --config.data.path={tmp}"
 CLASSES = "<split>/<class>/<image>"
@@ -346,6 +347,21 @@ DATA = [
     Row("zip-truncated", PETS, ["train.zip is not", "copy it again"], zipped(share=0.7)),
     Row("zip-escape", PETS, ["'../x.png'", "points out", "do not use"], zipped("../x.png")),
     Row("zip-link", PETS, ["is a link", "pack the files"], zipped(mode=stat.S_IFLNK)),
+    Row("class-weights", "--config.loss.class_weights=balance", ["did you mean 'balanced'"]),
+    Row("few-class-weights", "--config.loss.class_weights=(1.0,2.0)",
+        ["has 2 weights, but there are 8 classes", "circle, crescent"]),
+    Row("sampling", "--config.data.sampling=sqrtt", ["uniform, balanced, sqrt or an exponent"]),
+    Row("sampling-of-labels", "--config.task=multi_label --config.loss.name=bce "
+        "--config.data.sampling=0.5 --config.checkpoint.best_metric=eval/map",
+        ["sampling=0.5 is for --config.task=classification"]),
+    Row("labels-loss", "--config.task=multi_label", ["must be one of bce, sigmoid_focal"]),
+    Row("labels-cell", LABELS, ["train.csv, line 2", "'sun' is 'yes'", "1 (there), 0 (not there)"],
+        table(b"path,sun\na.png,yes\n")),
+    Row("labels-header", LABELS, ["has the columns 'a.png, 1'", "a header with `path`"],
+        table(b"a.png,1\n")),
+    Row("labels-twice", LABELS, ["line 3", "a.png has a row already, line 2"],
+        table(b"path,sun\na.png,1\na.png,0\n")),
+    Row("labels-binary", LABELS, ["train.csv cannot be read as a table", "UTF-8"], table(image())),
     Row("list-missing", LIST, ["'train'", "columns path and label", DEMO]),
     Row("list-image", LIST, ["line 2", "no file {tmp}/gone.png"], table(b"a.png,0\ngone.png,1\n")),
     Row("list-label", LIST, ["test.csv, line 1", "'7'", "2 classes", "correct it"],
