@@ -13,8 +13,13 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from jaxvision.data.classes import class_difference, read_class_names
-from jaxvision.data.sources.label_sets import LabelSetShare, label_matrix, open_label_sets
-from jaxvision.data.sources.share import check_disjoint
+from jaxvision.data.sources.label_sets import (
+    LabelSetShare,
+    hold_out_label_sets,
+    label_matrix,
+    open_label_sets,
+)
+from jaxvision.data.sources.share import check_disjoint, held_out
 from jaxvision.data.target import LabelRow
 from jaxvision.errors import InputError, shorten
 from jaxvision.files import write_json, write_text
@@ -105,10 +110,14 @@ class MultiLabel(Task):
             image_size=data.image_size,
         )
         train_source: Any = ()
-        if training or class_names is None:
+        percent = held_out(data.eval_split)
+        if training or class_names is None or percent is not None:
             train_source = open_split(data.train_split, class_names=class_names)
             class_names = tuple(train_source.class_names)
-        eval_source = open_split(data.eval_split, class_names=class_names)
+        if percent is not None:
+            train_source, eval_source = hold_out_label_sets(train_source, percent)
+        else:
+            eval_source = open_split(data.eval_split, class_names=class_names)
         num_classes = len(class_names)
         if options.model.num_classes not in (0, num_classes):
             raise InputError(

@@ -210,4 +210,6 @@ def test_positive_weights_are_negatives_by_positives():
     task: Any = run.task
     there = label_matrix(run.train_source).mean(axis=0)
     np.testing.assert_allclose(task.positive_weights, (1 - there) / there)
+    held = make_run(config(**{"data.eval_split": "25%", "data.shapes.num_train": 80}))
+    assert (len(held.train_source), len(held.eval_source)) == (60, 20)
     assert make_run(multi_label_shapes.get_config()).num_outputs == 20

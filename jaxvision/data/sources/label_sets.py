@@ -47,6 +47,10 @@ class LabelSets(Records):
         """Returns 0, as shares of a split are not of each class: an image has several."""
         return 0
 
+    def key(self, index: int) -> str:
+        """Returns the name by which chance sorts a record, as that of a Source."""
+        return os.path.basename(self.describe(index))
+
 
 class LabelSetShare(LabelSets):
     """Some records of another source.
@@ -280,10 +284,29 @@ def open_label_sets(
             "give the data of the run."
         )
     if share is not None:
-        source = LabelSetShare(source, share_indices(source, *share))
+        source = LabelSetShare(source, share_indices(source, share)[0])
     if len(source) == 0:
         raise DataError(f"The split {split!r} of {name} is empty; give a split that holds images.")
     return source
+
+
+def hold_out_label_sets(source: LabelSets, percent: float) -> tuple[LabelSets, LabelSets]:
+    """Returns the records to train and to evaluate on, the latter so many percent.
+
+    Args:
+      source: Source of all records.
+      percent: Percent of the records that is held out, more than 0 and less than 100.
+
+    Raises:
+      DataError: if that is no image at all.
+    """
+    train, evaluation = share_indices(source, [0.0, 100 - percent, 100.0])
+    if not (train and evaluation):
+        raise DataError(
+            f"--config.data.eval_split={percent:g}% is {len(evaluation)} of {len(source)} images;"
+            " give a share that leaves some to both."
+        )
+    return LabelSetShare(source, train), LabelSetShare(source, evaluation)
 
 
 def label_matrix(source: LabelSets) -> Int8[np.ndarray, "images classes"]:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.data.source import DataError
-from jaxvision.data.sources.label_sets import label_matrix, open_label_sets
+from jaxvision.data.sources.label_sets import hold_out_label_sets, label_matrix, open_label_sets
 
 
 def write(folder, text, *, name="train.csv", images=("a.png", "b.png", "c.png")):
@@ -68,6 +68,13 @@ def test_shares_of_a_split_have_nothing_in_common(tmp_path):
     assert (len(first), len(rest)) == (16, 4)
     assert not {first.describe(i) for i in range(16)} & {rest.describe(i) for i in range(4)}
     assert label_matrix(rest).shape == (4, 2)
+    whole = opened(tmp_path)
+    train, held = hold_out_label_sets(whole, 20.0)
+    for one, other in ((train, first), (held, rest)):
+        described = [[x.describe(i) for i in range(len(x))] for x in (one, other)]
+        assert described[0] == described[1]
+    with pytest.raises(DataError, match="eval_split=1% is 0 of 20 images"):
+        hold_out_label_sets(whole, 1.0)
 
 
 def test_parts_notice_other_labels(tmp_path):
