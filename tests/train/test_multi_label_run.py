@@ -40,7 +40,7 @@ def config(**options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    from jaxvision.train.report import write_report
+    from jaxvision.report.end import write_report
 
     folder = tmp_path_factory.mktemp("run")
     run = make_run(config(accumulate_steps=2), folder)
