@@ -6,6 +6,9 @@ The rung behind the colon; each has all of those before it:
   --config=caption_flickr8k:beam     beam search instead of greedy decoding
   --config=caption_flickr8k          the full recipe: smoothing, dropout, averages
   --config=caption_flickr8k:small    the same from scratch, half an hour on a CPU
+Beside them two small decoders for features computed once, see docs/captions.md:
+  --config=caption_flickr8k:features          learns the words
+  --config=caption_flickr8k:self_critical     goes on from there, on CIDEr itself
 Data: <path>/captions_<split>.json in COCO's layout, beside images_<split>.zip or a folder; or, with
   --config.data.name=flickr, Flickr8k_text and Flickr8k_Dataset as they were published.
 Command: jaxvision train --config=caption_flickr8k --workdir=runs/flickr
@@ -18,7 +21,7 @@ benchmarks/RESULTS.md.
 
 from configs import common
 
-RUNGS = ("pooled", "grid", "beam", "full", "small")
+RUNGS = ("pooled", "grid", "beam", "full", "small", "features", "self_critical")
 
 
 def get_config(rung: str = "full"):
@@ -56,7 +59,7 @@ def get_config(rung: str = "full"):
         config.loss.label_smoothing = 0.1
         config.ema_decay = 0.999
         config.checkpoint.best_metric = "eval_ema/cider"
-    if "small" in reached:
+    if rung == "small":
         config.model.kwargs.update(
             encoder="resnet18",
             # Three stages leave a grid of 6 x 6 cells.
@@ -75,4 +78,28 @@ def get_config(rung: str = "full"):
         config.schedule.warmup_steps = 200
         config.ema_decay = 0.99
         config.eval.every_steps = 350
+    if "features" in reached:
+        config.model.kwargs = dict(
+            width=384,
+            depth=2,
+            num_heads=6,
+            hidden_width=1536,
+            dropout_rate=0.3,
+            attention_dropout_rate=0.1,
+        )
+        config.caption.max_length = 24
+        config.total_epochs = 30
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.weight_decay = 0.05
+        config.schedule.warmup_steps = 300
+        config.ema_decay = 0.995
+        config.eval.every_steps = 470
+    if "self_critical" in reached:
+        config.model.kwargs.update(dropout_rate=0.0, attention_dropout_rate=0.0)
+        config.caption.self_critical_samples = 5
+        config.loss.label_smoothing = 0.0
+        config.total_epochs = 10
+        config.optimizer.learning_rate = 3e-5
+        config.schedule.warmup_steps = 20
+        config.eval.every_steps = 188
     return config.lock()

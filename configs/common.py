@@ -14,7 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    config.task = "classification"  # classification | multi_label | captioning
+    config.task = (
+        "classification"  # classification | multi_label | captioning | masked_autoencoding
+    )
 
     config.model = d()
     config.model.name = "vit_s16"  # `jaxvision models` lists them

@@ -1,4 +1,4 @@
-"""Several labels an image, without any data: which shapes and colours it has. Minutes on 2 cores.
+"""Several labels an image, without any data: which shapes and colours it has.
 
     python launch.py --config=configs/multi_label_shapes.py --workdir=runs/labels
 
