@@ -14,9 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    config.task = (
-        "classification"  # classification | multi_label | captioning | masked_autoencoding
-    )
+    # classification | multi_label | captioning | masked_autoencoding
+    config.task = "classification"
 
     config.model = d()
     config.model.name = "vit_s16"  # `jaxvision models` lists them
