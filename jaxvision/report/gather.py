@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxvision import explain
 from jaxvision.data.class_lists import readable
 from jaxvision.data.source import CorruptImageError, Subset
 from jaxvision.errors import InputError
@@ -20,6 +22,7 @@ from jaxvision.evaluation.classifier import RESULTS_FILE, score_weights
 from jaxvision.files import cannot_write, write_bytes, write_json
 from jaxvision.interop.trained import Trained
 from jaxvision.metrics.calibration import probabilities
+from jaxvision.models.image_model import ImageModel
 from jaxvision.plots.caption_pictures import attention_overlay
 from jaxvision.preflight.preflight import first_samples
 from jaxvision.report.page import CONTENT_FILE, FOLDER
@@ -31,7 +34,8 @@ from jaxvision.terminal import waiting
 from jaxvision.train.run import Run
 from jaxvision.train.state import TrainState, count_params
 
-MISTAKES, CAPTIONS, WITH_MAPS = 24, 12, 4  # images, of the last some with a map for each word
+MISTAKES, EXPLAINED = 24, 8  # images
+CAPTIONS, WITH_MAPS = 12, 4  # images, and of them some with a map for each word
 SAMPLES, MOST_OF_A_CLASS = 160, 4  # of the training split: images in all, and of a class
 MOST_LOOKED_AT = 200_000  # records, for some of every class
 LARGE, SMALL = 112, 64  # pixels of the longer side of a picture
@@ -58,6 +62,8 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     if isinstance(task, Classification):
         with waiting("Evaluating every class, for the report"):
             _mistakes(run, task, state, album)
+        with waiting("Explaining images for the report"):
+            _explanations(run, task, weights, album)
         with waiting("Reading samples of every class"):
             _samples(run, task, album)
     elif isinstance(task, Captioning) and task.data.has_images:
@@ -151,6 +157,36 @@ def _mistakes(run: Run, task: Classification, state: TrainState, album: _Album) 
                 "wrong": True,
             }
             for image, i in zip(images, chosen.tolist(), strict=True)
+        ],
+    )
+
+
+def _explanations(run: Run, task: Classification, weights: Weights, album: _Album) -> None:
+    """Adds evaluation images under what speaks for the model's answer in its last map."""
+    model: Any = nnx.merge(run.graphdef, *weights, copy=True)
+    if jax.process_count() > 1 or not isinstance(model, ImageModel):  # maps: on one process
+        return
+    source = task.data.eval_source
+    seen = look_at(run, task.eval_subset(drawn(len(source), EXPLAINED)), lambda b: b["mask"])
+    good = np.flatnonzero(~seen.corrupt)
+    if not good.size:
+        return
+    images = seen.images(seen.positions[good].tolist())
+    inputs = run.preprocess_fn(jnp.asarray(images))
+    shares = np.asarray(jax.jit(lambda model, x: jax.nn.softmax(model(x)))(model, inputs))
+    guesses = shares.argmax(axis=-1)
+    maps = np.asarray(explain.grad_cam(model, inputs, jnp.asarray(guesses)), np.float32)
+    names = [*readable(task.class_names), *map(str, range(len(task.class_names), 10**5))]
+    album.add(
+        "What it looks at",
+        "Grad-CAM of the model's answer, of evaluation images drawn by chance; bright is much. "
+        "`jaxvision explain` has more methods, for any image and class.",
+        [
+            {
+                "image": attention_overlay(image, cells),
+                "title": f"{names[guess]} {share[guess]:.0%}",
+            }
+            for image, cells, guess, share in zip(images, maps, guesses, shares, strict=True)
         ],
     )
 

@@ -196,7 +196,13 @@ def test_a_run_leaves_its_page(tmp_path):
     page = without_plotly((tmp_path / "report.html").read_text())
     content = json.loads((tmp_path / "report/content.json").read_text())
     found = {section["title"]: section["pictures"] for section in content["sections"]}
-    assert set(found) == {"The surest mistakes", "Samples of every class", "Augmented samples"}
+    assert set(found) == {
+        "The surest mistakes",
+        "What it looks at",
+        "Samples of every class",
+        "Augmented samples",
+    }
+    assert len(found["What it looks at"]) == 8
     names = {picture["title"] for picture in found["Samples of every class"]}
     labels = {run.train_source.label(i) for i in range(len(run.train_source))}
     assert names == {run.task.class_names[label] for label in labels}
