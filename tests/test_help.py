@@ -28,8 +28,8 @@ def test_every_option_has_a_comment():
     assert comments["optimizer.learning_rate"] == "peak"
     assert comments["seed"] == "of initialisation, data order, augmentation and dropout"
     assert comments["data.image_size"] == "pixels: int or (height, width)"  # of several lines
-    above = "Decoupled and scaled by the learning rate; adam, sgd and the rmsprops: L2 (torch)."
-    assert comments["optimizer.weight_decay"] == above
+    above = "Decoupled and scaled by the learning rate; adam, both sgd, lars and the rmsprops: L2"
+    assert comments["optimizer.weight_decay"] == f"{above} (torch)."
     assert comments["swa.every_epochs"].startswith("passes over the training split; between two")
 
 

@@ -29,7 +29,7 @@ SMALL = {
     "caption_shapes": options(model__kwargs=CAPTIONER),
 }
 FAST = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-NEEDS_DATA = {"vit_b16:imagenet2012", "cifar10_resnet"}
+NEEDS_DATA = {"vit_b16:imagenet2012", "cifar10_fast"}
 LONG = {"vit_b16", "transfer_resnet50", "caption_shapes"}
 
 

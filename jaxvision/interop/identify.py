@@ -146,7 +146,7 @@ def _matches(shapes: Mapping[str, tuple[int, ...]]) -> list[_Match]:
             heads = _head_shapes(inside, rules, source)
             size = sum(math.prod(x) for n, x in inside.items() if not _NO_PARAMETER.fullmatch(n))
             published = spec.config.num_classes
-            size += sum((published - shape[0]) * (shape[1] + 1) for shape in heads)
+            size += sum((published - number) * parameters for number, parameters in heads)
             classes = heads[0][0] if heads else None
             matches.append(_Match(spec, library, source, rules, known, inside, classes, size))
     return matches
@@ -161,14 +161,16 @@ def _sources(spec: ModelSpec) -> Mapping[str, Source]:
 
 
 def _head_shapes(shapes: Mapping[str, Any], rules: Any, source: Source) -> list[tuple[int, int]]:
-    """Returns (classes, width) of each classifier."""
+    """Returns (classes, parameters of a class) of each classifier."""
     found = []
     for head in source.heads:
         names = {rule.targets: rule.source for rule in rules}
         bias = shapes.get(names.get(f"{head}/bias", ""))
         kernel = shapes.get(names.get(f"{head}/kernel", ""))
         if bias and kernel:
-            found.append((bias[0], math.prod(kernel) // max(bias[0], 1)))
+            found.append((bias[0], math.prod(kernel) // max(bias[0], 1) + 1))
+        elif kernel:  # of torch: [classes, width]
+            found.append((kernel[0], math.prod(kernel[1:])))
     return found
 
 

@@ -153,10 +153,10 @@ class Classification(Task):
           logits: Logits of the examples.
           batch: Batch with labels.
         """
-        losses = self._label_losses(logits, batch["label"])
+        losses = self.label_losses(logits, batch["label"])
         return jnp.mean(losses / batch.get("mean_weight", 1.0))
 
-    def _label_losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def label_losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Returns the loss of each example against its label, [B], by the weight of its class."""
         smoothing = self.label_smoothing
         if self.logit_shifts:

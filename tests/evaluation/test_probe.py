@@ -179,10 +179,10 @@ def test_from_the_command_line(finished, tmp_path, capsys):
     facts, header, *rows, wrote = capsys.readouterr().out.splitlines()
     assert facts.startswith("vit_ti16, 16 features; 96 training and 16 evaluation images of 8 cl")
     assert header.split() == ["probe", "accuracy", "deviation", "l2"]
-    assert [row.split()[0] for row in rows] == ["1-shot", "2-shot", "linear"]
+    assert [row.split()[0] for row in rows] == ["20-nn", "1-shot", "2-shot", "linear"]
     results = json.loads(out.read_text())
     assert results["model"] == "vit_ti16" and results["features"] == 16
-    for row, name in zip(rows, ("1_shot", "2_shot", "linear"), strict=True):
+    for row, name in zip(rows, ("20_nn", "1_shot", "2_shot", "linear"), strict=True):
         assert row.split()[1] == f"{results['probes'][name]['accuracy']:.4f}"
 
 

@@ -48,7 +48,7 @@ def test_it_trains_and_is_evaluated(tmp_path):
             "must lead to a subclass of Task, but .Missing. does not exist in ordered_task, which",
         ),
         ("ordered_task:jnp", "'jnp' is a module in ordered_task"),
-        ("orderd", "must be one of classification, captioning"),
+        ("orderd", "must be one of classification, multi_label, captioning"),
     ],
 )
 def test_what_is_no_task_is_refused(task, message):

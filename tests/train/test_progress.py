@@ -107,7 +107,8 @@ def test_factor_is_that_of_the_rate(name):
         return tree
 
     kept, lowered = moved(1.0), moved(0.1)
-    assert helpers.max_difference(kept, lowered) > 1e-4
+    # Prodigy begins with rates of a millionth.
+    assert helpers.max_difference(kept, lowered) > (1e-7 if name == "prodigy" else 1e-4)
     tx = make_optimizer(  # the schedule that does the same by itself
         params, schedule=lambda count: jnp.where(count < 2, 0.3, 0.03), **options
     )
@@ -116,7 +117,8 @@ def test_factor_is_that_of_the_rate(name):
         grads = jax.tree.map(lambda x: x * (step + 1.0), tree)  # noqa: B023
         updates, state = tx.update(grads, state, tree)
         tree = jax.tree.map(jnp.add, tree, updates)
-    assert helpers.max_difference(tree, lowered) < 1e-6
+    bar = 1e-9 if name == "prodigy" else 1e-6
+    assert helpers.max_difference(tree, lowered) < bar
 
 
 def test_a_new_factor_reaches_the_compiled_step(caplog):

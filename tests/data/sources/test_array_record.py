@@ -52,7 +52,7 @@ def test_labels_follow_another_list_of_classes(folder, tmp_path):
 
 
 def test_errors(folder, tmp_path):
-    with pytest.raises(DataError, match="write_array_record.*configs/quickstart.py"):
+    with pytest.raises(DataError, match="jaxvision prepare.*--config=quickstart"):
         open_source("array_record", "train", path=str(tmp_path))
     source = open_source("folder", "train", path=str(folder))
     with pytest.raises(DataError, match="must end in .array_record"):
@@ -192,7 +192,7 @@ def test_tfds_missing(prepared, tmp_path):
         with pytest.raises(DataError) as error:
             open_source(f"tfds:{name}", "train", path=str(tmp_path))
         assert f"tfds.builder('{name}'" in str(error.value) and str(tmp_path) in str(error.value)
-        assert "download_and_prepare" in str(error.value) and "configs/quickstart.py" in str(
+        assert "download_and_prepare" in str(error.value) and "--config=quickstart" in str(
             error.value
         )
     with pytest.raises(DataError, match="has the splits train, test; 'validation' cannot"):

@@ -197,7 +197,7 @@ def test_archives_of_something_else(tmp_path, monkeypatch):
 
 def test_missing_data_and_splits(tmp_path):
     with pytest.raises(
-        DataError, match=r"cifar-10-python.tar.gz.*www.cs.toronto.edu.*configs/quickstart.py"
+        DataError, match=r"cifar-10-python.tar.gz.*www.cs.toronto.edu.*--config=quickstart"
     ):
         open_source("cifar10", "train", path=str(tmp_path))
     with pytest.raises(DataError, match="train and test"):

@@ -106,5 +106,5 @@ def test_errors_name_the_line(folder, text, message):
 
 
 def test_missing_table(tmp_path):
-    with pytest.raises(DataError, match="'train'.*columns path and label.*configs/quickstart.py"):
+    with pytest.raises(DataError, match="'train'.*columns path and label.*--config=quickstart"):
         open_source("list", "train", path=str(tmp_path))

@@ -205,7 +205,7 @@ def test_missing_data_says_what_to_do(tmp_path):
             open_source("folder", split, path=str(path))
         assert str(path) in str(error.value) and split in str(error.value)
         assert "<split>/<class>/<image>" in str(error.value)
-        assert "configs/quickstart.py" in str(error.value)
+        assert "--config=quickstart" in str(error.value)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
