@@ -12,8 +12,9 @@ class ImageBatch(TypedDict):
     """A batch of labelled images on the host; in a mask, True always means valid."""
 
     image: np.ndarray  # uint8 [batch, height, width, 3], RGB
-    # int32 [batch], class index; with several labels [batch, classes]: 1 there, 0 not, -1 unknown
-    label: np.ndarray
+    # int32 [batch], class index; with several labels [batch, classes]: 1 there, 0 not, -1 unknown.
+    # Not there where nothing is learned from labels.
+    label: NotRequired[np.ndarray]
     mask: np.ndarray  # bool [batch], False = padding that fills the last batch
 
 
@@ -47,13 +48,16 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
 
     Args:
       batch: Batch on the host; one of captions, if it has `tokens`.
-      num_classes: Number of outputs of the model's head; of captions, the size of the vocabulary.
+      num_classes: Number of outputs of the model's head; of captions, the size of the vocabulary;
+        0: there is no head, and no label that it would learn.
 
     Raises:
       InputError: naming the key that breaks the contract, what was expected and what came.
     """
     captions = "tokens" in batch
     keys = ("image", "tokens", "image_id", "mask") if captions else ("image", "label", "mask")
+    if not num_classes:
+        keys = ("image", "mask")
     for key in keys:
         if key == "image" and captions and "features" in batch:
             key = "features"
@@ -71,6 +75,8 @@ def check_batch(batch: Mapping[str, Any], *, num_classes: int) -> None:
             raise InputError(
                 f"Batch key '{key}' has {len(array)} examples but 'mask' has {len(batch['mask'])}."
             )
+    if not num_classes:
+        return
     values = batch["tokens" if captions else "label"][batch["mask"]]
     if not captions and values.ndim == 2:
         if values.size and not -1 <= values.min() <= values.max() <= 1:

@@ -31,18 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.command_line import say, show_progress
     from jaxvision.commands.arguments import data_arguments, weights_arguments
     from jaxvision.errors import InputError
+    from jaxvision.evaluation.embed import open_encoder
     from jaxvision.evaluation.labelled import DataOptions, Runner, open_splits
     from jaxvision.evaluation.neighbours import NEIGHBOURS, knn_accuracy
     from jaxvision.evaluation.probe import (
         check_shots,
         few_shot,
         linear_probe,
-        remove_head,
         split_features,
     )
-    from jaxvision.interop.trained import open_trained
-    from jaxvision.models.image_model import ImageModel
-    from jaxvision.models.registry import get_spec
     from jaxvision.profiling.table import text_table
     from jaxvision.train.workdir import write_json
 
@@ -52,11 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"There is no folder {out.absolute().parent} to write {out.name} into.")
     show_progress(f"reading {weights}")
-    trained = open_trained(**opened)
+    trained = open_encoder(**opened)
     spec = trained.spec
-    if not isinstance(trained.model, ImageModel):
-        get_spec(spec.name, task="classification")  # says what it is for
-    remove_head(trained.model)
     options = DataOptions(**data_arguments(arguments))
     size = getattr(trained.model.config, "image_size", spec.image_size)
     train, test = open_splits(options, weights, image_size=size)

@@ -48,6 +48,18 @@ class Labels(Target):
         return {"label": np.int32(0)}
 
 
+class NoLabel(Target):
+    """Nothing: the image is all there is to learn from."""
+
+    def __call__(self, index: int, record: Any, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def blank(self) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+
 class LabelRow(Target):
     """The label of each class, of a record that has several: 1 there, 0 not, -1 unknown.
 

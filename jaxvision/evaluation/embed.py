@@ -76,8 +76,8 @@ def open_encoder(weights: str, name: str | None = None, **options: Any) -> Train
       InputError: if the weights cannot be read or are of no image model.
     """
     trained = open_trained(weights, name, **options)
-    get_spec(trained.spec.name, task="classification")
     if not isinstance(trained.model, ImageModel):
+        get_spec(trained.spec.name, task="classification")  # says what it is for
         raise InputError(f"Features are those of an ImageModel, {trained.spec.name} is none.")
     remove_head(trained.model)
     return trained

@@ -33,6 +33,7 @@ from jaxvision.models.spec import Model
 from jaxvision.options.size import Size
 
 OWN = "jaxvision"  # the source of a run's checkpoint: our paths are its names
+_DECODER = "decoder/"
 
 
 def assign_weights(
@@ -247,12 +248,15 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.
     paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]
+    # An encoder goes on without the decoder of its masked autoencoder.
+    has_decoder = any(path.startswith(_DECODER) for path in paths)
     return Source(
         rules=lambda config: tuple(Rule(path, path) for path in dict.fromkeys(paths)),
         requires={},
         fits=fits,
         heads=heads,
         classes=others[0].classes,
+        unused=lambda config: () if has_decoder else (f"{_DECODER}*",),
     )
 
 

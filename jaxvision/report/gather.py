@@ -163,8 +163,10 @@ def _mistakes(run: Run, task: Classification, state: TrainState, album: _Album) 
 
 def _explanations(run: Run, task: Classification, weights: Weights, album: _Album) -> None:
     """Adds evaluation images under what speaks for the model's answer in its last map."""
+    if jax.process_count() > 1:  # maps are computed on one device
+        return
     model: Any = nnx.merge(run.graphdef, *weights, copy=True)
-    if jax.process_count() > 1 or not isinstance(model, ImageModel):  # maps: on one process
+    if not isinstance(model, ImageModel):
         return
     source = task.data.eval_source
     seen = look_at(run, task.eval_subset(drawn(len(source), EXPLAINED)), lambda b: b["mask"])
@@ -175,7 +177,10 @@ def _explanations(run: Run, task: Classification, weights: Weights, album: _Albu
     inputs = run.preprocess_fn(jnp.asarray(images))
     shares = np.asarray(jax.jit(lambda model, x: jax.nn.softmax(model(x)))(model, inputs))
     guesses = shares.argmax(axis=-1)
-    maps = np.asarray(explain.grad_cam(model, inputs, jnp.asarray(guesses)), np.float32)
+    try:
+        maps = np.asarray(explain.grad_cam(model, inputs, jnp.asarray(guesses)), np.float32)
+    except InputError:  # a model from elsewhere that shows no stage
+        return
     names = [*readable(task.class_names), *map(str, range(len(task.class_names), 10**5))]
     album.add(
         "What it looks at",

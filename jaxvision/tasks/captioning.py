@@ -31,7 +31,15 @@ from jaxvision.plots.previews import caption_title
 from jaxvision.tasks.caption_scores import evaluate_captions, make_caption_step, model_inputs
 from jaxvision.tasks.classification import smoothing_over_all
 from jaxvision.tasks.samples import Seen, look_at
-from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, drawn
+from jaxvision.tasks.task import (
+    Metrics,
+    OpenRun,
+    Task,
+    TaskData,
+    Weights,
+    check_plain_evaluation,
+    drawn,
+)
 
 NUM_SAMPLES = 12  # images in the picture of captions
 
@@ -324,12 +332,7 @@ def _check_options(options: Options) -> None:
             "Captions are learned by --config.loss.name=softmax_cross_entropy and without a "
             "teacher: leave --config.loss.name and --config.distill.teacher_weights out."
         )
-    evaluation = options.eval
-    if evaluation.tta != "none" or evaluation.ensemble or evaluation.real_labels:
-        raise InputError(
-            "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
-            "got 'captioning': leave them out."
-        )
+    check_plain_evaluation(options)
 
 
 def _open_vocabulary(options: CaptionOptions, train_source: CaptionSource) -> Vocabulary:

@@ -12,13 +12,12 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.data.class_lists import readable
-from jaxvision.data.classes import class_difference, read_class_names
+from jaxvision.data.classes import read_class_names
 from jaxvision.data.sampling import ClassSampling, count_labels, labels_of
 from jaxvision.data.source import CorruptImageError
 from jaxvision.data.sources.open_source import open_both
 from jaxvision.data.sources.share import check_disjoint
 from jaxvision.errors import InputError, shorten
-from jaxvision.files import write_text
 from jaxvision.interop.run_folder import CLASSES_FILE
 from jaxvision.metrics.class_balance import balanced_weights, effective_weights, log_priors
 from jaxvision.metrics.classification import correct_by_class, topk_correct
@@ -33,6 +32,7 @@ from jaxvision.options.loss import LossOptions
 from jaxvision.options.options import Options
 from jaxvision.plots.prediction_grid import plot_predictions, worst_by_class
 from jaxvision.plots.previews import class_shares
+from jaxvision.tasks.kept_classes import check_kept_classes, keep_classes
 from jaxvision.tasks.samples import look_at
 from jaxvision.tasks.task import OpenRun, Task, TaskData, Weights, drawn
 
@@ -211,20 +211,11 @@ class Classification(Task):
 
     def check_kept(self, workdir: pathlib.Path) -> None:
         """Checks that labels mean what they mean to the run."""
-        kept = read_class_names(workdir / CLASSES_FILE)
-        if kept and self.class_names and kept != self.class_names:
-            difference = class_difference(self.class_names, kept)
-            raise InputError(
-                f"The run in {workdir} has other classes: the data"
-                f" {difference or 'has them in another order'}; give the data of that run."
-            )
+        check_kept_classes(workdir, self.class_names)
 
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
         """Writes the names of the classes, one a line; those of a run stay as they are."""
-        if resumes:
-            self.check_kept(workdir)
-        if jax.process_index() == 0:
-            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in self.class_names))
+        keep_classes(workdir, self.class_names, resumes=resumes)
 
     def shown(self, batch: dict) -> jax.Array:
         """Returns the share of each class, float32 [batch, classes]."""

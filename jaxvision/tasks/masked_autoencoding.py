@@ -1,7 +1,6 @@
 """Masked autoencoding: images without their labels, guessed from a quarter of their patches."""
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any, ClassVar
 
@@ -10,13 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.open_source import open_both
 from jaxvision.data.sources.share import check_disjoint
+from jaxvision.data.target import NoLabel
 from jaxvision.errors import InputError
+from jaxvision.options.loss import LossOptions
 from jaxvision.options.options import Options
 from jaxvision.plots.reconstructions import plot_reconstructions
 from jaxvision.tasks.samples import look_at
-from jaxvision.tasks.task import OpenRun, Task, TaskData, Weights, spread
+from jaxvision.tasks.task import (
+    OpenRun,
+    Task,
+    TaskData,
+    Weights,
+    check_plain_evaluation,
+    spread,
+)
 
 NUM_PICTURES = 8
 
@@ -54,24 +62,22 @@ class MaskedAutoencoding(Task):
 
     @classmethod
     def _open(cls, options: Options, *, training: bool) -> "MaskedAutoencoding":
+        _check_options(options)
         data = options.data
-        if options.augment.mixup_alpha or options.augment.cutmix_alpha:
-            raise InputError(
-                "A masked autoencoder guesses images as they are: set --config.augment.mixup_alpha "
-                "and --config.augment.cutmix_alpha to 0."
-            )
         if training and not data.name.startswith("tfds:"):
             check_disjoint(data.train_split, data.eval_split)
-        open_split = functools.partial(
-            open_source,
+        train_source, eval_source = open_both(
             data.name,
+            data.train_split,
+            data.eval_split,
+            training=training,
             path=data.path,
             shapes=dataclasses.asdict(data.shapes),
             image_size=data.image_size,
+            image_column=data.image_column,
+            label_column=data.label_column,
         )
-        train_source: Any = open_split(data.train_split) if training else ()
-        eval_source = open_split(data.eval_split)
-        return cls(data=TaskData(train_source, eval_source, _num_labels(train_source, eval_source)))
+        return cls(data=TaskData(train_source or (), eval_source, target=NoLabel()))
 
     def loss(self, model: Any, batch: dict, *, rngs: nnx.Rngs) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a training batch; there are no further metrics."""
@@ -115,9 +121,19 @@ class MaskedAutoencoding(Task):
         return "reconstructions.png"
 
 
-def _num_labels(*sources: Any) -> int:
-    """Returns how many labels the batches may have, which nobody reads."""
-    return max(len(getattr(source, "class_names", ())) for source in sources)
+def _check_options(options: Options) -> None:
+    """Checks that nothing is asked for that needs labels, which are not used."""
+    if options.augment.mixup_alpha or options.augment.cutmix_alpha:
+        raise InputError(
+            "A masked autoencoder guesses images as they are: set --config.augment.mixup_alpha "
+            "and --config.augment.cutmix_alpha to 0."
+        )
+    if options.loss != LossOptions() or options.distill.teacher_weights:
+        raise InputError(
+            "A masked autoencoder has a loss of its own, without labels or a teacher: leave "
+            "--config.loss and --config.distill.teacher_weights out."
+        )
+    check_plain_evaluation(options)
 
 
 def noise_of(images: jax.Array, num_patches: int) -> jax.Array:

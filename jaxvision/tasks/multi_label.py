@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from jaxvision.data.classes import class_difference, read_class_names
+from jaxvision.data.classes import read_class_names
 from jaxvision.data.sources.label_sets import (
     LabelSetShare,
     hold_out_label_sets,
@@ -22,7 +22,7 @@ from jaxvision.data.sources.label_sets import (
 from jaxvision.data.sources.share import check_disjoint, held_out
 from jaxvision.data.target import LabelRow
 from jaxvision.errors import InputError, shorten
-from jaxvision.files import write_json, write_text
+from jaxvision.files import write_json
 from jaxvision.interop.run_folder import CLASSES_FILE, THRESHOLDS_FILE, read_thresholds
 from jaxvision.metrics.losses import sigmoid_focal_terms
 from jaxvision.metrics.multi_label import (
@@ -34,8 +34,17 @@ from jaxvision.metrics.multi_label import (
 from jaxvision.metrics.multi_label_losses import asymmetric_terms, binary_terms, smoothed_targets
 from jaxvision.options.options import Options
 from jaxvision.plots.label_grid import plot_label_sets
+from jaxvision.tasks.kept_classes import check_kept_classes, keep_classes
 from jaxvision.tasks.samples import look_at
-from jaxvision.tasks.task import Metrics, OpenRun, Task, TaskData, Weights, drawn
+from jaxvision.tasks.task import (
+    Metrics,
+    OpenRun,
+    Task,
+    TaskData,
+    Weights,
+    check_plain_evaluation,
+    drawn,
+)
 
 NUM_SAMPLES = 25  # images in the picture of predictions
 NUM_CANDIDATES = 256  # images that they are chosen from
@@ -215,20 +224,11 @@ class MultiLabel(Task):
 
     def check_kept(self, workdir: pathlib.Path) -> None:
         """Checks that labels mean what they mean to the run."""
-        kept = read_class_names(workdir / CLASSES_FILE)
-        if kept and self.class_names and kept != self.class_names:
-            difference = class_difference(self.class_names, kept)
-            raise InputError(
-                f"The run in {workdir} has other classes: the data"
-                f" {difference or 'has them in another order'}; give the data of that run."
-            )
+        check_kept_classes(workdir, self.class_names)
 
     def keep(self, workdir: pathlib.Path, *, resumes: bool) -> None:
         """Writes the names of the classes, one a line; those of a run stay as they are."""
-        if resumes:
-            self.check_kept(workdir)
-        if jax.process_index() == 0:
-            write_text(workdir / CLASSES_FILE, "".join(f"{name}\n" for name in self.class_names))
+        keep_classes(workdir, self.class_names, resumes=resumes)
 
     def eval_subset(self, indices: Sequence[int]) -> LabelSetShare:
         """Returns some records of the evaluation split, for a quick look."""
@@ -321,12 +321,8 @@ def collect_logits(
 
 
 def _check_options(options: Options) -> None:
-    loss, evaluation = options.loss, options.eval
-    if evaluation.tta != "none" or evaluation.ensemble or evaluation.real_labels:
-        raise InputError(
-            "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
-            "got 'multi_label': leave them out."
-        )
+    loss = options.loss
+    check_plain_evaluation(options)
     if options.distill.teacher_weights:
         raise InputError(
             "--config.distill.teacher_weights is for --config.task=classification, got "

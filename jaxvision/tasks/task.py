@@ -18,6 +18,7 @@ from flax import nnx
 from jaxvision.data.sampling import ClassSampling
 from jaxvision.data.source import Subset
 from jaxvision.data.target import Target
+from jaxvision.errors import InputError
 from jaxvision.options.options import Options
 from jaxvision.tasks.sums import evaluate_sums
 
@@ -244,6 +245,23 @@ class Task(abc.ABC):
         """
         del run, weights, workdir
         return None
+
+
+def check_plain_evaluation(options: Options) -> None:
+    """Checks that an evaluation is not asked for what only that of one label an image has.
+
+    Args:
+      options: Options of the run.
+
+    Raises:
+      InputError: naming the options.
+    """
+    evaluation = options.eval
+    if evaluation.tta != "none" or evaluation.ensemble or evaluation.real_labels:
+        raise InputError(
+            "--config.eval.tta, .ensemble and .real_labels are for --config.task=classification, "
+            f"got '{options.task}': leave them out."
+        )
 
 
 def drawn(size: int, count: int) -> list[int]:

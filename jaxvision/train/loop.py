@@ -75,10 +75,10 @@ def _train(run: Run, workdir: pathlib.Path) -> TrainState:
             logger.info("The run is finished: %s.", _end(run, start, progress))
             return state
         logger.info(
-            "%s: %s parameters, %d outputs, %s training, %s evaluation examples; %d steps of %d.",
+            "%s: %s parameters, %s%s training, %s evaluation examples; %d steps of %d.",
             options.model.name,
             f"{count_params(state.params):,}",
-            run.num_outputs,
+            f"{run.num_outputs} outputs, " if run.num_outputs else "",
             f"{len(run.train_source):,}",
             f"{len(run.eval_source):,}",
             run.total_steps,

@@ -4,10 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from flax import nnx
 from opening import make_run, train, write_report
 
+import jaxvision as jv
 from configs import mae_vit_b16, smoke
 from jaxvision.errors import InputError
+from jaxvision.evaluation.embed import open_encoder
 from jaxvision.tasks.masked_autoencoding import noise_of
 from jaxvision.tasks.sums import evaluate_sums
 from jaxvision.train.state import create_state
@@ -45,6 +48,15 @@ def test_a_run_learns_goes_on_and_draws(tmp_path):
     assert any("eval/loss" in line for line in lines)
     picture = PIL.Image.open(tmp_path / "reconstructions.png")
     assert picture.width > picture.height
+    # The encoder goes on under the names of a Vision Transformer, and the commands take the run.
+    options = {name: TINY[name] for name in ("width", "depth", "num_heads", "patch_size")}
+    vit = jv.create_model("vit_ti16", num_classes=3, image_size=16, rngs=nnx.Rngs(0), **options)
+    report = jv.load_weights(vit, tmp_path)
+    assert "decoder/mask_token" in report.left_out and set(report.adapted) == {"head"}
+    trained = open_encoder(str(tmp_path))
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 16, 3)), jnp.float32)
+    np.testing.assert_array_equal(vit.features(images), trained.model.features(images))
+    assert trained.model(images).shape == (2, 32)
 
 
 def test_an_evaluation_masks_the_same_in_batches_of_any_size():
@@ -59,6 +71,14 @@ def test_an_evaluation_masks_the_same_in_batches_of_any_size():
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_labels_are_not_used(tmp_path):
+    """A share of the training split is held out as for classifiers, and no label is in a batch."""
+    run = make_run(config(**{"data.eval_split": "25%"}))
+    assert 0.15 < len(run.eval_source) / (len(run.eval_source) + len(run.train_source)) < 0.35
+    batch = next(iter(run.eval_batches()))
+    assert "label" not in batch and run.num_outputs == 0
+
+
 def test_noise_differs_from_image_to_image():
     images = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 3)), jnp.float32)
     noise = noise_of(images, 16)
@@ -70,6 +90,10 @@ def test_noise_differs_from_image_to_image():
     "option, words",
     [
         ({"augment.mixup_alpha": 0.2}, "guesses images as they are"),
+        ({"loss.label_smoothing": 0.1}, "has a loss of its own"),
+        ({"distill.teacher_weights": "runs/a"}, "has a loss of its own"),
+        ({"eval.tta": "flip"}, "are for --config.task=classification, got 'masked"),
+        ({"data.sampling": "balanced"}, "sampling=balanced is for"),
         ({"model.kwargs": {"mask_ratio": 0.999}}, "leaves 0 of"),
         ({"model.name": "vit_ti16", "model.kwargs": {}}, "not for --config.task=masked"),
     ],
