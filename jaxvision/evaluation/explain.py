@@ -100,7 +100,8 @@ def explain_images(
       stage: Index of the stage of Grad-CAM and its kin, see `jv.explain.feature_maps`.
     """
     normalise = make_preprocess(mean=trained.spec.preprocess.mean, std=trained.spec.preprocess.std)
-    forward = jax.jit(lambda model, images: jax.nn.softmax(model(images)))
+    chance_of = jax.nn.softmax if trained.thresholds is None else jax.nn.sigmoid
+    forward = jax.jit(lambda model, images: chance_of(model(images)))
     model = trained.model
 
     def compute(pixels: jax.Array, first: int) -> tuple[jax.Array, ...]:

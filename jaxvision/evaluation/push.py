@@ -110,6 +110,11 @@ def write_repository(
         run = open_run(path)
         trained = open_trained(path)
         get_spec(trained.spec.name, task="classification")
+        if trained.thresholds is not None:  # others would read softmax out of it
+            raise InputError(
+                f"{path} was trained on several labels an image, which timm's config.json cannot"
+                " say: `jaxvision convert` writes its weights alone."
+            )
         model, names = trained.model, trained.class_names
         preprocess, size = run_preprocess(run, trained.spec.preprocess)
     config = timm_config(model, preprocess, size, names)

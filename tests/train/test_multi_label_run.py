@@ -17,7 +17,9 @@ from configs import common, multi_label_shapes, smoke
 from jaxvision.data.image_files import find_images
 from jaxvision.data.sources.label_sets import label_matrix
 from jaxvision.errors import InputError
-from jaxvision.evaluation.predict import predict, prediction_lines
+from jaxvision.evaluation.explain import explain_images
+from jaxvision.evaluation.predict import best_classes, predict, prediction_lines
+from jaxvision.evaluation.push import write_repository
 from jaxvision.files import read_json
 from jaxvision.interop.trained import open_trained
 from jaxvision.metrics.multi_label import multi_label_scores, sigmoid
@@ -106,6 +108,24 @@ def test_predict_says_all_labels_above_their_thresholds(finished, tmp_path):
     (nothing,) = predict(trained, images[:1], class_names=names, threshold=1.0)
     assert prediction_lines(nothing, "text") == [f"{nothing.image}: none"]
     assert json.loads(prediction_lines(everything[0], "json")[0])["guesses"][0]["name"] in names
+
+
+def test_what_reads_softmax_elsewhere(finished, tmp_path):
+    """An explanation names the class's own probability; what others would misread is refused."""
+    folder, run, _ = finished
+    Image.fromarray(run.eval_source[0]["image"]).save(tmp_path / "0.png")
+    trained = open_trained(str(folder))
+    (explained,) = explain_images(trained, find_images(str(tmp_path)), methods=["gradcam"])
+    model = jv.from_pretrained(folder)
+    logits = model.model(model.preprocess(run.eval_source[0]["image"]))
+    shares = sigmoid(np.asarray(logits))[0]
+    assert explained.targets == (int(shares.argmax()),)
+    np.testing.assert_allclose(explained.probabilities[0], shares.max(), rtol=1e-4)
+    with pytest.raises(InputError, match="several labels an image, of which none is the best"):
+        best_classes(trained)
+    with pytest.raises(InputError, match="several labels an image, which timm's config.json"):
+        write_repository(str(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_thresholds_says_from_a_half_on(finished, tmp_path):
