@@ -87,6 +87,24 @@ class Source(Records):
         return os.path.basename(self.describe(index))
 
 
+class NumberedSource(Source):
+    """Records of a data set that have numbers, and some of them the name of a file."""
+
+    _name: str  # of data set and split
+
+    @abc.abstractmethod
+    def _file(self, index: int) -> str:
+        """Returns the path or name of a record's file; "" where there is none."""
+
+    def describe(self, index: int) -> str:
+        """Returns the record's number in the split, and its file name where there is one."""
+        return f"{self._name} record {index} {self._file(index)}".rstrip()
+
+    def key(self, index: int) -> str:
+        """Returns the record's file name; its number where there is none."""
+        return os.path.basename(self._file(index)) or str(index)
+
+
 class Subset(Source):
     """Some records of another source.
 

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.fingerprint import file_sizes
-from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
+from jaxvision.data.source import (
+    CorruptImageError,
+    DataError,
+    Example,
+    NumberedSource,
+    missing_data,
+)
 from jaxvision.data.sources.label_classes import label_classes
 from jaxvision.data.sources.shards import find_shards
 from jaxvision.errors import reason, shorten
@@ -20,7 +26,7 @@ _PREPARE = (
 )
 
 
-class HfSource(Source):
+class HfSource(NumberedSource):
     """A data set of images and labels that the library `datasets` can open, at any place.
 
     Nothing is fetched: a name is looked up in the library's cache. Images stay encoded. Arrow files
@@ -115,14 +121,6 @@ class HfSource(Source):
     def label(self, index: int) -> int:
         """Returns the label of an image, without reading it."""
         return int(self._labels[index])
-
-    def describe(self, index: int) -> str:
-        """Returns the record's number in the split, and its file name where there is one."""
-        return f"{self._name} record {index} {self._file(index)}".rstrip()
-
-    def key(self, index: int) -> str:
-        """Returns the record's file name; its number where there is none."""
-        return os.path.basename(self._file(index)) or str(index)
 
     def _file(self, index: int) -> str:
         try:

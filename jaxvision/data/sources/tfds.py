@@ -3,10 +3,16 @@
 import os
 from typing import Any
 
-from jaxvision.data.source import CorruptImageError, DataError, Example, Source, missing_data
+from jaxvision.data.source import (
+    CorruptImageError,
+    DataError,
+    Example,
+    NumberedSource,
+    missing_data,
+)
 
 
-class TfdsSource(Source):
+class TfdsSource(NumberedSource):
     """A tfds data set with an image and a label that was prepared as ArrayRecord.
 
     Images stay encoded: tfds' own decoding differs with the libraries that are installed (an RGBA
@@ -81,14 +87,6 @@ class TfdsSource(Source):
             return {"image": record["image"], "label": int(record["label"])}
         except Exception as error:  # the reader has no exception class of its own
             raise CorruptImageError(f"its record is damaged ({error})") from error
-
-    def describe(self, index: int) -> str:
-        """Returns the record's number in the split, and its file name where there is one."""
-        return f"{self._name} record {index} {self._file(index)}".rstrip()
-
-    def key(self, index: int) -> str:
-        """Returns the record's file name; its number where there is none."""
-        return os.path.basename(self._file(index)) or str(index)
 
     def _file(self, index: int) -> str:
         try:
