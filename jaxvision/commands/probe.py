@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.errors import InputError
     from jaxvision.evaluation.embed import open_encoder
     from jaxvision.evaluation.labelled import DataOptions, Runner, open_splits
-    from jaxvision.evaluation.neighbours import NEIGHBOURS, knn_accuracy
-    from jaxvision.evaluation.probe import (
+    from jaxvision.metrics.neighbours import NEIGHBOURS, knn_accuracy
+    from jaxvision.metrics.probe import (
         check_shots,
         few_shot,
         linear_probe,

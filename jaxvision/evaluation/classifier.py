@@ -16,9 +16,10 @@ from jaxvision.data.sources.real_labels import read_real_labels, real_correct
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
 from jaxvision.evaluation.ensemble import Member, mean_logits, open_member
-from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
+from jaxvision.evaluation.outputs import collect_outputs, make_views_step
 from jaxvision.evaluation.scores import classification_scores, guesses_of
 from jaxvision.files import cannot_write, output_path, write_json
+from jaxvision.metrics.outputs import Outputs
 from jaxvision.plots.confusion_grid import plot_confusion
 from jaxvision.plots.reliability import plot_reliability
 from jaxvision.tasks.classification import Classification

@@ -20,7 +20,6 @@ from jaxvision.data.captions.features import write_features
 from jaxvision.data.image_files import ImageFile
 from jaxvision.errors import InputError, shorten
 from jaxvision.evaluation.predict import in_batches
-from jaxvision.evaluation.probe import remove_head
 from jaxvision.files import output_path, written_aside
 from jaxvision.interop.formats import read_npz
 from jaxvision.interop.rules import flatten
@@ -62,6 +61,13 @@ class FeatureFile:
     names: tuple[str, ...]
     features: Float32[np.ndarray, "images *space channels"]
     encoder: Mapping[str, Any]
+
+
+def remove_head(model: Any) -> None:
+    """Makes a classifier return what its head would read."""
+    for name in ("head", "head_hidden", "head_dist"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
 
 
 def open_encoder(weights: str, name: str | None = None, **options: Any) -> Trained:

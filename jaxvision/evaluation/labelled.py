@@ -14,9 +14,10 @@ from jaxvision.data.source import Source
 from jaxvision.data.sources.open_source import open_both
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError
-from jaxvision.evaluation.outputs import Outputs, collect_outputs, make_views_step
+from jaxvision.evaluation.outputs import collect_outputs, make_views_step
 from jaxvision.interop.run_folder import is_run, open_run
 from jaxvision.interop.trained import Trained
+from jaxvision.metrics.outputs import Outputs
 from jaxvision.train.input import make_preprocess
 from jaxvision.train.sharding import make_mesh
 

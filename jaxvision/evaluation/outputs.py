@@ -1,6 +1,5 @@
 """What a model gives for every image of a split, gathered on the host."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,26 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxvision.data.augment.views import NUM_CROPS
 from jaxvision.errors import InputError
+from jaxvision.metrics.outputs import Outputs
 from jaxvision.train.sharding import put_batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """One row for each image that could be decoded, in the order of the records.
-
-    Attributes:
-      values: Logits or features of the images.
-      labels: Class indices of the images.
-      records: Indices of the images in the source.
-    """
-
-    values: Float[np.ndarray, "examples width"]
-    labels: Int[np.ndarray, " examples"]
-    records: Int[np.ndarray, " examples"]
 
 
 def make_views_step(

@@ -12,18 +12,18 @@ from flax import nnx
 
 from jaxvision.__main__ import main
 from jaxvision.errors import InputError
-from jaxvision.evaluation.few_shot import BIAS, RidgeClassifier, draw_shots
+from jaxvision.evaluation.embed import remove_head
 from jaxvision.evaluation.labelled import Runner
-from jaxvision.evaluation.logistic import fit_logistic, objective
-from jaxvision.evaluation.outputs import Outputs
-from jaxvision.evaluation.probe import (
+from jaxvision.interop.trained import open_trained
+from jaxvision.metrics.few_shot import BIAS, RidgeClassifier, draw_shots
+from jaxvision.metrics.logistic import fit_logistic, objective
+from jaxvision.metrics.outputs import Outputs
+from jaxvision.metrics.probe import (
     check_shots,
     few_shot,
     linear_probe,
-    remove_head,
     split_features,
 )
-from jaxvision.interop.trained import open_trained
 from jaxvision.models.registry import create_model
 
 

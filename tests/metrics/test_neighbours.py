@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxvision.evaluation.neighbours import knn_accuracy
+from jaxvision.metrics.neighbours import knn_accuracy
 
 
 def clouds(count, *, seed, width=6, classes=4):

@@ -9,22 +9,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxvision.errors import InputError
-from jaxvision.evaluation.few_shot import L2_GRID, RidgeClassifier, draw_shots
-from jaxvision.evaluation.logistic import fit_logistic
-from jaxvision.evaluation.outputs import Outputs
+from jaxvision.metrics.few_shot import L2_GRID, RidgeClassifier, draw_shots
+from jaxvision.metrics.logistic import fit_logistic
+from jaxvision.metrics.outputs import Outputs
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3  # draws of the shots
 HELD_OUT_SHARE = 0.1  # of the training images of a class, to choose l2 on
 LOGISTIC_L2 = tuple(10.0**i for i in range(2, -8, -1))  # the largest first: each starts the next
 MAX_STEPS, TOLERANCE = 500, 1e-5
-
-
-def remove_head(model: Any) -> None:
-    """Makes a classifier return what its head would read."""
-    for name in ("head", "head_hidden", "head_dist"):
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
 
 
 @dataclasses.dataclass(frozen=True)
