@@ -19,6 +19,8 @@ from jaxvision.data.source import (
 from jaxvision.data.zip_reader import ZipReader
 from jaxvision.errors import reason
 
+FLAT = "(no class folders)"  # the one class of images that lie in none
+
 _PREPARE = (
     "expected <path>/<split>/<class>/<image> or a zip with <class>/<image> inside"
     " (<path>/<split>.zip, or a split such as 'train_*.zip'); of <path>/<class>/<image>, not split"
@@ -41,10 +43,12 @@ class FolderSource(Source):
       class_names: Class names by label, of the training split or of a run; None: those found here.
       class_folders: Kind of class folders of another split: "names", or "indices": folders are
         called by the label, as those of ImageNet-V2, 0 to 999, where the sorted place of "10" is 2.
+      labelled: Whether classes are wanted. Otherwise images may lie anywhere: those of a split with
+        an image in no class folder are all of the class `FLAT`.
 
     Raises:
-      DataError: if there is nothing, if an image lies in no class folder, if a class folder is
-        empty, or if a class is not in `class_names`.
+      DataError: if there is nothing, or a class is not in `class_names`; where classes are wanted,
+        if an image lies in no class folder, or a class folder is empty.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class FolderSource(Source):
         *,
         class_names: tuple[str, ...] | None = None,
         class_folders: str = "names",
+        labelled: bool = True,
     ):
         self._readers = _open_readers(path, split)
         members = []  # (class, file name, reader, index in that reader)
@@ -68,23 +73,29 @@ class FolderSource(Source):
                     others.append((place, name.removeprefix(prefix)))
                     continue
                 class_name, separator, rest = name.removeprefix(prefix).partition("/")
-                if not separator:
+                if not separator and labelled:
                     raise DataError(
                         f"{reader.describe(index)} lies in no class folder; {_PREPARE}."
                     )
                 inner.add(rest.rpartition("/")[0].partition("/")[0])
-                members.append((one_line(class_name), name, number, index))
+                class_name = one_line(class_name) if separator else FLAT
+                members.append((class_name, name, number, index))
             folders = (f"{name}/" for name in reader.folders if name.startswith(prefix))
             others += [(place, name.removeprefix(prefix)) for name in folders]
         where = f"The split {split!r} in {path}"
-        _check_complete(others, {member[0] for member in members})
+        flat = class_names == (FLAT,) or any(member[0] == FLAT for member in members)
+        if not labelled and flat:
+            members, class_names = [(FLAT, *member[1:]) for member in members], (FLAT,)
+        if labelled:
+            _check_complete(others, {member[0] for member in members})
         names = [m[1] for m in members] + [n for _, n in others if n[-1] != "/"]
         self.left_out = report_left_out(where, names)
         if not members:
             raise missing_data(f"Images of the split {split!r}", where=path, prepare=_PREPARE)
         members.sort()
         found = sorted({member[0] for member in members})
-        if len(found) == 1 and found[0] not in (class_names or ()) and len(inner - {""}) > 1:
+        alone = labelled and len(found) == 1 and found[0] not in (class_names or ())
+        if alone and len(inner - {""}) > 1:
             inside = [one_line(name) for name in sorted(inner - {""})[:3]]
             raise DataError(
                 f"{where} has one folder, {found[0]!r}, around the folders {', '.join(inside)}: a "

@@ -28,6 +28,7 @@ def open_source(
     path: str = "",
     class_names: tuple[str, ...] | None = None,
     class_folders: str = "names",
+    labelled: bool = True,
     image_size: int | tuple[int, int] = 224,
     shapes: Any = None,
     image_column: str = "",
@@ -44,6 +45,7 @@ def open_source(
       class_names: Class names by label, of the training split or of a run, so that a label means
         the same there; the split may lack some of them. None: those of the split.
       class_folders: Kind of class folders of `folder`, see FolderSource.
+      labelled: Whether a `folder` must have classes, see FolderSource.
       image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
         at a given size.
       shapes: Mapping with further options of `shapes`: num_train, num_eval, difficulty.
@@ -67,7 +69,8 @@ def open_source(
     if name == "shapes":
         source = ShapesSource(split, image_size=image_size, **(shapes or {}))
     elif name == "folder":
-        source = FolderSource(path, split, class_names=known, class_folders=class_folders)
+        kind = {"class_folders": class_folders, "labelled": labelled}
+        source = FolderSource(path, split, class_names=known, **kind)
     elif name == "list":
         source = ListSource(path, split, class_names=known)
     elif name == "tar":

@@ -14,7 +14,7 @@ from jaxvision.data.file_tree import list_files
 from jaxvision.data.image_files import find_images
 from jaxvision.data.source import CorruptImageError, DataError
 from jaxvision.data.sources.folder import FolderSource
-from jaxvision.data.sources.open_source import open_source
+from jaxvision.data.sources.open_source import open_both, open_source
 from jaxvision.data.zip_reader import ZipReader
 
 
@@ -87,6 +87,27 @@ def test_eval_split_uses_the_classes_of_training(folder):
     shutil.copytree(folder / "test/dog", folder / "test/fox")
     with pytest.raises(DataError, match="'fox'.*not among the 2 classes"):
         open_source("folder", "test", path=str(folder), class_names=names)
+
+
+def test_a_folder_of_photos_without_classes(folder, tmp_path):
+    """Only where no label is wanted; then images may lie at any depth."""
+    photos = tmp_path / "photos"
+    shutil.copytree(folder / "train/dog", photos)
+    shutil.copytree(folder / "train/cat", photos / "2020/may")
+    (photos / "empty").mkdir()
+    with pytest.raises(DataError, match="lies in no class folder"):
+        open_source("folder", "", path=str(photos))
+    source = open_source("folder", "", path=str(photos), labelled=False)
+    count = len(FolderSource(str(folder), "train"))
+    assert len(source) == count and {source.label(i) for i in range(count)} == {0}
+    train, evaluation = open_both("folder", "", "50%", path=str(photos), labelled=False)
+    assert len(train) + len(evaluation) == count and len(evaluation) > 0
+    again = open_source("folder", "", path=str(photos / "2020"), class_names=source.class_names,
+                        labelled=False)  # fmt: skip
+    assert again.class_names == source.class_names and again[0]["label"] == 0
+    # Classes that are there stay: features are judged by them.
+    source = open_source("folder", "train", path=str(folder), labelled=False)
+    assert source.class_names == ("cat", "dog")
 
 
 def test_mistakes_in_a_folder(folder):
