@@ -84,6 +84,7 @@ clean:
 
 .venv/test: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[test]'
+	$(BIN)/pip install --quiet --no-deps lightly==1.6.0
 	touch $@ .venv/run
 
 .venv-newest/test: pyproject.toml
@@ -93,6 +94,7 @@ clean:
 
 .venv/dev: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,test]'
+	$(BIN)/pip install --quiet --no-deps lightly==1.6.0
 	touch $@ .venv/test .venv/run
 
 # XLA's compiler for CUDA, and of NVIDIA's libraries the one that JAX asks for its version; the others

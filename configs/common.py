@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    # classification | multi_label | captioning | masked_autoencoding
+    # classification | multi_label | captioning | masked_autoencoding | momentum_contrast
     config.task = "classification"
 
     config.model = d()
@@ -87,8 +87,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.caption.no_repeat_ngram_size = 0  # words that never follow each other twice; 0: off
     config.caption.self_critical_samples = 0  # an image, scored by CIDEr; 0: learn the true words
 
+    config.moco = d()  # task momentum_contrast
+    config.moco.temperature = 0.2  # that cosines of queries and keys are divided by
+    config.moco.momentum = 0.99  # share of itself that the momentum encoder keeps in the first step
+    config.moco.momentum_schedule = "cosine"  # of that share: cosine: it rises to 1 | constant
+    config.moco.projector_layers = 3  # behind the encoder; 2 in the paper's ResNets
+    config.moco.hidden_width = 4_096  # channels between the layers of projector and predictor
+    config.moco.output_width = 256  # channels of what is contrasted
+    config.moco.predictor_norm = (
+        True  # end the predictor in a BatchNorm; not in the paper's ResNets
+    )
+    config.moco.freeze_patches = True  # keep the first layer of a ViT as it was drawn
+
     config.augment = d()
-    # basic | recommended | deit | torchvision_v2 | small_data; "": the options down to erasing
+    # basic | recommended | deit | torchvision_v2 | small_data; moco_v3: two views of each image,
+    # cut by crop_scale; "": the options down to erasing
     config.augment.preset = ""
     config.augment.crop = "random_resized"  # random_resized | pad (CIFAR) | center | none
     config.augment.crop_scale = (0.08, 1.0)  # share of the area that random_resized keeps
@@ -267,6 +280,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Of the evaluation split: names (those of the training split) | indices (labels, as in
     # ImageNet-V2, whose folders are 0 to 999).
     config.eval.class_folders = "names"
+    # Of tasks without labels: how good features are by the labels of the data: knn (20 neighbours)
+    # and probe (a linear classifier); of the evaluation split, by 10,000 training images.
+    config.eval.features = ()
     # The rest is of --mode=eval alone, for classifiers.
     config.eval.tta = (
         "none"  # views whose logits are averaged: none | flip | flip_shift | five_crop | ten_crop
@@ -365,6 +381,41 @@ def multi_label(config: ml_collections.ConfigDict) -> None:
     config.task = "multi_label"
     config.loss.name = "bce"
     config.checkpoint.best_metric = "eval/map"
+
+
+def momentum_contrast(config: ml_collections.ConfigDict, data: str) -> None:
+    """Trains without labels by MoCo v3: on ImageNet, or a small trunk on cifar10 or shapes."""
+    check_choice("data", data, "imagenet", "cifar10", "shapes")
+    config.task = "momentum_contrast"
+    config.augment.preset = "moco_v3"
+    config.checkpoint.best_metric = "eval/loss"
+    if data == "imagenet":
+        config.model.dtype = "bfloat16"
+        config.data.name = "folder"
+        config.data.path = "data/imagenet"
+        config.data.eval_split = "val"
+        config.batch_size = 4_096
+        config.eval_batch_size = 1_000
+        config.total_epochs = 300
+        return
+    set_source(config, data)
+    config.data.train_split = "train[:82%]" if data == "cifar10" else "train"  # 41,000 images
+    config.data.shapes.num_train = 20_000
+    config.data.shapes.difficulty = "easy"
+    config.data.image_size = 32
+    config.data.eval_resize = 32
+    config.augment.crop_scale = (0.2, 1.0)
+    config.moco.hidden_width = 512
+    config.moco.output_width = 128
+    config.batch_size = 256
+    config.eval_batch_size = 500
+    config.total_epochs = 20 if data == "cifar10" else 5
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.schedule.warmup_epochs = 1
+    config.checkpoint.every_steps = 160
+    config.eval.every_steps = 320
 
 
 def captioning(config: ml_collections.ConfigDict) -> None:

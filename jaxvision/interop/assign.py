@@ -28,7 +28,7 @@ from jaxvision.interop.rules import (
     flatten,
 )
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
-from jaxvision.models.image_model import PROJECTION
+from jaxvision.models.image_model import TRAINING_ONLY
 from jaxvision.models.spec import Model
 from jaxvision.options.size import Size
 
@@ -276,9 +276,11 @@ def _encoder_fits(model: nnx.Module) -> dict[str, Fit]:
 
 def _trees(model: nnx.Module) -> tuple[Any, Any]:
     """Returns (params, batch_stats) as nested dicts, without what is there for training only."""
-    params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
-    params = {name: x for name, x in nnx.to_pure_dict(params).items() if name != PROJECTION}
-    return params, nnx.to_pure_dict(batch_stats)
+    params, batch_stats = map(nnx.to_pure_dict, nnx.state(model, nnx.Param, nnx.BatchStat))
+    for tree in (params, batch_stats):
+        for name in TRAINING_ONLY:
+            tree.pop(name, None)
+    return params, batch_stats
 
 
 def _paths(model: nnx.Module) -> list[str]:

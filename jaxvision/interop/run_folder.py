@@ -15,7 +15,7 @@ from jaxvision.errors import InputError, reason, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.weight_folder import usual_file
-from jaxvision.models.image_model import PROJECTION
+from jaxvision.models.image_model import TRAINING_ONLY
 from jaxvision.models.registry import is_known
 from jaxvision.options.data import check_colors
 from jaxvision.options.options import Options, as_json, check_types
@@ -168,7 +168,9 @@ def run_image_size(run: RunFolder) -> Size:
     return size
 
 
-def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, str]:
+def read_run(
+    path: str | pathlib.Path, *, ema: bool = False, whole: bool = False
+) -> tuple[Weights, str]:
     """Returns the weights of a run by our paths, and which they are.
 
     Of the newest checkpoint that can be read; the averaged weights if the run keeps them.
@@ -176,6 +178,7 @@ def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, s
     Args:
       path: Folder of a run or of one of its checkpoints, see `open_run`.
       ema: Whether a run without averaged weights is refused.
+      whole: Whether what a model has only in training is wanted, too.
 
     Raises:
       InputError: if there is no run, or no checkpoint of it can be read.
@@ -186,7 +189,8 @@ def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, s
     reasons = []
     for step in run.steps:
         try:
-            return _read_step(ocp, run.folder / "checkpoints" / str(step), ema=ema)
+            folder = run.folder / "checkpoints" / str(step)
+            return _read_step(ocp, folder, ema=ema, whole=whole)
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001 - orbax raises many kinds for a damaged file
@@ -198,7 +202,7 @@ def read_run(path: str | pathlib.Path, *, ema: bool = False) -> tuple[Weights, s
     )
 
 
-def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool) -> tuple[Weights, str]:
+def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool, whole: bool) -> tuple[Weights, str]:
     saved: Any = ocp.checkpointables_metadata(folder).metadata["state"]
     averaged = saved["ema_params"] is not None
     if ema and not averaged:
@@ -219,6 +223,10 @@ def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool) -> tuple[Weights, s
     check_step(folder, loaded["data"])
     state = loaded["state"]
     arrays = {path: x for name in names for path, x in flatten(state[name]).items()}
-    weights = {p: np.asarray(x) for p, x in arrays.items() if p.split("/")[0] != PROJECTION}
+    weights = {
+        path: np.asarray(x)
+        for path, x in arrays.items()
+        if whole or path.split("/")[0] not in TRAINING_ONLY
+    }
     kind = "averaged weights" if averaged else "weights"
     return weights, f"{kind} of step {folder.name}"

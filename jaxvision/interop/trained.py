@@ -28,6 +28,7 @@ from jaxvision.interop.run_folder import (
 )
 from jaxvision.models.registry import create_model, get_spec, is_known, spec_with
 from jaxvision.models.spec import Model, ModelSpec
+from jaxvision.options.moco import TASK as MOMENTUM_CONTRAST
 from jaxvision.options.size import Size, sides
 
 
@@ -106,6 +107,8 @@ def open_trained(
         file = dataclasses.replace(file, image_size=weights_size or file.image_size or told)
     with naming_the_model(weights, file.weights, model):
         classes = count_classes(model, file.weights, source=file.source)
+    if run is not None and run.config["task"] == MOMENTUM_CONTRAST:
+        classes = 0  # it was trained without a head
     if classes is not None and spec.outputs_option is not None:
         options[spec.outputs_option] = classes
     model = _abstract(spec, options)  # random initial values would be thrown away

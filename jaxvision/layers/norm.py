@@ -132,6 +132,7 @@ class BatchNorm(nnx.Module):
       eps: Number added to the variance.
       momentum: Weight of the *new* value in the running statistics (nnx names the old one).
       use_scale: Whether the normalised values are multiplied by a scale that is learned.
+      use_bias: Whether a bias that is learned is added.
       init_scale: Starting value of the scale; 0 makes a residual branch start as the identity.
       dtype: Compute dtype of the output; the arithmetic is done in `param_dtype`.
       param_dtype: Dtype of scale, bias and running statistics.
@@ -149,13 +150,14 @@ class BatchNorm(nnx.Module):
         eps: float = 1e-5,
         momentum: float = 0.1,
         use_scale: bool = True,
+        use_bias: bool = True,
         init_scale: float = 1.0,
         dtype: str,
         param_dtype: str,
     ):
         scale = jnp.full((width,), init_scale, param_dtype)
         self.scale = nnx.Param(scale) if use_scale else None
-        self.bias = nnx.Param(jnp.zeros((width,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((width,), param_dtype)) if use_bias else None
         self.mean = nnx.BatchStat(jnp.zeros((width,), param_dtype))
         self.var = nnx.BatchStat(jnp.ones((width,), param_dtype))
         self.eps = eps
@@ -177,7 +179,7 @@ class BatchNorm(nnx.Module):
         # Subtract first: folding the mean into the bias would cancel badly where |mean| >>
         # deviation.
         factor = self._scale() * jax.lax.rsqrt(self.var[...] + self.eps)
-        return _scale_and_shift(inputs, self.mean[...], factor, self.bias[...], self.dtype)
+        return _scale_and_shift(inputs, self.mean[...], factor, self._bias(), self.dtype)
 
     def activated(
         self,
@@ -212,7 +214,7 @@ class BatchNorm(nnx.Module):
         outputs, mean, var = _normalise_batch(
             inputs,
             self._scale(),
-            self.bias[...],
+            self._bias(),
             jax.lax.stop_gradient(self.mean[...]),
             self.eps,
             self.dtype,
@@ -222,7 +224,10 @@ class BatchNorm(nnx.Module):
         return outputs
 
     def _scale(self) -> jax.Array:
-        return jnp.ones_like(self.bias[...]) if self.scale is None else self.scale[...]
+        return jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...]
+
+    def _bias(self) -> jax.Array:
+        return jnp.zeros_like(self.mean[...]) if self.bias is None else self.bias[...]
 
     def _move_statistics(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
         unbiased = var * (count / (count - 1))

@@ -221,7 +221,7 @@ def check_divisible(height: int, width: int, patch_size: int) -> None:
 
 
 def prepend_tokens(
-    prefix: Sequence[nnx.Param], grid: Float[Array, "batch rows columns width"]
+    prefix: Sequence[nnx.Variable], grid: Float[Array, "batch rows columns width"]
 ) -> Float[Array, "batch tokens width"]:
     """Returns a grid as a row of tokens behind learned ones.
 

@@ -68,7 +68,7 @@ class DeiT(ViT):
         self.dist_token = self._table(1, 0.02, rngs)
         self.head_dist = self._head(rngs) if config.distillation_head else None
 
-    def _prefix(self) -> list[nnx.Param]:
+    def _prefix(self) -> list[nnx.Variable]:
         return [*super()._prefix(), self.dist_token]
 
     def classify(

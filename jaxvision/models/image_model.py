@@ -15,6 +15,9 @@ from jaxvision.models.spec import Model, param_dtype
 # The path of what a student has while it learns from a teacher's features, and leaves behind in
 # what it exports.
 PROJECTION = "distill_projection"
+# The same of what a model has only while it learns without labels, see `tasks.momentum_contrast`.
+PRETRAINING = "pretraining"
+TRAINING_ONLY = (PROJECTION, PRETRAINING)
 
 
 @dataclasses.dataclass(frozen=True)

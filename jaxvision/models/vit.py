@@ -164,7 +164,7 @@ class ViT(ImageModel):
         init = zeros if self.config.zero_init_head else trunc_normal(0.02)
         return self.new_head(self.config.width, init, rngs)
 
-    def _prefix(self) -> list[nnx.Param]:
+    def _prefix(self) -> list[nnx.Variable]:
         """Returns the learned tokens that stand before the patches."""
         return [] if self.cls_token is None else [self.cls_token]
 

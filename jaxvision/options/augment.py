@@ -5,9 +5,10 @@ import math
 
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.checks import are_numbers, check_limits, check_probability, check_ranges
+from jaxvision.options.moco import PRESET
 from jaxvision.options.size import MAX_SIDE
 
-PRESETS = ("basic", "recommended", "deit", "torchvision_v2", "small_data")
+PRESETS = ("basic", "recommended", "deit", "torchvision_v2", "small_data", PRESET)
 POLICIES = (
     "trivial_augment",
     "auto_augment_imagenet",
@@ -74,6 +75,7 @@ class AugmentOptions:
         if self.preset:
             check_choice("augment.preset", self.preset, PRESETS)
             self._check_alone()
+            self._check_crop()
         else:
             self._check_single_options()
         if self.stored_size:
@@ -98,14 +100,7 @@ class AugmentOptions:
             *("grayscale", "blur", "noise", "erasing"),
         ):
             check_probability(f"config.augment.{name}", getattr(self, name))
-        for name, greatest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
-            pair = getattr(self, name)
-            if not are_numbers(pair, 2) or not 0 < pair[0] <= pair[1] <= greatest:
-                raise InputError(
-                    f"config.augment.{name} is (least, greatest), both above 0"
-                    + (" and at most 1" if greatest == 1.0 else "")
-                    + f", but is {tuple(pair)}."
-                )
+        self._check_crop()
         jitter = self.color_jitter
         if not are_numbers(jitter, 4) or min(jitter) < 0 or jitter[3] > 0.5:
             raise InputError(
@@ -126,11 +121,22 @@ class AugmentOptions:
                     " --config.augment.rand_augment_layers=0, or the policy to ''."
                 )
 
+    def _check_crop(self) -> None:
+        for name, greatest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            pair = getattr(self, name)
+            if not are_numbers(pair, 2) or not 0 < pair[0] <= pair[1] <= greatest:
+                raise InputError(
+                    f"config.augment.{name} is (least, greatest), both above 0"
+                    + (" and at most 1" if greatest == 1.0 else "")
+                    + f", but is {tuple(pair)}."
+                )
+
     def _check_alone(self) -> None:
         """Checks that no single option stands beside a preset, which would not heed it."""
+        beside = _BESIDE_A_PRESET | ({"crop_scale"} if self.preset == PRESET else set())
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in _BESIDE_A_PRESET and value != field.default:
+            if field.name not in beside and value != field.default:
                 raise InputError(
                     f"config.augment.preset={self.preset} decides all operations on an image: leave"
                     f" --config.augment.{field.name} at {field.default!r} instead of {value!r}, or "

@@ -15,6 +15,7 @@ from jaxvision.options.checks import check_ranges
 from jaxvision.options.data import DataOptions
 from jaxvision.options.length import RunLength
 from jaxvision.options.loss import MULTI_LABEL_LOSSES, DistillOptions, LossOptions
+from jaxvision.options.moco import PRESET, TASK, MocoOptions
 from jaxvision.options.model import ModelOptions
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.options.run import (
@@ -74,6 +75,7 @@ class Options:
     model: ModelOptions = _default(ModelOptions)
     data: DataOptions = _default(DataOptions)
     caption: CaptionOptions = _default(CaptionOptions)
+    moco: MocoOptions = _default(MocoOptions)
     augment: AugmentOptions = _default(AugmentOptions)
     batch_size: int = 256
     eval_batch_size: int = 256
@@ -114,6 +116,7 @@ class Options:
         self._check_evaluation()
         self._check_stored_size()
         self._check_loss()
+        self._check_views()
         if self.loss.logit_adjustment and self.data.sampling_power != 1.0:
             raise InputError(
                 "--config.loss.logit_adjustment is for images that come as often as the data has "
@@ -231,6 +234,24 @@ class Options:
                 "--config.loss.name=asymmetric is for --config.task=multi_label, got "
                 f"'{self.task}': choose another loss."
             )
+
+    def _check_views(self) -> None:
+        """Checks that two views of each image are made where they are contrasted, and only there.
+
+        What a task from elsewhere makes of them is its own affair.
+        """
+        two = self.augment.preset == PRESET
+        if two == (self.task == TASK) or ":" in self.task:
+            return
+        if two:
+            raise InputError(
+                f"--config.augment.preset={PRESET} makes two views of each image, which "
+                f"--config.task={TASK} contrasts, got '{self.task}': choose another preset."
+            )
+        raise InputError(
+            f"--config.task={TASK} contrasts two views of each image: set "
+            f"--config.augment.preset={PRESET}, got '{self.augment.preset}'."
+        )
 
     def _check_stored_size(self) -> None:
         stored, side = self.augment.stored_size, max(sides(self.data.image_size))

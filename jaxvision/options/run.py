@@ -10,6 +10,7 @@ from jaxvision.options.schedule import MODES
 
 VIEWS = ("none", "flip", "flip_shift", "five_crop", "ten_crop")
 CLASS_FOLDERS = ("names", "indices")  # what the name of a class folder says
+FEATURES = ("knn", "probe")
 TRACKERS = {  # and what each needs
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
@@ -51,6 +52,7 @@ class EvalOptions:
     every_percent: float = 0.0
     batch_norm_batches: int = 0
     class_folders: str = "names"
+    features: tuple = ()
     tta: str = "none"
     ensemble: tuple = ()
     real_labels: str = ""
@@ -59,6 +61,11 @@ class EvalOptions:
         check_ranges("eval", self, every_steps=(0, _MOST_STEPS), batch_norm_batches=(0, 1_000_000))
         check_choice("--config.eval.tta", self.tta, VIEWS)
         check_choice("--config.eval.class_folders", self.class_folders, CLASS_FOLDERS)
+        if not set(self.features) <= set(FEATURES):
+            raise InputError(
+                f"--config.eval.features must be some of {', '.join(FEATURES)}, such as "
+                f"\"('knn','probe')\", got {self.features!r}."
+            )
         if not all(isinstance(path, str) and path for path in self.ensemble):
             raise InputError(
                 "--config.eval.ensemble must be paths, \"('runs/a','weights.safetensors')\", got "

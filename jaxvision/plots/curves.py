@@ -31,6 +31,26 @@ LOSS = (
 )
 QUALITY = (
     (
+        "Accuracy of the features",
+        "correct",
+        PERCENT,
+        (
+            ("eval/knn_accuracy", "nearest neighbours", TRAIN),
+            ("eval/probe_accuracy", "linear probe", EVAL),
+            ("eval_ema/knn_accuracy", "nearest neighbours, averaged weights", EVAL_EMA),
+        ),
+    ),
+    (
+        "Views that find their image",
+        "correct",
+        PERCENT,
+        (
+            ("train/pretext_accuracy", "train", TRAIN),
+            ("eval/pretext_accuracy", "eval", EVAL),
+            ("train/output_std", "spread of the outputs", EVAL_EMA),
+        ),
+    ),
+    (
         "Accuracy",
         "correct",
         PERCENT,

@@ -111,7 +111,8 @@ class StepMemory:
           batch_size: Number of images, over all devices.
           image_size: Size of the images that the model sees in pixels, one side or (height, width).
         """
-        return self.batch(batch_size, self.run.options.augment.stored_size or image_size)
+        height, width = sides(self.run.options.augment.stored_size or image_size)
+        return self.batch(batch_size, (height * self.run.task.data.views, width))
 
     def _parts(self, lowered: Any, weights: Any, *, waiting: int) -> dict[str, Bytes]:
         """Compiles, and splits XLA's sizes, which are those of one device.

@@ -1,5 +1,6 @@
 """What a report shows of a run that has ended and that its folder does not hold yet."""
 
+import importlib.util
 import io
 import logging
 import pathlib
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 from PIL import Image
 
 from jaxvision import explain
@@ -28,8 +30,10 @@ from jaxvision.preflight.preflight import first_samples
 from jaxvision.report.page import CONTENT_FILE, FOLDER
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
-from jaxvision.tasks.samples import look_at
+from jaxvision.tasks.features import features_step
+from jaxvision.tasks.samples import look_at, outputs_of
 from jaxvision.tasks.task import Weights, drawn
+from jaxvision.tasks.unlabelled import Unlabelled
 from jaxvision.terminal import waiting
 from jaxvision.train.run import Run
 from jaxvision.train.state import TrainState, count_params
@@ -37,6 +41,7 @@ from jaxvision.train.state import TrainState, count_params
 MISTAKES, EXPLAINED = 24, 8  # images
 CAPTIONS, WITH_MAPS = 12, 4  # images, and of them some with a map for each word
 SAMPLES, MOST_OF_A_CLASS = 160, 4  # of the training split: images in all, and of a class
+EMBEDDED = 1_000  # evaluation images whose features are shown in two dimensions
 MOST_LOOKED_AT = 200_000  # records, for some of every class
 LARGE, SMALL = 112, 64  # pixels of the longer side of a picture
 
@@ -59,6 +64,7 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     """
     album = _Album(workdir)
     task, (*_, weights) = run.task, run.weights_of(state).values()
+    embedding: dict[str, Any] = {}
     if isinstance(task, Classification):
         with waiting("Evaluating every class, for the report"):
             _mistakes(run, task, state, album)
@@ -69,6 +75,9 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     elif isinstance(task, Captioning) and task.data.has_images:
         with waiting("Captioning images for the report"):
             _captions(run, task, weights, album)
+    elif isinstance(task, Unlabelled):
+        with waiting("Projecting features for the report"):
+            embedding = _embedding(run, task, weights)
     if task.data.has_images:
         with waiting("Augmenting images for the report"):
             _augmented(run, album)
@@ -77,6 +86,7 @@ def gather(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
         "total_steps": run.total_steps,
         "parameters": count_params(state.params),
         "sections": album.sections,
+        "embedding": embedding,
     }
     album.write(f"{FOLDER}/{CONTENT_FILE}", lambda path: write_json(path, content))
     if album.error is not None:
@@ -240,6 +250,40 @@ def _augmented(run: Run, album: _Album) -> None:
             for image, title in zip(row, names, strict=True)
         ],
     )
+
+
+def _embedding(run: Run, task: Unlabelled, weights: Weights) -> dict[str, Any]:
+    """Returns features of evaluation images in two dimensions, {method: points}, and their classes.
+
+    The first two principal components; where umap-learn is installed, UMAP too.
+    """
+    source, step = task.data.eval_source, features_step(run)
+    records = drawn(len(source), EMBEDDED)
+    values, places = outputs_of(
+        run, task.eval_subset(records), lambda batch: step(weights, batch["image"])
+    )
+    points = {"PCA": principal_components(values)}
+    if importlib.util.find_spec("umap") is not None:
+        import umap  # pyright: ignore - the extra `umap`
+
+        points["UMAP"] = umap.UMAP(random_state=0).fit_transform(values)
+    return {
+        "classes": list(readable(tuple(source.class_names))),
+        "labels": [source.label(records[place]) for place in places.tolist()],
+        "points": {name: np.round(xy, 4).tolist() for name, xy in points.items()},
+    }
+
+
+def principal_components(
+    values: Float[np.ndarray, "examples width"],
+) -> Float[np.ndarray, "examples 2"]:
+    """Returns the first two principal components, the largest entry of each direction positive."""
+    centred = np.asarray(values, np.float64) - values.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    largest = np.abs(directions).argmax(axis=1)
+    signs = np.sign(directions[np.arange(len(directions)), largest])
+    points = centred @ (directions * signs[:, None]).T
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))  # a single image has one
 
 
 def _captions(run: Run, task: Captioning, weights: Weights, album: _Album) -> None:

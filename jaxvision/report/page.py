@@ -84,7 +84,8 @@ def _page(read: list[dict[str, Any]]) -> str:
         runs=read,
         results=_results(read),
         differences=_differences(read),
-        charts=_curves(read) + [chart for run in read for chart in _reliability(run)],
+        charts=_curves(read)
+        + [chart for run in read for chart in (*_reliability(run), *_embedding(run))],
         most_cells=MOST_CELLS,
         most_pairs=MOST_PAIRS,
         plotly=Markup((here / "plotly-basic.min.js").read_text(encoding="utf-8")),
@@ -298,3 +299,31 @@ def _reliability(run: dict[str, Any]) -> list[dict[str, Any]]:
             ],
         }
     ]  # fmt: skip
+
+
+def _embedding(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the features of evaluation images in two dimensions, a colour for each class."""
+    found = run["content"].get("embedding")
+    if not found:
+        return []
+    names, labels = list(map(str, found["classes"])), list(map(int, found["labels"]))
+    several = 1 < len(names) <= MOST_CELLS  # the colours of more could not be told apart
+    shown = sorted(set(labels)) if several else [None]
+    charts = []
+    for method, points in found["points"].items():
+        pairs = [(float(x), float(y)) for x, y in points]
+        traces = []
+        for label in shown:
+            mine = [p for p, of in zip(pairs, labels, strict=True) if label in (None, of)]
+            traces.append(
+                {
+                    "x": [x for x, _ in mine],
+                    "y": [y for _, y in mine],
+                    "name": "images" if label is None else html.escape(names[label]),
+                    "mode": "markers",
+                    "marker": {"size": 5, "opacity": 0.7},
+                }
+            )
+        title = f"{method} of the features of {len(pairs):,} evaluation images of {run['name']}"
+        charts.append({"title": title, "x": "first", "y": "second", "traces": traces})
+    return charts

@@ -9,75 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxvision.data.sources.open_source import open_both
-from jaxvision.data.sources.share import check_disjoint
-from jaxvision.data.target import NoLabel
-from jaxvision.errors import InputError
-from jaxvision.options.loss import LossOptions
-from jaxvision.options.options import Options
 from jaxvision.plots.reconstructions import plot_reconstructions
 from jaxvision.tasks.samples import look_at
-from jaxvision.tasks.task import (
-    OpenRun,
-    Task,
-    TaskData,
-    Weights,
-    check_plain_evaluation,
-    spread,
-)
+from jaxvision.tasks.task import OpenRun, Weights, spread
+from jaxvision.tasks.unlabelled import Unlabelled
 
 NUM_PICTURES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedAutoencoding(Task):
+class MaskedAutoencoding(Unlabelled):
     """The mean squared error over masked patches, of training images and of others.
 
     What an evaluation masks follows from each image alone: it is the same whatever the batch size
     and the devices, and from evaluation to evaluation.
-
-    Attributes:
-      data: Records of the run; their labels are not used.
 
     Source: He et al. 2022, Masked Autoencoders Are Scalable Vision Learners, section 3.
     """
 
     name: ClassVar[str] = "masked_autoencoding"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
-
-    data: TaskData = TaskData()
-
-    @classmethod
-    def open(cls, options: Options) -> "MaskedAutoencoding":
-        """Opens images; see `Task.open`."""
-        return cls._open(options, training=True)
-
-    @classmethod
-    def reopen(
-        cls, options: Options, workdir: pathlib.Path, *, training: bool
-    ) -> "MaskedAutoencoding":
-        """Opens the images of a run that a folder holds; see `Task.reopen`."""
-        del workdir
-        return cls._open(options, training=training)
-
-    @classmethod
-    def _open(cls, options: Options, *, training: bool) -> "MaskedAutoencoding":
-        _check_options(options)
-        data = options.data
-        if training and not data.name.startswith("tfds:"):
-            check_disjoint(data.train_split, data.eval_split)
-        train_source, eval_source = open_both(
-            data.name,
-            data.train_split,
-            data.eval_split,
-            training=training,
-            path=data.path,
-            shapes=dataclasses.asdict(data.shapes),
-            image_size=data.image_size,
-            image_column=data.image_column,
-            label_column=data.label_column,
-        )
-        return cls(data=TaskData(train_source or (), eval_source, target=NoLabel()))
 
     def loss(self, model: Any, batch: dict, *, rngs: nnx.Rngs) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a training batch; there are no further metrics."""
@@ -119,21 +70,6 @@ class MaskedAutoencoding(Task):
             masked = seen.outputs[good][..., 3] > 0.5
             plot_reconstructions(images, masked, guessed, workdir / "reconstructions.png")
         return "reconstructions.png"
-
-
-def _check_options(options: Options) -> None:
-    """Checks that nothing is asked for that needs labels, which are not used."""
-    if options.augment.mixup_alpha or options.augment.cutmix_alpha:
-        raise InputError(
-            "A masked autoencoder guesses images as they are: set --config.augment.mixup_alpha "
-            "and --config.augment.cutmix_alpha to 0."
-        )
-    if options.loss != LossOptions() or options.distill.teacher_weights:
-        raise InputError(
-            "A masked autoencoder has a loss of its own, without labels or a teacher: leave "
-            "--config.loss and --config.distill.teacher_weights out."
-        )
-    check_plain_evaluation(options)
 
 
 def noise_of(images: jax.Array, num_patches: int) -> jax.Array:

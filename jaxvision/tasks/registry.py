@@ -11,10 +11,12 @@ from jaxvision.outside import import_outside, imported_outside, is_address
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
 from jaxvision.tasks.masked_autoencoding import MaskedAutoencoding
+from jaxvision.tasks.momentum_contrast import MomentumContrast
 from jaxvision.tasks.multi_label import MultiLabel
 from jaxvision.tasks.self_critical import SelfCritical
 from jaxvision.tasks.task import Task
 from jaxvision.tasks.teacher import with_teacher
+from jaxvision.tasks.unlabelled import Unlabelled
 
 OpenData = Callable[[type[Any]], Any]  # a class of tasks -> the task with its data
 
@@ -39,6 +41,7 @@ _TASKS = {
     "multi_label": _open_plainly(MultiLabel),
     "captioning": _open_captioning,
     "masked_autoencoding": _open_plainly(MaskedAutoencoding),
+    "momentum_contrast": _open_plainly(MomentumContrast),
 }
 
 
@@ -64,7 +67,13 @@ def open_task(
 
     if not is_address(options.task):
         check_choice("--config.task", options.task, tuple(_TASKS))
-        return _TASKS[options.task](options, open_data, training)
+        task = _TASKS[options.task](options, open_data, training)
+        if options.eval.features and not isinstance(task, Unlabelled):
+            raise InputError(
+                "--config.eval.features is for tasks that learn without labels, got "
+                f"'{options.task}': leave it out; `jaxvision probe` judges any run."
+            )
+        return task
     if options.distill.teacher_weights:
         raise InputError(
             "--config.distill.teacher_weights is for --config.task=classification, got "

@@ -1,7 +1,7 @@
 """What a model makes of some evaluation images, gathered for a picture."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -47,14 +47,45 @@ def look_at(run: OpenRun, source: Any, step: Callable[[dict], jax.Array]) -> See
       source: Source of the images, of a few hundred at most.
       step: Function from a batch on the devices to an array with a row for each image.
     """
-    rows, here = [], {}
+    here: dict[int, np.ndarray] = {}
+    outputs, positions, corrupt = _gather(run, source, step, here)
+    return Seen(positions, outputs, corrupt, here)
+
+
+def outputs_of(
+    run: OpenRun, source: Any, step: Callable[[dict], jax.Array]
+) -> tuple[Shaped[np.ndarray, "images ..."], Int[np.ndarray, " images"]]:
+    """Returns what a model makes of the images of a source, and their positions in it.
+
+    Corrupt images are left out. Every process takes part, and gets all.
+
+    Args:
+      run: Run of the model.
+      source: Source of the images, of any number.
+      step: Function from a batch on the devices to an array with a row for each image.
+    """
+    outputs, positions, corrupt = _gather(run, source, step, None)
+    return outputs[~corrupt], positions[~corrupt]
+
+
+def _gather(
+    run: OpenRun, source: Any, step: Callable[[dict], jax.Array], images: dict | None
+) -> tuple[np.ndarray, ...]:
+    """Returns outputs, positions and whether they are corrupt, in the order of the source."""
+    columns = zip(*_rows(run, source, step, images), strict=True)
+    outputs, positions, corrupt = (np.concatenate(column) for column in columns)
+    order = np.argsort(positions, kind="stable")
+    order = order[positions[order] >= 0]
+    return outputs[order], positions[order], corrupt[order]
+
+
+def _rows(
+    run: OpenRun, source: Any, step: Callable[[dict], jax.Array], images: dict | None
+) -> Iterator[list[np.ndarray]]:
     for batch in run.eval_batches(source):
         outputs = step(run.put(batch))
         host = (batch["index"], batch["corrupt"])
         gathered = multihost_utils.process_allgather((outputs, *host), tiled=True)
-        rows.append([np.asarray(array) for array in gathered])
-        here |= dict(zip(batch["index"].tolist(), batch["image"], strict=True))
-    outputs, positions, corrupt = (np.concatenate(column) for column in zip(*rows, strict=True))
-    order = np.argsort(positions, kind="stable")
-    order = order[positions[order] >= 0]
-    return Seen(positions[order], outputs[order], corrupt[order], here)
+        if images is not None:
+            images |= dict(zip(batch["index"].tolist(), batch["image"], strict=True))
+        yield [np.asarray(array) for array in gathered]

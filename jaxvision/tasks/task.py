@@ -38,6 +38,7 @@ class TaskData:
       model_options: Further fields of the model's config that follow from the data.
       target: Target that gives what an example has beside its image; None: a label.
       has_images: Whether an example has an image, not the features of one.
+      views: Number of views of its image that a training example stacks, one below the other.
       sampling: Sampling of the training records, as config.data.sampling asks; None: each comes
         once in a pass, which is all that the task can do.
     """
@@ -48,6 +49,7 @@ class TaskData:
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     target: Target | None = None
     has_images: bool = True
+    views: int = 1
     sampling: ClassSampling | None = None
 
 
@@ -180,6 +182,15 @@ class Task(abc.ABC):
         """
         step = run.eval_step()
         return lambda weights: evaluate_sums(step, weights, run.eval_device_batches())
+
+    def start_from(self, model: Any, path: str) -> None:
+        """Completes a new model whose own weights were read from a file or from another run.
+
+        Args:
+          model: Model that the run starts from, changed in place.
+          path: Value of config.model.init_from.
+        """
+        del model, path
 
     def check_start(self, path: str) -> None:
         """Checks that a new run may start from the weights of a file or of another run.

@@ -26,6 +26,7 @@ def load_initial(
     encoder_path: str = "",
     part: str | None = None,
     image_size: Size | None = None,
+    complete: Callable[[Any, str], None] | None = None,
     seed: int,
 ) -> Any:
     """Returns (params, batch_stats) that a run starts from, and logs what became of the file.
@@ -40,6 +41,8 @@ def load_initial(
         "": none.
       part: Name of the place in the file whose weights are meant, see `load_weights`.
       image_size: Size of the images that the weights belong to, in pixels; None: as they say.
+      complete: Function (model, path) that sets the rest, see `Task.start_from`; None: there is
+        none.
       seed: Seed of the run.
 
     Raises:
@@ -50,6 +53,8 @@ def load_initial(
     model = _initial_model(build, seed)
     if path:
         _load(model, path, part, image_size, option="init_from")
+        if complete is not None:
+            complete(model, path)
     if encoder_path:
         if getattr(model, "encoder", None) is None:
             raise InputError(

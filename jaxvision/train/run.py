@@ -170,6 +170,7 @@ class Run:
                 encoder_path=model.encoder_from,
                 part=model.init_part or None,
                 image_size=model.init_image_size or None,
+                complete=self.task.start_from,
                 seed=self.options.seed,
             )
 

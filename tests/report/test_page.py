@@ -70,6 +70,24 @@ def charts(page):
     return json.loads(text[1])  # pyright: ignore
 
 
+def test_features_in_two_dimensions_have_a_colour_for_each_class(tmp_path):
+    folder = write(tmp_path)
+    path = folder / "report/content.json"
+    content = json.loads(path.read_text())
+    embedding = {"classes": [HOSTILE, "cat"], "labels": [0, 1, 0]}
+    embedding["points"] = {"PCA": [[0, 1], [2, 3], [4, 5]], "UMAP": [[0, 0]] * 3}
+    path.write_text(json.dumps(content | {"embedding": embedding}))
+    page = page_of(folder)
+    assert "<script>window" not in page
+    pca, umap = charts(page)[-2:]
+    assert pca["title"].startswith("PCA of the features of 3") and umap["title"][:4] == "UMAP"
+    assert [(t["x"], t["y"]) for t in pca["traces"]] == [([0, 4], [1, 5]), ([2], [3])]
+    assert "&lt;script&gt;" in pca["traces"][0]["name"]
+    path.write_text(json.dumps(content | {"embedding": embedding | {"labels": [0, 1, 7]}}))
+    with pytest.raises(InputError, match="is damaged"):
+        page_of(folder)
+
+
 def test_text_from_data_is_escaped(tmp_path):
     page = page_of(write(tmp_path, "b<i>&"))
     assert "<script>window" not in page and "<img src=x" not in page and "\u202e" not in page

@@ -89,7 +89,7 @@ def test_noise_differs_from_image_to_image():
 @pytest.mark.parametrize(
     "option, words",
     [
-        ({"augment.mixup_alpha": 0.2}, "guesses images as they are"),
+        ({"augment.mixup_alpha": 0.2}, "learns from images as they are"),
         ({"loss.label_smoothing": 0.1}, "has a loss of its own"),
         ({"distill.teacher_weights": "runs/a"}, "has a loss of its own"),
         ({"eval.tta": "flip"}, "are for --config.task=classification, got 'masked"),

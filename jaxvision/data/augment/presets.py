@@ -6,7 +6,7 @@ source of each preset says what its recipe mixes.
 
 from collections.abc import Callable
 
-from jaxvision.data.augment.compose import Compose, OneOf
+from jaxvision.data.augment.compose import Compose, OneOf, Sometimes
 from jaxvision.data.augment.crops import RandomResizedCrop
 from jaxvision.data.augment.geometry import HorizontalFlip, Rotation, ShiftScaleRotate, VerticalFlip
 from jaxvision.data.augment.jitter import (
@@ -14,10 +14,13 @@ from jaxvision.data.augment.jitter import (
     Grayscale,
     HueSaturationValue,
     RandomBrightnessContrast,
+    Solarize,
 )
 from jaxvision.data.augment.noise import GaussianBlur, GaussianNoise, IsoNoise, RandomErasing
 from jaxvision.data.augment.policies import RandAugment, TrivialAugment
 from jaxvision.data.augment.timm_rand_augment import TimmRandAugment
+from jaxvision.data.augment.views import TwoViews
+from jaxvision.data.types import Transform
 
 _MOST = (0.8, 1.0)  # share of the area that a careful crop keeps
 
@@ -102,6 +105,36 @@ def small_data(size: tuple[int, int], interpolation: str) -> Compose:
             OneOf(noises, probability=0.3),
         )
     )
+
+
+def moco_v3(size: tuple[int, int], interpolation: str, crop_scale: tuple[float, float]) -> Compose:
+    """Returns the two views of MoCo v3, which are BYOL's: all of the first are blurred.
+
+    The blur is that of 224 pixels, less on smaller images.
+
+    Args:
+      size: Size of a view (height, width), in pixels.
+      interpolation: Interpolation of the crop's resize.
+      crop_scale: Range of the share of the area that the crops keep.
+
+    Source: Chen et al. 2021, An Empirical Study of Training Self-Supervised Vision Transformers,
+      appendix A; Grill et al. 2020, Bootstrap your own latent, table 6.
+    """
+    scale = min(1.0, min(size) / 224)
+
+    def view(blur: float, *further: Transform) -> Compose:
+        return Compose(
+            (
+                RandomResizedCrop(size, scale=crop_scale, interpolation=interpolation),
+                Sometimes(ColorJitter(0.4, 0.4, 0.2, 0.1), 0.8),
+                Grayscale(0.2),
+                GaussianBlur(0, sigma=(0.1 * scale, 2.0 * scale), probability=blur),
+                *further,
+                HorizontalFlip(0.5),
+            )
+        )
+
+    return Compose((TwoViews(view(1.0), view(0.1, Sometimes(Solarize(128.0), 0.2))),))
 
 
 PRESETS: dict[str, Callable[[tuple[int, int], str], Compose]] = {

@@ -27,11 +27,12 @@ from jaxvision.data.augment.geometry import (
 from jaxvision.data.augment.jitter import ColorJitter, Grayscale
 from jaxvision.data.augment.noise import GaussianBlur, GaussianNoise, RandomErasing
 from jaxvision.data.augment.policies import AugMix, RandAugment, TrivialAugment, three_augment
-from jaxvision.data.augment.presets import PRESETS
+from jaxvision.data.augment.presets import PRESETS, moco_v3
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, check_choice
 from jaxvision.options.augment import AugmentOptions
 from jaxvision.options.data import AUTO, CROP_MODES, INTERPOLATIONS, usual_resize
+from jaxvision.options.moco import PRESET
 from jaxvision.options.size import MAX_SIDE, Size
 
 _POLICIES: dict[str, Callable[[], Transform]] = {
@@ -64,6 +65,8 @@ def train_transform(
     size = _check_size(image_size)
     interpolation = "bilinear" if interpolation == AUTO else interpolation
     check_choice("data.interpolation", interpolation, INTERPOLATIONS)
+    if options.preset == PRESET:
+        return moco_v3(size, interpolation, options.crop_scale)
     if options.preset:
         return PRESETS[options.preset](size, interpolation)
     crops: dict[str, Callable[[], tuple[Transform, ...]]] = {

@@ -1,4 +1,7 @@
-"""Several views of one image, whose predictions are averaged: test-time augmentation."""
+"""Several views of one image: to average what is predicted, or to learn what they have in common.
+
+They are stacked, one below the other, so that a batch of them is a batch of images as any other.
+"""
 
 from dataclasses import dataclass
 
@@ -13,10 +16,9 @@ NUM_CROPS = 5
 
 @dataclass(frozen=True)
 class FiveCrops:
-    """Cuts out the four corners and the middle, and stacks them, one below the other.
+    """Cuts out the four corners and the middle, and stacks them: one image five times as high.
 
-    One image five times as high, so that a batch of them is a batch of images as any other. Their
-    order is torchvision's: top left, top right, bottom left, bottom right, middle.
+    Their order is torchvision's: top left, top right, bottom left, bottom right, middle.
     """
 
     size: tuple[int, int]
@@ -32,6 +34,18 @@ class FiveCrops:
             for left in (0, right)
         ]
         return np.concatenate([*corners, middle])
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """Makes two views of an image, of one size, and stacks them: one image twice as high."""
+
+    first: Transform
+    second: Transform
+
+    def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
+        """Returns the first view above the second."""
+        return np.concatenate([self.first(image, rng), self.second(image, rng)])
 
 
 def with_views(transform: Transform, views: str) -> Transform:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from flax import nnx
 
-from jaxvision.models.image_model import PROJECTION, ImageModel, LayerGroups
+from jaxvision.models.image_model import TRAINING_ONLY, ImageModel, LayerGroups
 
 # What other classes, or another teacher's features, replace.
-HEAD = re.compile(rf"(head(_\w+)?|{PROJECTION})/")
+HEAD = re.compile(rf"(head(_\w+)?|{'|'.join(TRAINING_ONLY)})/")
 _STAGE = re.compile(r"stages/(\d+)/")
 _STEM_KEY, _LAST_BLOCK, _OWN_LAYER, _HEAD_KEY = (0,), (2,), (3,), (4,)
 
