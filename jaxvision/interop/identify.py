@@ -79,11 +79,12 @@ class _Match:
     def exact(self) -> bool:
         """Whether these are as many parameters as published, of those without a head too."""
         missing = (self.spec.num_params or 0) - self.num_params
-        if self.classes is not None or missing <= 0:
+        published = self.spec.config.num_classes
+        if self.classes is not None or missing <= 0 or not published:
             return missing == 0
         kernels = {f"{head}/kernel" for head in self.source.heads}
         heads = sum(rule.targets in kernels for rule in self.rules)
-        width = missing / (self.spec.config.num_classes * max(heads, 1)) - 1
+        width = missing / (published * max(heads, 1)) - 1
         return any(width in shape for shape in self.shapes.values())
 
     @property

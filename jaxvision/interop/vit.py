@@ -61,11 +61,25 @@ TIMM_ENCODER = (
     _layer_scale(1),
     _layer_scale(2),
 )
+# A gated MLP, whose two first layers stand in one array; without the gate, the second of them.
+_FC1 = linear("blocks.{i}.mlp.fc1", f"{BLOCK}/mlp/fc1")
+_GATE = (
+    Rule(
+        "blocks.{i}.mlp.fc1.weight", (f"{BLOCK}/mlp/gate/kernel", f"{BLOCK}/mlp/fc1/kernel"), LINEAR
+    ),
+    Rule("blocks.{i}.mlp.fc1.bias", (f"{BLOCK}/mlp/gate/bias", f"{BLOCK}/mlp/fc1/bias")),
+)
 
 
 def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
     """Returns timm's table."""
-    return *TIMM_ENCODER, *norm(_norm_name(config), "norm"), *classifier("head", config.head_hidden)
+    encoder = (*(rule for rule in TIMM_ENCODER if rule not in _FC1), *_GATE)
+    return (
+        *(encoder if config.gated_mlp else TIMM_ENCODER),
+        Rule("reg_token", "reg_token"),
+        *norm(_norm_name(config), "norm"),
+        *classifier("head", config.head_hidden),
+    )
 
 
 def _norm_name(config: ViTConfig) -> str:
@@ -242,6 +256,8 @@ PLAIN: Mapping[str, Any] = {
     "pool": "token",
     "class_token_position": True,
     "layer_scale_init": None,
+    "num_registers": 0,
+    "gated_mlp": False,
 }
 
 

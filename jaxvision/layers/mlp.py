@@ -1,5 +1,6 @@
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,48 @@ class Mlp(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch *space width"]:
         """Returns the new tokens; `rngs` is needed only if `train` and the rate is > 0."""
-        hidden = self.activation(self.fc1(tokens))
-        hidden = dropout(hidden, self.dropout_rate, train=train, rngs=rngs)
+        hidden = dropout(self.hidden(tokens), self.dropout_rate, train=train, rngs=rngs)
         return dropout(self.fc2(hidden), self.dropout_rate, train=train, rngs=rngs)
+
+    def hidden(self, tokens: Float[Array, "batch *space width"]) -> jax.Array:
+        """Returns what the second layer reads."""
+        return self.activation(self.fc1(tokens))
+
+
+class GatedMlp(Mlp):
+    """MLP whose hidden channels are multiplied by those of a second layer beside it: SwiGLU.
+
+    Initial values as those of `Mlp`. timm keeps the two layers in one array, the gate first.
+
+    Args:
+      width: Number of channels in and out.
+      hidden: Number of channels behind the gate.
+      activation: Activation of the gate.
+      dropout_rate: Probability of dropping an element.
+      dtype: Compute dtype.
+      param_dtype: Dtype of the parameters.
+      rngs: Source of the initial values.
+
+    Source: Shazeer 2020, GLU Variants Improve Transformer, eq. 6, https://arxiv.org/abs/2002.05202.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Callable[[jax.Array], jax.Array] = nnx.silu,
+        dropout_rate: float = 0.0,
+        dtype: str,
+        param_dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+        super().__init__(
+            width, hidden, activation=activation, dropout_rate=dropout_rate, rngs=rngs, **dtypes
+        )
+        self.gate = linear(width, hidden, rngs=rngs, **dtypes)
+
+    def hidden(self, tokens: Float[Array, "batch *space width"]) -> jax.Array:
+        """Returns what the second layer reads."""
+        return self.activation(self.gate(tokens)) * self.fc1(tokens)

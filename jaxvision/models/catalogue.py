@@ -13,6 +13,7 @@ from jaxvision.models import (
     airbench,
     convnext,
     deit,
+    dinov2,
     efficientnet,
     hybrid_vit,
     mobilenet_v1,
@@ -193,6 +194,7 @@ def create_model(
 for _family in (
     vit,
     deit,
+    dinov2,
     hybrid_vit,
     resnet,
     convnext,

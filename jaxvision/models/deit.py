@@ -34,6 +34,8 @@ class DeiTConfig(ViTConfig):
                 f"The heads read the class and the distillation token: pool must be 'token', got "
                 f"{self.pool!r}."
             )
+        if self.num_registers:
+            raise ValueError("A model with a distillation token has no registers: num_registers=0.")
         if self.pooler or self.head_hidden or self.head_dropout_rate:
             raise ValueError(
                 "pooler, head_hidden and head_dropout_rate belong to one head: leave them out of a "

@@ -44,6 +44,7 @@ class ViTConfig(SizedConfig):
       num_heads: Number of attention heads.
       patch_size: Side of a patch in pixels.
       mlp_ratio: Ratio of the hidden channels of the MLP to the width.
+      gated_mlp: Whether the MLP is gated, a SwiGLU; its hidden channels are those behind the gate.
       pool: Kind of pooling: "token" (the class token after the final norm) or "average" (the mean
         of the patches, timm's `global_pool="avg"`).
       fc_norm: Whether the final norm of pool="average" stands behind the mean, as usual in timm;
@@ -52,6 +53,8 @@ class ViTConfig(SizedConfig):
         in transformers, the `pre_logits` of Google's files and of torchvision.
       class_token: Whether there is a class token; "average" can do without.
       class_token_position: Whether the class token has a row in the table of learned positions.
+      num_registers: Number of registers, learned tokens that stand between the class token and the
+        patches, have no positions and are read by nobody; they need class_token_position=False.
       position: Kind of positions: "learned" or "sincos2d" (fixed).
       stem: Kind of stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for
         small runs).
@@ -69,11 +72,13 @@ class ViTConfig(SizedConfig):
     num_heads: int
     patch_size: int
     mlp_ratio: float = 4.0
+    gated_mlp: bool = False
     pool: str = "token"
     fc_norm: bool = True
     pooler: bool = False
     class_token: bool = True
     class_token_position: bool = True
+    num_registers: int = 0
     position: str = "learned"
     stem: str = "patch"
     layer_scale_init: float | None = None
@@ -92,6 +97,11 @@ class ViTConfig(SizedConfig):
         check_choice("stem", self.stem, self.STEMS)
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool='token' needs class_token=True; without one use pool='average'.")
+        if self.num_registers and self.num_prefix_positions:
+            raise ValueError(
+                "num_registers needs class_token_position=False: the table of positions is that of "
+                "the patches alone."
+            )
         check_divisible(*self.image_shape, self.patch_size)
 
     @property
@@ -108,12 +118,13 @@ class ViTConfig(SizedConfig):
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches."""
-        return 1 if self.class_token else 0
+        return int(self.class_token) + self.num_registers
 
     @property
     def num_prefix_positions(self) -> int:
         """Rows of the table of learned positions before those of the patches."""
-        return self.num_prefix_tokens if self.class_token_position else 0
+        tokens = self.num_prefix_tokens - self.num_registers
+        return tokens if self.class_token_position else 0
 
 
 class ViT(ImageModel):
@@ -132,6 +143,7 @@ class ViT(ImageModel):
 
     config: ViTConfig
     weight_sources = "jaxvision.interop.vit:SOURCES"
+    not_decayed = frozenset({"reg_token"})
     layer_groups = LayerGroups(with_head="pooler/")
     head_dropout = "head_dropout_rate"
     stage_tap = "tokens"
@@ -140,6 +152,8 @@ class ViT(ImageModel):
         self.config, dtypes = config, layer_dtypes(config.dtype)
         self.patch_embed = self._stem(rngs)
         self.cls_token = self._table(1, 1e-6, rngs) if config.class_token else None
+        count = config.num_registers
+        self.reg_token = self._table(count, 1e-6, rngs) if count else None
         num_positions = config.num_prefix_positions + config.grid[0] * config.grid[1]
         learned = config.position == "learned"
         self.pos_embed = self._table(num_positions, 0.02, rngs) if learned else None
@@ -166,7 +180,7 @@ class ViT(ImageModel):
 
     def _prefix(self) -> list[nnx.Variable]:
         """Returns the learned tokens that stand before the patches."""
-        return [] if self.cls_token is None else [self.cls_token]
+        return [token for token in (self.cls_token, self.reg_token) if token is not None]
 
     def _block(self, rngs: nnx.Rngs) -> EncoderBlock:
         config = self.config
@@ -174,6 +188,7 @@ class ViT(ImageModel):
             config.width,
             config.num_heads,
             mlp_ratio=config.mlp_ratio,
+            gated_mlp=config.gated_mlp,
             dropout_rate=config.dropout_rate,
             attention_dropout_rate=config.attention_dropout_rate,
             layer_scale_init=config.layer_scale_init,

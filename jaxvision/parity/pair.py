@@ -37,6 +37,8 @@ NOT_DECAYED = (
     "dist_token",
     "distillation_token",
     "mask_token",
+    "reg_token",
+    "register_tokens",
     "pos_embed",
     "pos_embedding",
     "position_embeddings",

@@ -31,6 +31,7 @@ _DATA = {
     "yfcc100m": "YFCC-100M",
     "laion2b": "LAION-2B",
     "laiona": "LAION-Aesthetics",
+    "lvd142m": "LVD-142M",
     "lvd1689m": "LVD-1689M",
     "bamboo": "Bamboo",
     # These two had no labels.
