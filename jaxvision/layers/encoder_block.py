@@ -101,4 +101,4 @@ class EncoderBlock(nnx.Module):
         branch = self.mlp(self.norm2(tokens), train=train, rngs=rngs)
         if self.layer_scale2 is not None:
             branch = self.layer_scale2(branch)
-        return tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs)
+        return tap("block", tokens + drop_path(branch, drop_path_rate, train=train, rngs=rngs))

@@ -26,7 +26,8 @@ class Tapped:
 
     Attributes:
       name: Name of the tap: "attention" (what an attention returns, before its projection),
-        "tokens" (what the attention of a block reads) or "map" (what a stage returns).
+        "tokens" (what the attention of a block reads), "block" (what an encoder block returns) or
+        "map" (what a stage returns).
       value: Value, which the model goes on with.
       beside: Arrays that belong to it: of an attention its "weights" and "values".
       facts: Pairs of a name and a constant, such as the grid of the tokens.

@@ -1,12 +1,14 @@
 """What every image model is: a trunk, and a head that reads what the trunk returns."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.errors import InputError
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.head import linear_head
 from jaxvision.layers.pool import global_pool
@@ -40,6 +42,28 @@ class LayerGroups:
     blocks: str = r"(?:stages/(\d+)/(?:blocks/)?(\d+)|blocks/(\d+))/"
     behind: str | None = None
     with_head: str | None = None
+
+
+def chosen_blocks(blocks: int | Sequence[int] | None, count: int) -> list[int]:
+    """Returns the indices from 0 on, in the order in which they were asked for.
+
+    Args:
+      blocks: Indices, number of the last ones, or None for all; see `ImageModel.intermediates`.
+      count: Number of blocks that there are.
+
+    Raises:
+      InputError: if there is no such block.
+    """
+    if blocks is None:
+        return list(range(count))
+    wanted = range(-blocks, 0) if isinstance(blocks, int) else blocks
+    for index in wanted:
+        if not -count <= index < count:
+            raise InputError(
+                f"The model has {count} blocks or stages, 0 to {count - 1} or -{count} to -1, got"
+                f" {index}."
+            )
+    return [index % count for index in wanted]
 
 
 class ImageModel(Model):
@@ -106,6 +130,35 @@ class ImageModel(Model):
         The finest map comes first. The arguments are those of a call.
         """
         return self.trunk(images, train=train, rngs=rngs)[1]
+
+    def intermediates(
+        self,
+        images: Float[Array, "batch height width channels"],
+        blocks: int | Sequence[int] | None = None,
+        *,
+        normalize: bool = False,
+    ) -> list[Float[Array, "batch rows columns features"]]:
+        """Returns maps of the middle of the model: timm's `forward_intermediates`, channels last.
+
+        Those of a Vision Transformer are what its blocks return, on the grid of the patches; of the
+        other families, what their stages return, which are the maps of `pyramid`.
+
+        Args:
+          images: Normalised images of a size that `trunk` takes.
+          blocks: Indices of the blocks or stages, negative ones from the end, in any order; a
+            number: so many, the last ones; None: all.
+          normalize: Whether each map goes through the final norm of a Vision Transformer.
+
+        Raises:
+          InputError: if there is no such block, or no final norm.
+        """
+        if normalize:
+            raise InputError(
+                f"normalize=True is for a final norm that all blocks share, and a"
+                f" {type(self).__name__} has none: normalize=False."
+            )
+        maps = list(self.pyramid(images).values())
+        return [maps[index] for index in chosen_blocks(blocks, len(maps))]
 
     def trunk(
         self,
