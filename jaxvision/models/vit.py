@@ -1,7 +1,6 @@
 """Vision Transformer: patches as words, an encoder of pre-norm blocks, one linear head."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvision.errors import InputError, check_choice
+from jaxvision.errors import check_choice
 from jaxvision.layers.attention import pad_tokens
 from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
@@ -21,10 +20,10 @@ from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.over_batch import over_batch
 from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
-from jaxvision.layers.tap import capture
 from jaxvision.layers.window import local_mask
 from jaxvision.models.attention_config import SizedConfig
-from jaxvision.models.image_model import ImageModel, LayerGroups, chosen_blocks
+from jaxvision.models.block_model import BlockModel
+from jaxvision.models.image_model import LayerGroups
 from jaxvision.models.spec import (
     HALF,
     HFPeer,
@@ -129,7 +128,7 @@ class ViTConfig(SizedConfig):
         return tokens if self.class_token_position else 0
 
 
-class ViT(ImageModel):
+class ViT(BlockModel):
     """Vision Transformer.
 
     Initial values as timm and DeiT: linear kernels and positions trunc-normal 0.02, biases 0, class
@@ -255,45 +254,6 @@ class ViT(ImageModel):
         size, prefix = config.patch_size, config.num_prefix_tokens
         grid = images.shape[1] // size, images.shape[2] // size
         return tokens, {size: tokens[:, prefix:].reshape(len(images), *grid, config.width)}
-
-    def intermediates(
-        self,
-        images: Float[Array, "batch height width channels"],
-        blocks: int | Sequence[int] | None = None,
-        *,
-        normalize: bool = False,
-    ) -> list[Float[Array, "batch rows columns features"]]:
-        """Returns what blocks return, on the grid of the patches; see `ImageModel.intermediates`.
-
-        Raises:
-          InputError: if there is no such block, or the final norm stands behind the pooling.
-        """
-        tokens = self.intermediate_tokens(images, blocks, normalize=normalize)
-        size, prefix = self.config.patch_size, self.config.num_prefix_tokens
-        grid = images.shape[1] // size, images.shape[2] // size
-        return [each[:, prefix:].reshape(len(images), *grid, -1) for each in tokens]
-
-    def intermediate_tokens(
-        self,
-        images: Float[Array, "batch height width channels"],
-        blocks: int | Sequence[int] | None = None,
-        *,
-        normalize: bool = False,
-    ) -> list[Float[Array, "batch tokens features"]]:
-        """Returns the same with the tokens before the patches, such as the class token.
-
-        Raises:
-          InputError: if there is no such block, or the final norm stands behind the pooling.
-        """
-        if normalize and not self.config.norm_first:
-            raise InputError(
-                "normalize=True needs the final norm before the pooling, and this model has it"
-                " behind (fc_norm): normalize=False."
-            )
-        (features, _), found = capture(lambda: self.trunk(images), "block")
-        tokens = [found[index].value for index in chosen_blocks(blocks, len(found))]
-        tokens = [each[:, : features.shape[1]] for each in tokens]  # what follows is padding
-        return [self.norm(each) for each in tokens] if normalize else tokens
 
     def attention_maps(
         self, images: Float[Array, "batch height width channels"]
