@@ -56,6 +56,11 @@ def open_ingredients(
         else:
             check_same(ingredients[0], Ingredient(path, weights))
             _check_images(first, trained, paths[0], path)
+            if (trained.thresholds is None) != (first.thresholds is None):
+                raise InputError(
+                    f"Of {path} and {paths[0]} one says several labels of an image, the other one;"
+                    " average models of one task."
+                )
             if trained.class_names and first.class_names not in ((), trained.class_names):
                 difference = class_difference(trained.class_names, first.class_names)
                 raise InputError(

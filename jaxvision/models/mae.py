@@ -61,6 +61,11 @@ class MAEConfig(ViTConfig):
                 "A masked autoencoder sees patches alone, and each sees all: leave stem and "
                 "local_window as they are."
             )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(
+                f"mask_ratio is the share of the patches that are masked, above 0 and below 1, got"
+                f" {self.mask_ratio}."
+            )
         if self.num_visible < 1 or self.num_visible == self.num_patches:
             raise ValueError(
                 f"mask_ratio={self.mask_ratio} leaves {self.num_visible} of {self.num_patches} "

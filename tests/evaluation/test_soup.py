@@ -1,5 +1,6 @@
 """Soups of models, by hand and from the command line."""
 
+import dataclasses
 import shutil
 
 import finished_run
@@ -155,6 +156,16 @@ def test_models_that_see_other_images_are_not_mixed(models, tmp_path):
     for name, what in (("colors", "mean"), ("crop", "resize and crop")):
         with pytest.raises(InputError, match=rf"otherwise than .*a \({what}: "):
             open_ingredients([str(folder / "a"), str(tmp_path / name)])
+
+
+def test_several_labels_are_not_mixed_with_one(models, monkeypatch):
+    folder, _ = models
+    paths = [str(folder / "a"), str(folder / "b")]
+    opened = [open_trained(path) for path in paths]
+    opened[1] = dataclasses.replace(opened[1], thresholds=(0.5,) * 8)
+    monkeypatch.setattr("jaxvision.evaluation.soup.open_trained", lambda *_: opened.pop(0))
+    with pytest.raises(InputError, match="says several labels of an image, the other one"):
+        open_ingredients(paths)
 
 
 def test_the_size_of_the_images_of_a_run_cannot_be_told(models):

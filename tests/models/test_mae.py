@@ -98,6 +98,8 @@ def test_what_cannot_be_is_refused():
     for options, words in (
         ({"num_classes": 10}, "has no classes"),
         ({"mask_ratio": 0.99}, "leaves 0 of 16"),
+        ({"mask_ratio": 1.5}, "above 0 and below 1, got 1.5"),
+        ({"mask_ratio": -0.5}, "above 0 and below 1, got -0.5"),
         ({"class_token": False, "pool": "average"}, "row for the class token"),
         ({"stem": "conv"}, "leave stem"),
     ):
