@@ -6,8 +6,8 @@ BIN := .venv/bin
 # asked for transparent huge pages. It reads this before Python starts; other systems ignore it.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-pretrained test test-all test-newest check parity parity-quick torture bench gpu gpu-plan format \
-  clean
+.PHONY: demo demo-pretrained test test-all test-newest check docs parity parity-quick torture bench gpu gpu-plan \
+  format clean
 
 demo: .venv/run  ## Train and look at a small model, minutes on a CPU
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/demo
@@ -67,12 +67,15 @@ check: .venv/dev  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: .venv/docs  ## The site, to site/; notebooks are executed, and a broken link is an error
+	JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
+
 format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-gpu .venv-newest
+	rm -rf .venv .venv-gpu .venv-newest site
 
 # One stamp for each set of packages; pyproject.toml newer than the stamp installs again.
 .venv/bin/python:
@@ -96,6 +99,10 @@ clean:
 	$(BIN)/pip install --quiet -e '.[dev,test]'
 	$(BIN)/pip install --quiet --no-deps lightly==1.6.0
 	touch $@ .venv/test .venv/run
+
+.venv/docs: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@ .venv/run
 
 # XLA's compiler for CUDA, and of NVIDIA's libraries the one that JAX asks for its version; the others
 # only a GPU needs. In an environment of its own: without a GPU, JAX complains at every start.

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="name of this server, too"
     )
     parser.add_argument("--top", type=count, default=5, help="classes of each image; default: 5")
+    parser.add_argument(
+        "--maps",
+        metavar="NAME[,NAME]",
+        help="explanations, compiled ahead: gradcam, gradcam++, eigencam, attention, rollout,"
+        " gradient-rollout, or none; default: gradcam, and of attention what the model has",
+    )
     parser.add_argument("--classes", help="text file, one class name a line; a run has its own")
     parser.add_argument("--beam", type=count, help="of captions; 1: greedy; default: the run's")
     parser.add_argument(
@@ -112,6 +118,8 @@ def open_engine(arguments: argparse.Namespace, weights: dict) -> "Engine":
 
     path = weights["weights"]
     if is_run(path) and open_run(path).config["task"] == "captioning":
+        if arguments.maps is not None:
+            raise InputError(f"{path} is a captioner, whose words have maps: leave --maps out.")
         trained, vocabulary, options = open_captioner(path)
         changes = {} if arguments.beam is None else {"num_beams": arguments.beam}
         return CaptionEngine(trained, vocabulary, run_settings(vocabulary, options, **changes))
@@ -120,4 +128,5 @@ def open_engine(arguments: argparse.Namespace, weights: dict) -> "Engine":
     trained = open_trained(**weights)
     get_spec(trained.spec.name, task="classification")
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
-    return ClassEngine(trained, names, top=arguments.top)
+    maps = None if arguments.maps is None else arguments.maps.split(",")
+    return ClassEngine(trained, names, top=arguments.top, maps=[] if maps == ["none"] else maps)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxvision import explain
 from jaxvision.data.class_lists import readable
@@ -75,6 +76,24 @@ METHODS: dict[str, Callable[..., jax.Array]] = {
 _WITH_STAGE = ("gradcam", "gradcam++", "eigencam")
 
 
+def one_map(
+    model: Any, name: str, images: jax.Array, target: int, *, stage: int = -1
+) -> Float[np.ndarray, "rows columns"]:
+    """Returns the map of an image.
+
+    Args:
+      model: Classifier, in evaluation.
+      name: Name of the method, see `METHODS`.
+      images: Normalised image, a batch of one.
+      target: Class to explain.
+      stage: Index of the stage of Grad-CAM and its kin, see `jv.explain.feature_maps`.
+    """
+    method = METHODS[name]
+    if name in _WITH_STAGE:
+        method = functools.partial(method, stage=stage)
+    return np.asarray(method(model, images, jnp.asarray([target]))[0], np.float32)
+
+
 def check_methods(names: Sequence[str]) -> None:
     """Raises InputError unless every name is one of `METHODS`."""
     for name in names:
@@ -116,13 +135,7 @@ def explain_images(
         chosen = tuple(targets) or (int(chances.argmax()),)
         maps = {}
         for name in methods:
-            method = METHODS[name]
-            if name in _WITH_STAGE:
-                method = functools.partial(method, stage=stage)
-            maps[name] = tuple(
-                np.asarray(method(model, inputs, jnp.asarray([each]))[0], np.float32)
-                for each in chosen
-            )
+            maps[name] = tuple(one_map(model, name, inputs, each, stage=stage) for each in chosen)
         heads: tuple[np.ndarray, ...] = ()
         if "attention" in methods:
             heads = tuple(np.asarray(x.seen()[0]) for x in explain.attention_maps(model, inputs))

@@ -28,7 +28,7 @@ from jaxvision.data.image_files import ImageFile
 from jaxvision.errors import InputError, check_choice, shorten
 from jaxvision.evaluation.predict import pixels_of
 from jaxvision.serving.batcher import Batcher
-from jaxvision.serving.engine import Engine, data_url, png
+from jaxvision.serving.engine import Asked, Engine, data_url, png
 from jaxvision.serving.guard import Limits
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,9 @@ class Wish(BaseModel):
 
     top: int | None = Field(None, ge=1, description="Classes or captions of each image, at most.")
     maps: list[str] = Field([], description="Kinds of maps, of those that /health names.")
+    target: int | None = Field(
+        None, ge=0, description="Class that the maps are of, by its index; else the most probable."
+    )
 
 
 class PredictRequest(Wish):
@@ -81,7 +84,7 @@ class Map(BaseModel):
     """A grid over the image as the model saw it."""
 
     kind: str
-    label: str
+    label: str = Field(description="Class that it is of, or word of the caption.")
     values: list[list[float]]
 
 
@@ -191,14 +194,14 @@ def make_app(
             return pixels
 
         decoded = await asyncio.gather(*(loop.run_in_executor(pool, decode, x) for x in images))
-        maps = frozenset(wish.maps)
-        futures = [batcher.submit(pixels, maps) for pixels in decoded]
+        asked = Asked(frozenset(wish.maps), wish.target)
+        futures = [batcher.submit(pixels, asked) for pixels in decoded]
         rows = await asyncio.gather(*map(asyncio.wrap_future, futures))
 
         def answer() -> bytes:
             results = []
             for image, pixels, row in zip(images, decoded, rows, strict=True):
-                seen = {"seen": data_url(pixels)} if maps else {}
+                seen = {"seen": data_url(pixels)} if wish.maps else {}
                 try:
                     results.append({"image": image.name, **engine.answer(row, wish.top), **seen})
                 except InputError as error:
@@ -207,7 +210,7 @@ def make_app(
             told = {"model": engine.name, "results": results}
             return json.dumps(told, allow_nan=False).encode()
 
-        content = await asyncio.to_thread(answer) if maps else answer()
+        content = await asyncio.to_thread(answer) if wish.maps else answer()
         return Response(content, media_type="application/json")
 
     return app
@@ -281,6 +284,19 @@ def _check(images: list[ImageFile], wish: Wish, engine: Engine, limits: Limits) 
             check_choice("maps", shorten(kind, 40), engine.maps)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
+    if wish.target is not None:
+        _check_target(wish.target, bool(wish.maps), engine)
+
+
+def _check_target(target: int, with_maps: bool, engine: Engine) -> None:
+    if not (with_maps and engine.num_classes):
+        raise HTTPException(
+            422,
+            "target is the class that a classifier's maps are of: ask for maps, or leave it out.",
+        )
+    if target >= engine.num_classes:
+        last, given = engine.num_classes - 1, shorten(str(target), 40)
+        raise HTTPException(422, f"target: the model has classes 0 to {last}, not {given}.")
 
 
 async def _say_http_error(request: Request, error: Any) -> JSONResponse:

@@ -10,18 +10,19 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from jaxvision.serving.engine import Engine, Row
+from jaxvision.serving.engine import Asked, Engine, Row
 from jaxvision.terminal import clock, counted
 
 logger = logging.getLogger(__name__)
 
+NO_MAPS = Asked()
 TIMED = 3  # calls of each size, of which the fastest counts
 
 
 @dataclasses.dataclass(frozen=True)
 class _Waiting:
     pixels: np.ndarray
-    maps: frozenset[str]
+    asked: Asked
     future: Future
 
 
@@ -61,7 +62,7 @@ class Batcher:
         every, begun = frozenset(self._engine.maps), time.monotonic()
         for size in counted(self.sizes, len(self.sizes), "Compiling batches"):
             pixels = np.stack([self._engine.blank] * size)
-            self._engine.compute(pixels, every)
+            self._engine.compute(pixels, [Asked(every)])
             self.seconds[size] = min(self._time(pixels) for _ in range(TIMED))
         sizes = ", ".join(map(str, self.sizes))
         logger.info("Compiled batches of %s in %s.", sizes, clock(time.monotonic() - begun))
@@ -69,23 +70,23 @@ class Batcher:
 
     def _time(self, pixels: np.ndarray) -> float:
         begun = time.perf_counter()
-        self._engine.compute(pixels, frozenset())
+        self._engine.compute(pixels, [NO_MAPS] * len(pixels))
         return time.perf_counter() - begun
 
     def size_for(self, waiting: int) -> int:
         """Returns the size of the batch that is computed when so many images wait."""
         return max(self.sizes, key=lambda size: min(waiting, size) / self.seconds[size])
 
-    def submit(self, pixels: np.ndarray, maps: frozenset[str] = frozenset()) -> "Future[Row]":
+    def submit(self, pixels: np.ndarray, asked: Asked = NO_MAPS) -> "Future[Row]":
         """Returns what will be computed of an image.
 
         Args:
           pixels: Pixels as the model sees them, uint8.
-          maps: Kinds of maps to compute, too.
+          asked: What is asked of it, beside the answer.
         """
         future: Future[Row] = Future()
         with self._changed:
-            self._waiting.append(_Waiting(pixels, maps, future))
+            self._waiting.append(_Waiting(pixels, asked, future))
             self._changed.notify()
         return future
 
@@ -101,14 +102,12 @@ class Batcher:
 
     def _compute(self, taken: list[_Waiting], size: int) -> None:
         blank = [self._engine.blank] * (size - len(taken))
-        maps = frozenset[str]().union(*(each.maps for each in taken))
         try:
             pixels = np.stack([*(each.pixels for each in taken), *blank])
-            rows = self._engine.compute(pixels, maps)
+            rows = self._engine.compute(pixels, [each.asked for each in taken])
         except BaseException as error:  # of XLA, above all no memory: the next batch may do
             for each in taken:
                 each.future.set_exception(error)
             return
         for each, row in zip(taken, rows, strict=False):
-            wanted = {kind: row[kind] for kind in row if not kind or kind in each.maps}
-            each.future.set_result(wanted)
+            each.future.set_result(row)

@@ -89,6 +89,30 @@ def test_a_dropped_image_shows_the_bars_of_predict(opened, folder, tmp_path):
     assert opened.run("document.querySelector('article img').naturalWidth") == 50
 
 
+def test_explanations_are_switched_through(opened, engine, tmp_path):
+    opened.drop(photo(tmp_path / "a.png"))
+    found = bars(opened)
+    buttons = "[...document.querySelectorAll('.maps button')]"
+    assert opened.run(f"{buttons}.map((each) => each.textContent)") == list(engine.maps)
+    shown = "!document.querySelector('canvas').hidden && document.querySelector('canvas').ariaLabel"
+    pictures = set()
+    for number, kind in enumerate(engine.maps):
+        opened.run(f"{buttons}[{number}].click()")
+        opened.wait_for(f"({shown}) == '{kind}: {found[0][0]}'")
+        pictures.add(opened.run("document.querySelector('canvas').toDataURL()"))
+    assert len(pictures) == len(engine.maps)
+    assert opened.run("document.querySelector('article img').naturalWidth") == 32  # as seen
+    # Another class, by its bar; then none.
+    opened.run("document.querySelectorAll('.bars .row')[1].click()")
+    opened.wait_for(f"({shown}) == '{engine.maps[-1]}: {found[1][0]}'")
+    assert opened.run("document.querySelector('canvas').toDataURL()") not in pictures
+    pressed = f"{buttons}.map((each) => each.ariaPressed)"
+    assert opened.run(pressed) == ["false", "false", "false", "true"]
+    opened.run(f"{buttons}[3].click()")
+    assert opened.run("document.querySelector('canvas').hidden")
+    assert opened.run(pressed) == ["false"] * 4
+
+
 def test_what_is_no_image_is_said_and_the_others_are_shown(opened, tmp_path):
     (tmp_path / "b.txt").write_text("x")
     (tmp_path / "c.png").write_bytes(bytes(2 << 20))

@@ -30,6 +30,7 @@ from starlette.datastructures import Headers
 
 from jaxvision.__main__ import main
 from jaxvision.data.image_files import find_images
+from jaxvision.evaluation.explain import explain_images
 from jaxvision.evaluation.predict import predict
 from jaxvision.interop.trained import open_trained
 from jaxvision.serving import guard
@@ -141,9 +142,9 @@ def test_several_images_of_a_request_are_computed_together(server, expected, mon
     """A batch of another size sums in another order: the last bits differ."""
     sizes, compute = [], server.batcher._engine.compute
 
-    def counting(pixels, maps):
+    def counting(pixels, asked):
         sizes.append(len(pixels))
-        return compute(pixels, maps)
+        return compute(pixels, asked)
 
     monkeypatch.setattr(server.batcher._engine, "compute", counting)
     status, told = server.predict(*IMAGES.items(), top=5)
@@ -151,6 +152,59 @@ def test_several_images_of_a_request_are_computed_together(server, expected, mon
     assert [result["image"] for result in told["results"]] == list(IMAGES)
     for result in told["results"]:
         check_close(result["guesses"], expected[result["image"]])
+
+
+@pytest.mark.parametrize("target", [None, 3])
+def test_maps_are_those_of_explain(server, engine, folder, expected, tmp_path, target):
+    assert engine.maps == ("gradcam", "attention", "rollout", "gradient-rollout")
+    (tmp_path / "grey.png").write_bytes(IMAGES["grey.png"])
+    trained, images = open_trained(str(folder)), find_images(str(tmp_path))
+    labels = [] if target is None else [target]
+    (explained,) = explain_images(trained, images, methods=engine.maps, targets=labels)
+    chosen = {} if target is None else {"target": target}
+    for kind in engine.maps:
+        status, told = server.predict(("grey.png", IMAGES["grey.png"]), maps=kind, **chosen)
+        (result,) = told["results"]
+        assert status == 200 and result["guesses"] == expected["grey.png"]
+        name = engine.class_names[explained.targets[0]]
+        values = explained.maps[kind][0].tolist()
+        assert result["maps"] == [{"kind": kind, "label": name, "values": values}]
+        seen = PIL.Image.open(io.BytesIO(base64.b64decode(result["seen"].partition(",")[2])))
+        np.testing.assert_array_equal(np.asarray(seen), explained.pixels)
+
+
+def test_who_asks_for_no_map_gets_none(server, expected, monkeypatch):
+    """Both are computed in one batch."""
+    goes_on, compute = threading.Event(), server.batcher._engine.compute
+    asked_of = []
+
+    def waiting(pixels, asked):
+        goes_on.wait(30)
+        asked_of.append([each.maps for each in asked])
+        return compute(pixels, asked)
+
+    monkeypatch.setattr(server.batcher._engine, "compute", waiting)
+    photo = ("plain.png", IMAGES["plain.png"])
+    with ThreadPoolExecutor(3) as pool:
+        answers = []
+        for fields in ({}, {"maps": "gradcam"}, {}):
+            answers.append(pool.submit(server.predict, photo, **fields))
+            while server.guard.requests < len(answers):
+                time.sleep(0.01)
+        while len(server.batcher) < 2:
+            time.sleep(0.01)
+        goes_on.set()
+        results = [answer.result()[1]["results"][0] for answer in answers]
+    assert sorted(map(len, asked_of)) == [1, 2]
+    assert ["maps" in result for result in results] == [False, True, False]
+    for result in results:
+        check_close(result["guesses"], expected["plain.png"])
+
+
+def test_maps_are_chosen(folder):
+    trained = open_trained(str(folder))
+    assert ClassEngine(trained, (), top=1, maps=["eigencam"]).maps == ("eigencam",)
+    assert ClassEngine(trained, (), top=1, maps=[]).maps == ()
 
 
 def test_json_with_base64(server, expected):
@@ -180,11 +234,11 @@ def test_32_clients_at_once(server, expected, monkeypatch):
     """Each gets the answer to its own image, and they share batches."""
     sizes, compute = [], server.batcher._engine.compute
 
-    def counting(pixels, maps):
+    def counting(pixels, asked):
         sizes.append(len(pixels))
         while len(sizes) == 1 and len(server.batcher) < 24:  # the first may hold 8 of 32
             time.sleep(0.01)
-        return compute(pixels, maps)
+        return compute(pixels, asked)
 
     monkeypatch.setattr(server.batcher._engine, "compute", counting)
     names = list(IMAGES)
@@ -255,7 +309,13 @@ ROWS = {
     "top-text": (form(("a.png", b"x"), top="ten"), 422, ["top", "valid integer"]),
     "field": (form(("a.png", b"x"), tops=1), 422, ["tops", "not permitted"]),
     "no-file": (form(images="eA=="), 422, ["images", "not permitted"]),
-    "maps": (form(("a.png", b"x"), maps="gradcam"), 422, ["vit_ti16 has no maps"]),
+    "maps": (form(("a.png", b"x"), maps="gradcm"), 422, ["'gradcm'; did you mean 'gradcam'?"]),
+    "maps-not-here": (form(("a.png", b"x"), maps="eigencam"), 422, ["one of gradcam, attention,"]),
+    "target": (form(("a.png", b"x"), maps="gradcam", target=8), 422, ["classes 0 to 7, not 8."]),
+    "target-large": (form(("a.png", b"x"), maps="gradcam", target="9" * 999), 422, ["99 ... 99"]),
+    "target-negative": (form(("a.png", b"x"), maps="gradcam", target=-1), 422, ["equal to 0"]),
+    "target-text": (form(("a.png", b"x"), maps="gradcam", target="cat"), 422, ["valid integer"]),
+    "target-alone": (form(("a.png", b"x"), target=1), 422, ["ask for maps, or leave it out"]),
     "large": (form(("a.png", bytes(20 << 20))), 413, ["larger than 1 MB"]),
     "large-chunked": (chunked(20 << 20), 413, ["larger than 1 MB"]),
     "no-form": ({"body": b"x"}, 415, ["multipart/form-data", "application/json"]),
@@ -353,9 +413,9 @@ def test_a_full_queue_is_said_and_nothing_is_lost(engine, monkeypatch):
     with served(engine, batch=1, queue=3, **LIMITS) as server:
         goes_on, compute = threading.Event(), engine.compute
 
-        def waiting(pixels, maps):
+        def waiting(pixels, asked):
             assert goes_on.wait(30)
-            return compute(pixels, maps)
+            return compute(pixels, asked)
 
         monkeypatch.setattr(engine, "compute", waiting)
         request = form(("a.png", IMAGES["plain.png"]))
@@ -394,7 +454,7 @@ def test_a_failure_of_the_model_is_no_end(engine, monkeypatch, caplog):
     with served(engine, batch=1, **LIMITS) as server:
         with monkeypatch.context() as patched:
 
-            def failing(pixels, maps):
+            def failing(pixels, asked):
                 raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
             patched.setattr(engine, "compute", failing)
@@ -407,7 +467,7 @@ def test_a_failure_of_the_model_is_no_end(engine, monkeypatch, caplog):
 
 def test_numbers_that_are_none_are_said(engine, server, monkeypatch):
     values = np.full(8, np.nan, np.float32), np.arange(8, dtype=np.int32)
-    monkeypatch.setattr(engine, "compute", lambda pixels, maps: [{"": values}] * len(pixels))
+    monkeypatch.setattr(engine, "compute", lambda pixels, asked: [{"": values}] * len(pixels))
     status, told = server.predict(("a.png", IMAGES["plain.png"]))
     sentence = "a.png cannot be used: the model gives no finite probabilities for it."
     assert (status, told) == (422, {"error": sentence})
@@ -430,21 +490,9 @@ def test_health_page_samples_and_openapi(server):
     status, described = server.ask("GET", "/openapi.json")
     body = described["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert status == 200 and set(body) == {"multipart/form-data", "application/json"}
+    assert all({"maps", "target"} <= set(each["schema"]["properties"]) for each in body.values())
     assert "$defs" not in json.dumps(described)
     assert server.fetch("GET", "/docs")[0] == 404  # it would load scripts from elsewhere
-
-
-def start(folder, *arguments):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-    command = ["serve", f"--run={folder}", "--batch=1", *arguments]
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxvision", *command],
-        cwd=ROOT,
-        env=environment | {"JAX_PLATFORMS": "cpu"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
 
 
 def half_sent(line, stop):
@@ -472,7 +520,15 @@ def half_sent(line, stop):
 def test_sigterm_ends_a_process_when_all_is_answered(folder):
     """A real process, which takes its seconds to start."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-    command = [sys.executable, "-m", "jaxvision", "serve", f"--run={folder}", "--batch=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxvision",
+        "serve",
+        f"--run={folder}",
+        "--batch=1",
+        "--maps=none",
+    ]
     port = free_port()
     with subprocess.Popen(
         [*command, f"--port={port}"],
@@ -518,6 +574,9 @@ def test_ctrl_c_does_the_same(folder, monkeypatch):
         ("--host=192.0.2.1", ["--host=192.0.2.1 --port=8000 cannot be opened"]),
         ("--batch=0 --port=0", ["at least 1", "'0'"]),
         ("--samples={tmp}/none --port=0", ["There is no image, folder or zip {tmp}/none"]),
+        ("--maps=gradcm --port=0", ["--maps must be one of gradcam", "'gradcm'; did you mean"]),
+        ("--maps=occlusion --port=0", ["--maps must be one of gradcam", "'occlusion'"]),
+        ("--maps= --port=0", ["--maps must be one of gradcam", "got ''"]),
         ("--beam=3 --port=0", ["is no run of a captioner: leave --beam out"]),
         ("--classes={tmp}/none --port=0", ["There is no file of class names {tmp}/none"]),
         ("--model=vit_b16 --pretrained", ["Give --weights=TAG, FILE or RUN"]),

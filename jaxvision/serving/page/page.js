@@ -74,7 +74,7 @@ function next() {
     running += 1;
     const [file, card] = queue.shift();
     ask(file, card)
-      .catch(() => fail(card, "The server does not answer."))
+      .catch((error) => fail(card, reason(error)))
       .finally(() => {
         running -= 1;
         card.removeAttribute("aria-busy");
@@ -86,18 +86,34 @@ function next() {
   else if (find("status").textContent.endsWith("waiting ...")) say("");
 }
 
+class Refused extends Error {} // by the server, in a sentence
+
 async function ask(file, card) {
+  const words = server.task === "captioning";
+  const result = await send(file, words ? server.maps : []);
+  show(result, card);
+  if (words) wordMaps(result, card);
+  else if (server.maps.length) explanations(file, result, card);
+}
+
+/** Returns what the server says of a file; waits while it has no room. */
+async function send(file, maps, target = null) {
   for (;;) {
     const form = new FormData();
     form.append("images", file, file.name);
-    for (const kind of server.maps) form.append("maps", kind);
+    for (const kind of maps) form.append("maps", kind);
+    if (target !== null) form.append("target", target);
     const answer = await fetch("predict", { method: "POST", body: form });
     const told = await answer.json();
-    if (answer.ok) return show(told.results[0], card);
-    if (answer.status !== 503) return fail(card, told.error);
+    if (answer.ok) return told.results[0];
+    if (answer.status !== 503) throw new Refused(told.error);
     const seconds = Number(answer.headers.get("retry-after") || 1);
     await new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
   }
+}
+
+function reason(error) {
+  return error instanceof Refused ? error.message : "The server does not answer.";
 }
 
 function fail(card, text) {
@@ -109,7 +125,7 @@ function fail(card, text) {
 
 function show(result, card) {
   for (const guess of result.guesses || []) {
-    const row = document.createElement("li");
+    const row = line(card, server.maps.length ? "button" : "div");
     const bar = part("bar", "");
     bar.style.width = `${100 * guess.probability}%`;
     row.append(
@@ -117,19 +133,26 @@ function show(result, card) {
       part("name", guess.name === null ? `class ${guess.index}` : guess.name),
       part("share", `${(100 * guess.probability).toFixed(1)} %`),
     );
-    card.querySelector(".bars").append(row);
   }
   (result.captions || []).forEach((each, number) => {
     if (!number) {
       card.querySelector(".caption").textContent = each.caption;
       card.querySelector(".caption").hidden = false;
     } else {
-      const row = document.createElement("li");
-      row.append(part("name", each.caption));
-      card.querySelector(".bars").append(row);
+      line(card, "div").append(part("name", each.caption));
     }
   });
-  if (result.maps && result.maps.length) switches(result, card);
+}
+
+/** Adds a line below the image's name; a button chooses the class to explain. */
+function line(card, kind) {
+  const item = document.createElement("li");
+  const row = document.createElement(kind);
+  row.className = "row";
+  if (kind === "button") row.type = "button";
+  item.append(row);
+  card.querySelector(".bars").append(item);
+  return row;
 }
 
 function part(name, text) {
@@ -139,29 +162,81 @@ function part(name, text) {
   return span;
 }
 
-/** Adds a button for each map, which lays it over the image as the model saw it. */
-function switches(result, card) {
-  const group = card.querySelector(".maps");
+/** Adds a button for each word, which lays its map over the image. */
+function wordMaps(result, card) {
+  let shown = null;
+  const buttons = (result.maps || []).map((map, number) => toggle(card, map.label, () => {
+    shown = shown === number ? null : number;
+    buttons.forEach((button, i) => press(button, i === shown));
+    lay(shown === null ? null : map, result.seen, card);
+  }));
+}
+
+/** Adds a button for each explanation; they and the bars choose what is laid over the image. */
+function explanations(file, result, card) {
+  const answers = new Map(); // by explanation and class
+  const rows = [...card.querySelectorAll("button.row")];
+  let kind = null;
+  let target = result.guesses[0].index;
+  const buttons = server.maps.map((name) => toggle(card, name, () => {
+    kind = kind === name ? null : name;
+    update();
+  }));
+  rows.forEach((row, i) => row.addEventListener("click", () => {
+    target = result.guesses[i].index;
+    kind = kind || server.maps[0];
+    update();
+  }));
+
+  async function update() {
+    buttons.forEach((button, i) => press(button, server.maps[i] === kind));
+    rows.forEach((row, i) => press(row, kind !== null && result.guesses[i].index === target));
+    if (kind === null) return lay(null, null, card);
+    const wish = `${kind} ${target}`;
+    if (!answers.has(wish)) answers.set(wish, send(file, [kind], target));
+    card.setAttribute("aria-busy", "true");
+    try {
+      const answer = await answers.get(wish);
+      if (wish === `${kind} ${target}`) lay(answer.maps[0], answer.seen, card);
+    } catch (error) {
+      answers.delete(wish);
+      say(reason(error), true);
+    } finally {
+      card.removeAttribute("aria-busy");
+    }
+  }
+}
+
+function toggle(card, text, chosen) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  press(button, false);
+  button.addEventListener("click", chosen);
+  card.querySelector(".maps").append(button);
+  card.querySelector(".maps").hidden = false;
+  return button;
+}
+
+function press(button, on) {
+  button.setAttribute("aria-pressed", String(on));
+}
+
+/** Lays a map over the image as the model saw it; null: takes it away. */
+async function lay(map, seen, card) {
   const canvas = card.querySelector("canvas");
   const image = card.querySelector("img");
+  const grey = card.querySelector(".picture").classList;
+  grey.toggle("mapped", map !== null);
+  canvas.hidden = true;
+  if (map === null) return;
   image.hidden = false;
-  image.src = result.seen;
-  for (const map of result.maps) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = map.label;
-    button.title = map.kind;
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => {
-      const on = button.getAttribute("aria-pressed") === "false";
-      for (const other of group.children) other.setAttribute("aria-pressed", "false");
-      button.setAttribute("aria-pressed", String(on));
-      canvas.hidden = !on;
-      if (on) draw(map.values, canvas, image);
-    });
-    group.append(button);
-  }
-  group.hidden = false;
+  if (image.src !== seen) image.src = seen;
+  await image.decode();
+  if (!grey.contains("mapped")) return; // taken away meanwhile
+  draw(map.values, canvas, image);
+  canvas.setAttribute("aria-label", `${map.kind}: ${map.label}`);
+  canvas.hidden = false;
 }
 
 function draw(values, canvas, image) {
