@@ -10,6 +10,7 @@ import posixpath
 import re
 import sys
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,6 +47,22 @@ def on_page_markdown(markdown, page, config, files):
         return posixpath.relpath(path.removeprefix("docs/"), posixpath.dirname(own) or ".")
 
     return LINK.sub(turned, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Turns the links of a notebook, which is HTML by now."""
+    own = page.file
+    if not own.src_uri.endswith(".ipynb"):
+        return html
+
+    def turned(match: re.Match) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(own.src_uri), match[1]))
+        file = files.get_file_from_path(path)
+        if file is None:
+            raise PluginError(f"{own.src_uri} links to {match[1]}, which is not there.")
+        return f'href="{file.url_relative_to(own)}"'
+
+    return re.sub(r'href="([\w./]+\.md)"', turned, html)
 
 
 def _in_repository(page: str, target: str) -> str:
