@@ -100,7 +100,7 @@ def main() -> None:
     call()
     print(timing.machine())
     print(f"load of the machine at the start: {os.getloadavg()[0]:.1f}\n", flush=True)
-    engines = [ClassEngine(trained, trained.class_names, top=5) for _ in range(2)]
+    engines = [ClassEngine(trained, trained.class_names, top=5, maps=[]) for _ in range(2)]
     with served(engines[0], batch=8) as batched, served(engines[1], batch=1) as single:
         systems = {"one call after the other, no server": loop}
         for clients in (1, 8, 32):
