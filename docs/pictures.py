@@ -23,6 +23,7 @@ PHOTOS = {
     "palace": pathlib.Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg",
 }
 EXPLANATIONS = "gradcam,gradcam++,eigencam,integrated-gradients,smoothgrad,occlusion"
+MAPS = "gradcam,gradcam++,eigencam"
 ATTENTION = "gradcam,occlusion,attention,rollout,gradient-rollout"
 
 
@@ -63,15 +64,17 @@ def main() -> None:
         save(buffer.getvalue(), "explained_shapes")
 
         with browser.chromium(folder / "profile") as page:
+            page.call("Emulation.setScrollbarsHidden", hidden=True)
             page.open((arguments.run.absolute() / "report.html").as_uri(), width=1000, height=1250)
             page.wait_for("document.querySelectorAll('.main-svg').length")
+            page.run("document.querySelectorAll('h2')[0].scrollIntoView()")
             save(page.screenshot(), "report")
             save(dropped(page, folder), "serve")
 
 
 def dropped(page, folder: pathlib.Path) -> bytes:
     """Returns a picture of the server's page after a drop."""
-    command = ["serve", f"--weights={TAG}", "--samples=photos", "--port=0", "--batch=1"]
+    command = ["serve", f"--weights={TAG}", "--samples=photos", "--port=0", f"--maps={MAPS}"]
     with subprocess.Popen(
         [sys.executable, "-m", "jaxvision", *command], cwd=folder, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -80,7 +83,7 @@ def dropped(page, folder: pathlib.Path) -> bytes:
             page.open(server.stdout.readline().split()[3], width=900, height=720)
             page.wait_for("document.querySelectorAll('#samples img').length")
             page.drop(folder / "photos" / "palace.jpg", folder / "photos" / "portrait.jpg")
-            page.wait_for("document.querySelectorAll('.maps button').length == 2")
+            page.wait_for("document.querySelectorAll('.maps button').length == 6")
             page.run("document.querySelector('.maps button').click()")
             page.wait_for("!document.querySelector('canvas').hidden")
             return page.screenshot()

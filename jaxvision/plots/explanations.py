@@ -19,7 +19,8 @@ def plot_explanations(
 ) -> Path:
     """Draws a row for each class, the image and each method's map over it, side by side.
 
-    The image under a map is grey. Each map is scaled by itself.
+    The image under a map is grey. Each map is scaled by itself; of maps of pixels the highest
+    hundredth has one colour.
 
     Args:
       image: RGB image.
@@ -64,7 +65,11 @@ def draw_over(axes, image: np.ndarray, cells: np.ndarray) -> None:
     height, width = image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # the grid covers the image, cell by cell
     axes.imshow(image @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255)
-    axes.imshow(cells, cmap="viridis", alpha=0.6, extent=extent, interpolation="bilinear")
+    # A few pixels with large attributions would leave all others dark.
+    most = np.percentile(cells, 99) if cells.shape == image.shape[:2] else cells.max()
+    axes.imshow(
+        cells, cmap="viridis", alpha=0.6, extent=extent, interpolation="bilinear", vmax=float(most)
+    )
 
 
 def plot_heads(
