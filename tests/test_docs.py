@@ -230,7 +230,7 @@ def python_blocks(page):
 
 SMALL = {
     "resnet50": {"stage_depths": (1,), "stage_widths": (4,), "stem_width": 4},
-    "vit_b16": {"width": 8, "depth": 1, "num_heads": 2, "image_size": 32},
+    "vit_b16": {"width": 8, "num_heads": 2, "image_size": 32},
 }
 
 
