@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.init_from = ""  # weights to start from: a file, a run, hub:owner/name; "": random
     config.model.init_part = ""  # which weights of a file that has several, e.g. teacher
     config.model.encoder_from = ""  # the same for the encoder of a captioner
+    config.model.adapter_from = ""  # folder of a peft adapter (LoRA), to change them by; "": none
     # pixels, or (height, width), of the images that these weights belong to; 0: as they say
     config.model.init_image_size = FieldReference(0, field_type=object)
     # BatchNorms that evaluate in training too: frozen (those of frozen parts) | all | none
@@ -195,12 +196,22 @@ def get_config() -> ml_collections.ConfigDict:
     # multiplier, "weight_decay": multiplier, "schedule": {"name": "constant", ...: options of
     # config.schedule that are others here}}), ...); the first that matches decides.
     config.optimizer.rules = ()
-    # Of what no rule matches: head | late | half | most | full_low_lr | full
+    # Of what no rule matches: head | late | half | most | full_low_lr | full | lp_ft | bitfit
+    # | lora | ia3, see docs/transfer.md
     config.optimizer.preset = "full"
     config.optimizer.unfreeze = ()  # ((epoch, preset or regex), ...): frozen until then
     config.optimizer.layer_decay = 1.0  # learning rate of a layer / that of the one behind; 1: off
     config.optimizer.part_multipliers = ()  # of equal parts of the trunk, e.g. (0.1, 0.3, 0.6, 1.0)
     config.optimizer.head_multiplier = 1.0  # learning rate of the head, on top of the rest
+
+    config.adapter = d()  # of optimizer.preset lora and ia3
+    # Regex of the kernels of linear layers and 1x1 convolutions that get one; "": lora: all outside
+    # the head; ia3: keys, values, and what goes into fc2.
+    config.adapter.targets = ""
+    config.adapter.rank = 8  # of lora
+    config.adapter.alpha = 8.0  # of lora: the change is alpha / rank times the product
+    config.adapter.rank_stabilized = False  # of lora: alpha / the root of rank (rsLoRA) instead
+    config.adapter.dropout = 0.0  # of lora: probability that it does not see an input
 
     config.schedule = d()
     # warmup_cosine | cosine_restarts | linear | polynomial | one_cycle | exponential | step

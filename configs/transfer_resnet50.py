@@ -3,6 +3,8 @@
   --config=transfer_resnet50                    all: the trunk at 1e-4, the head at 1e-3
   --config=transfer_resnet50:head               the head alone: a few hundred images
   --config=transfer_resnet50:gradual            head, then a stage more every 5 epochs
+  --config=transfer_resnet50:lp_ft              the head, then all from the middle of the run on
+  --config=transfer_resnet50:lora               head and LoRA beside every 1x1 convolution
   --config=transfer_resnet50:discriminative     stages at 0.1, 0.3, 0.6, 1; head at 10
 Command: jaxvision train --config=... --workdir=runs/a --config.model.init_from=resnet50.pth
            --config.data.name=folder --config.data.path=data/images --config.data.eval_resize=256
@@ -18,9 +20,11 @@ whole, a ResNet-50 reached 97.5 % on CIFAR-10 and 93.3 % on Caltech-101 in Chen 
 
 from configs import common
 
+_RECIPES = ("full", "head", "gradual", "lp_ft", "lora", "discriminative")
+
 
 def get_config(what: str = "full"):
-    common.check_choice("training", what, "full", "head", "gradual", "discriminative")
+    common.check_choice("training", what, *_RECIPES)
     config = common.get_config()
     config.model.name = "resnet50"
     config.data.image_size = 224
@@ -38,8 +42,11 @@ def get_config(what: str = "full"):
     optimizer.learning_rate = 1e-4
     optimizer.weight_decay = 0.0
     optimizer.head_multiplier = 10.0
-    if what == "head":
-        optimizer.preset = "head"
+    if what in ("head", "lp_ft", "lora"):
+        optimizer.preset = what
+        if what == "lora":
+            optimizer.learning_rate = 1e-3
+            optimizer.head_multiplier = 1.0
     elif what == "gradual":
         optimizer.preset = "head"
         optimizer.unfreeze = ((5, "stages/3/"), (10, "stages/2/"), (15, "full"))

@@ -166,7 +166,7 @@ def test_imagenet_recipe_is_torchvisions_new_one():
 
 def test_transfer_recipes_are_the_courses():
     rates = {}
-    for what in ("full", "head", "gradual", "discriminative"):
+    for what in ("full", "head", "gradual", "lp_ft", "lora", "discriminative"):
         _, config = load("transfer_resnet50", what)
         with config.unlocked():
             config.data.image_size = 32
@@ -182,8 +182,11 @@ def test_transfer_recipes_are_the_courses():
         if what == "gradual":
             starts = {g.start_step for g in groups.values()}
             assert starts == {0, *(round(epoch * n) for n in (5, 10, 15))}
+        if what == "lp_ft":
+            assert {g.start_step for g in groups.values()} == {0, round(epoch * 20) // 2}
+        assert ("stages/0/0/conv1/adapter/lora_a" in groups) == (what == "lora")
         assert groups["head/kernel"].start_step == 0
-    assert rates["full"] == {1e-4, 1e-3} and rates["head"] == {1e-3}
+    assert rates["full"] == {1e-4, 1e-3} and rates["head"] == rates["lora"] == {1e-3}
     assert rates["discriminative"] == {1e-4, 3e-4, 6e-4, 1e-3, 1e-2}
 
 

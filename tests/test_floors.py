@@ -39,7 +39,7 @@ FLOORS = {
     "commands": 8,
     "__main__": 9,
 }
-PEERS = {"torch", "torchvision", "timm", "transformers", "sklearn", "torchmetrics"}
+PEERS = {"torch", "torchvision", "timm", "transformers", "sklearn", "torchmetrics", "peft"}
 PACKAGE = sorted((ROOT / "jaxvision").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 

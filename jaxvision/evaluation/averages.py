@@ -11,6 +11,7 @@ from jaxvision.evaluation.soup import mean_weights
 from jaxvision.interop.assign import assign_weights
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.run_folder import check_stored_models, open_run, read_run, run_image_size
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.options import read_options
 from jaxvision.tasks.registry import check_stored_task
 from jaxvision.train.setup import make_run
@@ -59,7 +60,11 @@ def recalibrate_weights(path: str | pathlib.Path, weights: Weights, *, batches: 
     check_stored_models(stored, where=str(path))
     check_stored_task(stored["task"], where=str(path))
     # One device or all of this machine: the mesh of the training need not be here.
-    options = read_options(stored | {"mesh": stored["mesh"] | {"data": -1, "fsdp": 1}})
+    changes = {"mesh": stored["mesh"] | {"data": -1, "fsdp": 1}}
+    if stored["optimizer"]["preset"] in ADAPTER_KINDS:  # they are merged, and the trunk is frozen
+        fields = {"preset": "head", "rules": (), "unfreeze": ()}
+        changes["optimizer"] = stored["optimizer"] | fields
+    options = read_options(stored | changes)
     run = make_run(options, workdir=path)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
     assign_weights(model, weights, image_size=run_image_size(folder))

@@ -27,6 +27,7 @@ from jaxvision.interop.rules import (
     export,
     flatten,
 )
+from jaxvision.layers.adapter import lora_scale, merge_adapters, without_adapters
 from jaxvision.layers.block_stack import stack_blocks, unstack_blocks
 from jaxvision.models.image_model import TRAINING_ONLY
 from jaxvision.models.spec import Model
@@ -99,7 +100,7 @@ def _check_finite(weights: Weights, names: list[str]) -> None:
 
 
 def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
-    """Returns the weights in memory that `save_weights` writes.
+    """Returns the weights in memory that `save_weights` writes, with adapters merged.
 
     Args:
       model: Any model of `create_model`.
@@ -109,8 +110,23 @@ def extract_weights(model: nnx.Module, *, format: str = "timm") -> Weights:
       InputError: if the library has no such model.
     """
     chosen, config = source_of(model, format)
-    params, batch_stats = unstack_blocks(jax.device_get(_trees(model)))
+    params, batch_stats = jax.device_get(_all_trees(model))
+    params, batch_stats = unstack_blocks((merge_adapters(params, lora_scale(model)), batch_stats))
     return export(params, batch_stats, chosen.rules(config))
+
+
+def entries_of(model: nnx.Module, *, format: str) -> list[Entry]:
+    """Returns what a file of a library holds of a model, an entry for each array.
+
+    Args:
+      model: Any model of `create_model`, also of shapes.
+      format: Library whose names are wanted: "timm", "torchvision", "hf", ...; see `load_weights`.
+
+    Raises:
+      InputError: if the library has no such model.
+    """
+    chosen, config = source_of(model, format)
+    return expand(chosen.rules(config), _paths(model))
 
 
 def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]]:
@@ -123,8 +139,7 @@ def weight_names(model: nnx.Module, *, format: str) -> dict[str, tuple[str, ...]
     Raises:
       InputError: if the library has no such model.
     """
-    chosen, config = source_of(model, format)
-    entries = expand(chosen.rules(config), _paths(model))
+    entries = entries_of(model, format=format)
     return {entry.names[0]: entry.targets for entry in entries if entry.rule.constant is None}
 
 
@@ -154,6 +169,15 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
                 len(array) if chosen.classes or has_bias else rule.transform.to_jax(array).shape[1]
             )
     return None
+
+
+def formats_of(model: nnx.Module) -> tuple[str, ...]:
+    """Returns the libraries that have such models, of which `load_weights` and others know names.
+
+    Args:
+      model: Any model of `create_model`, also of shapes.
+    """
+    return *_sources(model)[0], OWN
 
 
 def tables_of(model: nnx.Module) -> list[Table]:
@@ -276,6 +300,12 @@ def _encoder_fits(model: nnx.Module) -> dict[str, Fit]:
 
 def _trees(model: nnx.Module) -> tuple[Any, Any]:
     """Returns (params, batch_stats) as nested dicts, without what is there for training only."""
+    params, batch_stats = _all_trees(model)
+    return without_adapters(params), batch_stats
+
+
+def _all_trees(model: nnx.Module) -> tuple[Any, Any]:
+    """Returns (params, batch_stats) as nested dicts, with adapters."""
     params, batch_stats = map(nnx.to_pure_dict, nnx.state(model, nnx.Param, nnx.BatchStat))
     for tree in (params, batch_stats):
         for name in TRAINING_ONLY:

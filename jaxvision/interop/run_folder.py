@@ -15,8 +15,10 @@ from jaxvision.errors import InputError, reason, shorten
 from jaxvision.files import check_step, checkpoint_steps, read_json
 from jaxvision.interop.rules import Weights, flatten
 from jaxvision.interop.weight_folder import usual_file
+from jaxvision.layers.adapter import merge_adapters
 from jaxvision.models.image_model import TRAINING_ONLY
 from jaxvision.models.registry import is_known
+from jaxvision.options.adapter import AdapterOptions
 from jaxvision.options.data import check_colors
 from jaxvision.options.options import Options, as_json, check_types
 from jaxvision.options.size import MAX_SIDE, Size, is_size
@@ -178,7 +180,8 @@ def read_run(
     Args:
       path: Folder of a run or of one of its checkpoints, see `open_run`.
       ema: Whether a run without averaged weights is refused.
-      whole: Whether what a model has only in training is wanted, too.
+      whole: Whether what a model has only in training is wanted, too, such as adapters; False: these
+        are merged into the kernels beside them.
 
     Raises:
       InputError: if there is no run, or no checkpoint of it can be read.
@@ -186,11 +189,12 @@ def read_run(
     from orbax.checkpoint import v1 as ocp  # seconds, which a file of weights does not need
 
     run = open_run(path)
+    scale = AdapterOptions(**run.config["adapter"]).scale
     reasons = []
     for step in run.steps:
         try:
             folder = run.folder / "checkpoints" / str(step)
-            return _read_step(ocp, folder, ema=ema, whole=whole)
+            return _read_step(ocp, folder, ema=ema, whole=whole, scale=scale)
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001 - orbax raises many kinds for a damaged file
@@ -202,7 +206,9 @@ def read_run(
     )
 
 
-def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool, whole: bool) -> tuple[Weights, str]:
+def _read_step(
+    ocp: Any, folder: pathlib.Path, *, ema: bool, whole: bool, scale: float
+) -> tuple[Weights, str]:
     saved: Any = ocp.checkpointables_metadata(folder).metadata["state"]
     averaged = saved["ema_params"] is not None
     if ema and not averaged:
@@ -222,7 +228,8 @@ def _read_step(ocp: Any, folder: pathlib.Path, *, ema: bool, whole: bool) -> tup
         loaded: Any = ocp.load_checkpointables(folder, {"state": wanted, "data": None})
     check_step(folder, loaded["data"])
     state = loaded["state"]
-    arrays = {path: x for name in names for path, x in flatten(state[name]).items()}
+    trees = [state[name] if whole else merge_adapters(state[name], scale) for name in names]
+    arrays = {path: x for tree in trees for path, x in flatten(tree).items()}
     weights = {
         path: np.asarray(x)
         for path, x in arrays.items()

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import check_choice
 from jaxvision.layers.activation import relu
+from jaxvision.layers.adapter import Adapter, adapted
 from jaxvision.layers.convolve import Sides, convolve
 from jaxvision.layers.linear import flat_product
 from jaxvision.layers.norm import BatchNorm
@@ -70,7 +71,12 @@ class Conv(nnx.Module):
 
     Raises:
       ValueError: if the channels are not multiples of `groups`, or there is no such padding.
+
+    Attributes:
+      adapter: Adapter of a 1x1 convolution without groups, see adapter.py; None: none.
     """
+
+    adapter: Adapter | None = None
 
     def __init__(
         self,
@@ -106,13 +112,25 @@ class Conv(nnx.Module):
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the convolved map."""
         inputs = inputs.astype(self.dtype)
+        if self.is_product:
+            # XLA's convolution takes twice as long for the same numbers on a CPU.
+            return adapted(
+                self.adapter, inputs[:, :: self.stride, :: self.stride, :], self._multiplied
+            )
         kernel = self.kernel[...].astype(self.dtype)
-        if self.kernel_size == 1 and self.groups == 1:
-            # A matrix product: XLA's convolution takes twice as long for the same numbers on a CPU.
-            inputs = inputs[:, :: self.stride, :: self.stride, :]
-            outputs = flat_product(inputs, kernel[0, 0])
-        else:
-            outputs = convolve(inputs, kernel, stride=self.stride, sides=self._sides(inputs))
+        return self._with_bias(
+            convolve(inputs, kernel, stride=self.stride, sides=self._sides(inputs))
+        )
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a product of matrices, place by place."""
+        return self.kernel_size == 1 and self.groups == 1
+
+    def _multiplied(self, inputs: jax.Array) -> jax.Array:
+        return self._with_bias(flat_product(inputs, self.kernel[...].astype(self.dtype)[0, 0]))
+
+    def _with_bias(self, outputs: jax.Array) -> jax.Array:
         if self.bias is None:
             return outputs
         return outputs + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)

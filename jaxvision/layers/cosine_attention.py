@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvision.layers.attention import check_implementation, dot_product_attention
 from jaxvision.layers.dropout import draw_key
-from jaxvision.layers.linear import flat_product, kept, linear
+from jaxvision.layers.linear import linear
 
 _LARGEST_LOGIT_SCALE = math.log(100.0)
 
@@ -88,9 +88,7 @@ class CosineAttention(nnx.Module):
         """
         batch, count, *groups, width = tokens.shape
         split = (batch, count, math.prod(groups) * self.num_heads, width // self.num_heads)
-        # Without the bias that may be there.
-        kernel = self.key.kernel[...].astype(self.dtype)
-        keys = kept(flat_product(tokens.astype(self.dtype), kernel))
+        keys = self.key.product(tokens)  # without the bias that may be there
         factor = jnp.exp(jnp.minimum(self.logit_scale[...], _LARGEST_LOGIT_SCALE))
         # `dot_product_attention` divides by the root of head_dim, cosines do not.
         factor = jnp.tile(factor, math.prod(groups)).reshape(1, 1, -1, 1) * math.sqrt(split[-1])

@@ -1,5 +1,6 @@
 """The linear map of tokens and feature maps."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jaxvision.layers.adapter import Adapter, adapted
 from jaxvision.layers.initializer import trunc_normal
 
 _TRUNC_NORMAL = trunc_normal(0.02)
@@ -27,11 +29,23 @@ def flat_product(
 
 
 class Linear(nnx.Linear):
-    """nnx's linear layer whose outputs a checkpointed block keeps, see `run_blocks`."""
+    """nnx's linear layer whose outputs a checkpointed block keeps, see `run_blocks`.
+
+    Attributes:
+      adapter: Adapter of the layer, see adapter.py; None: none.
+    """
+
+    adapter: Adapter | None = None
 
     def __call__(self, inputs: Float[Array, "*shape width"]) -> Float[Array, "*shape features"]:
         """Returns inputs @ kernel + bias."""
-        return kept(super().__call__(inputs))
+        return kept(adapted(self.adapter, inputs, super().__call__))
+
+    def product(self, inputs: Float[Array, "*shape width"]) -> Float[Array, "*shape features"]:
+        """Returns inputs @ kernel, without the bias that may be there."""
+        kernel = self.kernel[...].astype(self.dtype)
+        multiply = functools.partial(flat_product, kernel=kernel)
+        return kept(adapted(self.adapter, inputs.astype(self.dtype), multiply))
 
 
 def kept(product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -3,13 +3,17 @@
 import dataclasses
 
 from jaxvision.errors import InputError, check_choice
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.checks import check_ranges
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "rmsprop", "rmsprop_tf", "lamb", "lion", "muon", "nadamw", "adan"),
     *("adopt", "lars", "prodigy", "schedule_free_adamw", "schedule_free_sgd"),
 )
-PRESETS = ("head", "late", "half", "most", "full_low_lr", "full")
+PRESETS = (
+    *("head", "late", "half", "most", "full_low_lr", "full"),
+    *("lp_ft", "bitfit", *ADAPTER_KINDS),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

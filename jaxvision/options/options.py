@@ -8,6 +8,7 @@ from collections.abc import ItemsView, KeysView, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxvision.errors import InputError, shorten
+from jaxvision.options.adapter import AdapterOptions
 from jaxvision.options.augment import AugmentOptions
 from jaxvision.options.averaging import SwaOptions
 from jaxvision.options.caption import CaptionOptions
@@ -85,6 +86,7 @@ class Options:
     loss: LossOptions = _default(LossOptions)
     distill: DistillOptions = _default(DistillOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
+    adapter: AdapterOptions = _default(AdapterOptions)
     schedule: ScheduleOptions = _default(ScheduleOptions)
     early_stopping: EarlyStoppingOptions = _default(EarlyStoppingOptions)
     find_lr: FindLrOptions = _default(FindLrOptions)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxvision.layers.adapter import draw_adapter_keys
 from jaxvision.tasks.task import Task
 from jaxvision.train.input import mix_and_dropout_keys
 from jaxvision.train.optim.loss_scale import scaled, unscaled
@@ -44,6 +45,7 @@ def make_gradient_fn(
             params = params if stop_frozen is None else stop_frozen(params, state.updates)
             # copy: merging shares variables by default, which a gradient's trace must not mutate.
             model = nnx.merge(graphdef, params, batch_stats, copy=True)
+            draw_adapter_keys(model, key)
             loss, metrics = task.loss(model, batch, rngs=nnx.Rngs(dropout=key), **extra)
             new_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
             return scaled(loss, state.loss_scale), (metrics | {"loss": loss}, new_stats)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jaxvision.errors import InputError
+from jaxvision.interop.adapter_file import load_adapter
 from jaxvision.interop.load import load_weights
 from jaxvision.options.size import Size
 from jaxvision.train.state import TrainState, abstract_model, seed_keys
@@ -24,6 +25,7 @@ def load_initial(
     path: str,
     *,
     encoder_path: str = "",
+    adapter_path: str = "",
     part: str | None = None,
     image_size: Size | None = None,
     complete: Callable[[Any, str], None] | None = None,
@@ -39,6 +41,8 @@ def load_initial(
       path: Path of the weights, as `load_weights` takes it; "": none.
       encoder_path: Path of the weights of a captioner's encoder alone, as `load_weights` takes it;
         "": none.
+      adapter_path: Folder of an adapter that changes the weights of `path`, see `load_adapter`; "":
+        none.
       part: Name of the place in the file whose weights are meant, see `load_weights`.
       image_size: Size of the images that the weights belong to, in pixels; None: as they say.
       complete: Function (model, path) that sets the rest, see `Task.start_from`; None: there is
@@ -55,6 +59,8 @@ def load_initial(
         _load(model, path, part, image_size, option="init_from")
         if complete is not None:
             complete(model, path)
+    if adapter_path:
+        _change(model, adapter_path)
     if encoder_path:
         if getattr(model, "encoder", None) is None:
             raise InputError(
@@ -111,6 +117,14 @@ def _load(
     except InputError as error:
         raise InputError(f"config.model.{option}: {error}") from error
     logger.info("Starts from %s: %s", path, "; ".join(str(report).splitlines()))
+
+
+def _change(model: nnx.Module, path: str) -> None:
+    try:
+        report = load_adapter(model, path)
+    except InputError as error:
+        raise InputError(f"config.model.adapter_from: {error}") from error
+    logger.info("Changed by %s: %s", path, "; ".join(str(report).splitlines()))
 
 
 def start_from(state: TrainState, initial: Any) -> TrainState:

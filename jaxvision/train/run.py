@@ -168,6 +168,7 @@ class Run:
                 self.build,
                 model.init_from,
                 encoder_path=model.encoder_from,
+                adapter_path=model.adapter_from,
                 part=model.init_part or None,
                 image_size=model.init_image_size or None,
                 complete=self.task.start_from,

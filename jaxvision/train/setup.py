@@ -14,9 +14,11 @@ from jaxvision.errors import InputError
 from jaxvision.interop.trained import pixels_of
 from jaxvision.models.registry import create_model, list_models, spec_with
 from jaxvision.models.spec import ModelSpec
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.options import Options
 from jaxvision.tasks.registry import open_task
 from jaxvision.tasks.task import Task
+from jaxvision.train.adapters import with_adapters
 from jaxvision.train.augmentation import host_transform
 from jaxvision.train.image_sizes import check_model_takes, image_size_stages
 from jaxvision.train.optim.freeze import build_with_frozen_stats
@@ -76,6 +78,9 @@ def make_run(
         spec = pixels_of({"mean": data.mean, "std": data.std}, spec)
         task, build = task.fit_model(build, options)
         graphdef, params, stats = abstract_model(build)
+        if options.optimizer.preset in ADAPTER_KINDS:
+            build = with_adapters(build, params, options)
+            graphdef, params, stats = abstract_model(build)
         model = nnx.merge(graphdef, params, stats)
     except (ValueError, TypeError) as error:  # a name, option or size that the model refuses
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from error

@@ -29,7 +29,7 @@ from jaxvision.train.sharding import path_name
 # The last name of a parameter's path says whether weight decay pulls it to zero. The number of
 # dimensions would not do: the blocks of a transformer may be stacked, and then a bias has two.
 # What else a model has is in `not_decayed` of its class.
-DECAYED = frozenset({"kernel", "embedding"})
+DECAYED = frozenset({"kernel", "embedding", "lora_a", "lora_b"})
 NOT_DECAYED = frozenset(
     {
         "bias",
@@ -37,6 +37,8 @@ NOT_DECAYED = frozenset(
         "gamma",  # of LayerScale
         "cls_token",
         "pos_embed",
+        "ia3_inputs",
+        "ia3_outputs",
     }
 )
 

@@ -11,14 +11,24 @@ import jax
 import optax
 
 from jaxvision.errors import InputError, check_choice
+from jaxvision.layers.adapter import ADAPTER
 from jaxvision.layers.block_stack import unstack_blocks
 from jaxvision.models.image_model import LayerGroups
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.optimizer import PRESETS
 from jaxvision.train.optim.layer_depth import is_head, layer_numbers, unit_numbers
 from jaxvision.train.sharding import path_name
 
 # Share of the units (stages, or blocks) that is trained, counted from the head.
-_TRAINED = {"head": 0.0, "late": 1 / 4, "half": 1 / 2, "most": 3 / 4}
+_TRAINED = {"late": 1 / 4, "half": 1 / 2, "most": 3 / 4}
+_NOTHING = "(?!)"
+# Regex of the parameters that are trained beside the head.
+_BESIDE_HEAD = {
+    "head": _NOTHING,
+    "lp_ft": _NOTHING,
+    "bitfit": "/bias$",
+    **dict.fromkeys(ADAPTER_KINDS, f"/{ADAPTER}/"),
+}
 LOW_LEARNING_RATE = 0.1  # of the trunk under full_low_lr, as a share of the head's
 _FIELDS = {"frozen": bool, "learning_rate": float, "weight_decay": float, "schedule": Callable}
 
@@ -77,7 +87,8 @@ def assign_groups(
       preset: Name of the preset that says what is trained: `head` trains the head alone; `late`,
         `half` and `most` also the last quarter, half and three quarters of the stages (of the
         blocks where there are no stages) and all that follows them; `full` everything;
-        `full_low_lr` the trunk at a tenth of the head's rate.
+        `full_low_lr` the trunk at a tenth of the head's rate; `bitfit` head and biases; `lora` and
+        `ia3` head and adapters; `lp_ft` what `head` does, until the timetable goes on.
       layer_decay: Multiplier of each layer relative to the one behind it, see `layer_numbers`.
       part_multipliers: Multipliers of equal parts of the trunk, from the first on; the stem belongs
         to the first part.
@@ -138,7 +149,7 @@ def _by_rules(
     """Returns the groups by rules and preset."""
     groups = {}
     for pattern, fields in rules:
-        matching = matching_names(pattern, names, option="rules")
+        matching = matching_names(pattern, names, option="optimizer.rules")
         mine = [name for name in matching if name not in groups]
         if not mine:
             raise InputError(
@@ -174,20 +185,19 @@ def matching_names(pattern: str, names: Iterable[str], *, option: str) -> list[s
     if not matching:
         nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
         raise InputError(
-            f"{pattern!r} of --config.optimizer.{option} matches no parameter; the nearest is "
-            f"{nearest!r}."
+            f"{pattern!r} of --config.{option} matches no parameter; the nearest is {nearest!r}."
         )
     return matching
 
 
 def _preset_names(preset: str, names: tuple[str, ...], layer_groups: LayerGroups) -> list[str]:
     """Returns what a preset trains."""
+    if preset in _BESIDE_HEAD:
+        head, beside = is_head(names), re.compile(_BESIDE_HEAD[preset])
+        return [name for name in names if head[name] or beside.search(name)]
     if preset not in _TRAINED:
         return list(names)
     units, count = unit_numbers(names, layer_groups)
-    if preset == "head":
-        head = is_head(names)
-        return [name for name in names if head[name]]
     first = count - math.ceil(count * _TRAINED[preset])
     return [name for name in names if units[name] >= first]
 
@@ -237,7 +247,7 @@ def _by_timetable(
         if what in PRESETS:
             matching = _preset_names(what, names, layer_groups)
         else:
-            matching = matching_names(what, names, option="unfreeze")
+            matching = matching_names(what, names, option="optimizer.unfreeze")
         frozen = [name for name in matching if result[name].start_step is None]
         if not frozen:
             raise InputError(

@@ -112,7 +112,10 @@ def run_groups(
 
 
 def _timetable(options: OptimizerOptions, length: RunLength) -> tuple[tuple[int, str], ...]:
-    """Returns `unfreeze` in updates."""
+    """Returns `unfreeze` in updates, with what the preset says.
+
+    Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features (probe, then fine-tune).
+    """
     timetable = []
     for entry in options.unfreeze:
         try:
@@ -128,6 +131,8 @@ def _timetable(options: OptimizerOptions, length: RunLength) -> tuple[tuple[int,
                 f"{length.total_epochs:.4g}, preset or regex of a parameter path), got {entry!r}."
             )
         timetable.append((step, what))
+    if options.preset == "lp_ft":
+        timetable.append((max(1, length.total_steps // 2), "full"))
     return tuple(timetable)
 
 

@@ -121,14 +121,22 @@ def make_schedule_free(share: float, schedule: optax.Schedule, rising: int) -> S
 def update_average(average: Average, state: TrainState) -> TrainState:
     """Returns the state after an update with the new weights in the average.
 
+    What does not move, such as frozen parameters, keeps every bit there, too.
+
     Args:
       average: Average of the weights, which says how much of itself it keeps.
       state: State with the new parameters and statistics and the old average; the step is not
         counted yet.
     """
     decay = average.decay(state.updates + 1)
+
+    def blend(old: jax.Array, new: jax.Array) -> jax.Array:
+        share = decay.astype(old.dtype)
+        rest = (1 - decay).astype(old.dtype)
+        return jnp.where(old == new, old, old * share + new * rest)
+
     params, batch_stats = jax.tree.map(
-        lambda old, new: old * decay.astype(old.dtype) + new * (1 - decay).astype(old.dtype),
+        blend,
         (state.ema_params, state.ema_batch_stats),
         (state.params, state.batch_stats),
     )
