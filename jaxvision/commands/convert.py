@@ -33,12 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file; returns the exit code."""
     from jaxvision.command_line import say, show_progress
+    from jaxvision.errors import InputError
     from jaxvision.interop.adapter_file import save_adapter, with_adapter
     from jaxvision.interop.formats import check_writable
     from jaxvision.interop.load import save_weights
     from jaxvision.interop.trained import open_trained
 
     if arguments.format == "peft":
+        if arguments.adapter:
+            raise InputError("--format=peft writes the adapters of a run: leave --adapter out.")
         show_progress(f"reading {arguments.input}")
         save_adapter(arguments.input, arguments.output)
         show_progress()

@@ -40,6 +40,7 @@ from jaxvision.options.adapter import KINDS, AdapterOptions
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(.+)\.(lora_A|lora_B|ia3_l)(?:\.default)?(?:\.weight)?")
+_MAX_ALPHA = 1e9
 _REFUSED = ("use_dora", "fan_in_fan_out", "lora_bias")  # what changes the meaning of the numbers
 
 
@@ -89,7 +90,7 @@ def _changed_weights(
 ) -> tuple[Weights, str, frozenset[str]]:
     """Returns changed weights, the library whose names they have, and which of them changed."""
     folder = pathlib.Path(path).expanduser()
-    config = _read_config(folder)
+    said = _read_config(folder)
     parts: dict[str, dict[str, np.ndarray]] = {}
     saved = {}  # what was trained as it is
     for name, array in read_weights(folder / _WEIGHTS).items():
@@ -99,9 +100,15 @@ def _changed_weights(
         else:
             saved[name] = array
     source = _source_of(model, parts, folder)
+    for key in said["alpha_pattern"]:
+        if not any(_is_called(layer, key) for layer in parts):
+            raise InputError(
+                f"{folder / _CONFIG}: {shorten(key)!r} of alpha_pattern is the name of no layer in "
+                "it; regexes are not read."
+            )
     weights = extract_weights(model, format=source)
     for layer, arrays in parts.items():
-        weights |= _changed(layer, arrays, weights, config, folder)
+        weights |= _changed(layer, arrays, weights, said, folder)
     return weights | saved, source, frozenset([*(f"{layer}.weight" for layer in parts), *saved])
 
 
@@ -113,22 +120,24 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
             "`jaxvision convert RUN FOLDER --format=peft`."
         )
     try:
-        config = read_json(folder / _CONFIG)
+        said = read_json(folder / _CONFIG)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / _CONFIG} is damaged: {shorten(reason(error))}.") from error
-    kind, alpha = config.get("peft_type"), config.get("lora_alpha")
+    kind, alpha = said.get("peft_type"), said.get("lora_alpha")
     if kind not in ("LORA", "IA3"):
         raise InputError(f"{folder} is an adapter of kind {shorten(kind)}; LORA and IA3 are read.")
     for option in _REFUSED:
-        if config.get(option):
+        if said.get(option):
             raise InputError(f"{folder} was trained with {option}, which is not read.")
-    alphas = config.get("alpha_pattern") or {}
-    if not isinstance(alphas, dict):
-        raise InputError(f"{folder / _CONFIG} is damaged: alpha_pattern should be an object.")
+    alphas, inputs = said.get("alpha_pattern") or {}, said.get("feedforward_modules") or []
+    if not isinstance(alphas, dict) or not isinstance(inputs, list):  # a text is a regex
+        raise InputError(
+            f"{folder / _CONFIG}: alpha_pattern should be an object and feedforward_modules a list."
+        )
     numbers: tuple[Any, ...] = (*([alpha] if kind == "LORA" else []), *alphas.values())
-    if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+    if not all(type(x) in (int, float) and abs(x) < _MAX_ALPHA for x in numbers):
         raise InputError(f"{folder / _CONFIG} is damaged: lora_alpha should be numbers.")
-    return config
+    return said | {"alpha_pattern": alphas, "feedforward_modules": inputs}
 
 
 def _source_of(model: nnx.Module, layers: Any, folder: pathlib.Path) -> str:
@@ -148,7 +157,7 @@ def _changed(
     layer: str,
     arrays: dict[str, np.ndarray],
     weights: Weights,
-    config: dict[str, Any],
+    said: dict[str, Any],
     folder: pathlib.Path,
 ) -> Weights:
     """Returns weight and bias of a layer as its adapter changes them."""
@@ -156,18 +165,17 @@ def _changed(
     old = weights[name]
     wide = {part: array.astype(np.float64) for part, array in arrays.items()}
     try:
-        if config["peft_type"] == "LORA":
+        if said["peft_type"] == "LORA":
             a, b = wide.pop("lora_A"), wide.pop("lora_B")
-            alpha = _of_layer(layer, config.get("alpha_pattern") or {}, config["lora_alpha"])
-            root = math.sqrt(len(a)) if config.get("use_rslora") else len(a)
-            product = np.einsum("or,ri...->oi...", b.reshape(len(b), -1), a)
-            if product.shape != old.shape:
+            alpha = _of_layer(layer, said["alpha_pattern"], said["lora_alpha"])
+            root = math.sqrt(len(a)) if said.get("use_rslora") else len(a)
+            if (len(b), *a.shape[1:]) != old.shape:
                 raise ValueError("they are of another layer")
+            product = np.einsum("or,ri...->oi...", b.reshape(len(b), -1), a)
             new, new_bias = old + alpha / root * product, None
         else:
             factors = wide.pop("ia3_l")
-            feedforward = config.get("feedforward_modules") or ()
-            of_inputs = any(layer == each or layer.endswith(f".{each}") for each in feedforward)
+            of_inputs = any(_is_called(layer, each) for each in said["feedforward_modules"])
             axis = 1 if of_inputs else 0
             shape = [1] * old.ndim
             shape[axis] = old.shape[axis]
@@ -175,7 +183,7 @@ def _changed(
             new_bias = None if of_inputs or bias not in weights else weights[bias] * factors.ravel()
         if wide:
             raise ValueError("there are parts of another kind")
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         shapes = ", ".join(f"{part} {array.shape}" for part, array in arrays.items())
         raise InputError(
             f"{folder}: {shorten(layer)!r} has {shapes}, beside a weight of shape {old.shape}: the "
@@ -186,9 +194,13 @@ def _changed(
 
 
 def _of_layer(layer: str, pattern: dict[str, Any], otherwise: Any) -> Any:
-    """Returns what a pattern of peft says of a layer, whose keys are names or their last parts."""
-    found = (x for key, x in pattern.items() if layer == key or layer.endswith(f".{key}"))
-    return next(found, otherwise)
+    """Returns what a pattern of peft says of a layer."""
+    return next((x for key, x in pattern.items() if _is_called(layer, key)), otherwise)
+
+
+def _is_called(layer: str, key: str) -> bool:
+    """Returns whether a key of peft, a name or the last parts of one, means a layer."""
+    return layer == key or layer.endswith(f".{key}")
 
 
 def save_adapter(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:

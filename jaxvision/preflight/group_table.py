@@ -18,7 +18,6 @@ def group_table(run: Run) -> str:
     """Returns a row for each group: paths, parameters, learning rate, decay, start, state.
 
     Parameters of one rule that weight decay applies to and those that it spares are two groups.
-    Below them stands how many parameters are trained in all.
     """
     shapes = param_names(run.abstract_state.params)
     model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
@@ -45,14 +44,17 @@ def group_table(run: Run) -> str:
             ]
         )
     header = ["group", "parameters", "learning rate", "decay", "from step", "state", "paths"]
+    return text_table(header, cells)
+
+
+def trained_share(run: Run) -> str:
+    """Returns how many parameters are trained, of how many, and how many never are."""
+    shapes = param_names(run.abstract_state.params)
     sizes = {name: math.prod(shape.shape) for name, shape in shapes.items()}
     frozen = sum(n for name, n in sizes.items() if run.groups[name].start_step is None)
     total = sum(sizes.values())
-    return (
-        f"{text_table(header, cells)}\n"
-        f"trained: {total - frozen:,} of {total:,} ({1 - frozen / total:.2%}); "
-        f"frozen: {frozen:,}"
-    )
+    share = f"{1 - frozen / total:.2%}"
+    return f"trained: {total - frozen:,} of {total:,} parameters ({share}); frozen: {frozen:,}"
 
 
 def _state_bytes(run: Run) -> float:

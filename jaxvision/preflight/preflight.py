@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvision.files import cannot_write, output_path
 from jaxvision.plots.previews import plot_samples, plot_schedule
-from jaxvision.preflight.group_table import group_table
+from jaxvision.preflight.group_table import group_table, trained_share
 from jaxvision.preflight.transfer_policy import transfer_advice
 from jaxvision.profiling.gpu_estimate import plan_step
 from jaxvision.profiling.gpu_target import COMPILER_OPTIONS, Gpu, compiled_for, read_gpu
@@ -96,7 +96,7 @@ def _preflight(
     """
     options = run.options
     _log_run(memory)
-    logger.info("Parameter groups:\n%s", group_table(run))
+    logger.info("Parameter groups:\n%s\n%s", group_table(run), trained_share(run))
     advice = transfer_advice(options, len(run.train_source))
     if advice:
         logger.info("%s", advice)

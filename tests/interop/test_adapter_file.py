@@ -62,7 +62,10 @@ def test_adds_alpha_over_rank_times_the_product(tmp_path):
         (GOOD | {"lora_alpha": "4"}, None, "lora_alpha should be numbers"),
         ({"peft_type": "LORA"}, None, "lora_alpha should be numbers"),
         (GOOD | {"alpha_pattern": {"fc1": None}}, None, "lora_alpha should be numbers"),
-        (GOOD | {"alpha_pattern": [3]}, None, "alpha_pattern"),
+        (GOOD | {"lora_alpha": 10**400}, None, "lora_alpha should be numbers"),
+        (GOOD | {"alpha_pattern": [3]}, None, "alpha_pattern should be an object"),
+        (GOOD | {"alpha_pattern": {"fc.": 3}}, None, "'fc.' of alpha_pattern is the name of no"),
+        (GOOD, factors(rank=0), "has lora_A"),
         (GOOD, factors(layer="base_model.model.vit.layer.9"), "has not, e.g. 'vit.layer.9'"),
         (GOOD, {"base_model.model.head.bias": np.zeros(5, np.float32)}, "e.g. 'none'"),
         (GOOD, factors(columns=17), r"'blocks.1.mlp.fc1' has lora_A \(2, 17\)"),
@@ -75,7 +78,8 @@ def test_adds_alpha_over_rank_times_the_product(tmp_path):
             "blocks.1.mlp.fc1.weight has 1024 values that are NaN",
         ),
         ({"peft_type": "IA3"}, {f"{LAYER}.ia3_l": np.ones((3, 1), np.float32)}, "has ia3_l"),
-        ({"peft_type": "IA3", "feedforward_modules": 3}, None, "has lora_A"),
+        ({"peft_type": "IA3"}, None, "has lora_A"),
+        ({"peft_type": "IA3", "feedforward_modules": "fc"}, None, "feedforward_modules a list"),
     ],
 )
 def test_what_is_refused_leaves_the_model_as_it_was(tmp_path, config, weights, message):

@@ -20,7 +20,7 @@ from jaxvision.models.mobilenet import BlockRow
 from jaxvision.options.adapter import AdapterOptions
 from jaxvision.options.optimizer import OptimizerOptions
 from jaxvision.options.options import Options
-from jaxvision.preflight.group_table import group_table
+from jaxvision.preflight.group_table import trained_share
 from jaxvision.train.adapters import with_adapters
 from jaxvision.train.checkpoint import Checkpointer
 from jaxvision.train.optim.layer_depth import layer_groups_of
@@ -262,8 +262,8 @@ def test_preflight_says_how_much_is_trained(whole):
     total = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
     own = 2 * 2 * ((32 + 32) * 4 + (32 + 128) * 2)  # rank, depth, attention, MLP
     head = 32 * 8 + 8
-    text = group_table(run)
-    assert f"trained: {own + head:,} of {total:,} (" in text
+    text = trained_share(run)
+    assert f"trained: {own + head:,} of {total:,} parameters (" in text
     assert f"frozen: {total - own - head:,}" in text
     # Two moments each, of the adapters alone.
     state = sum(x.nbytes if hasattr(x, "nbytes") else 4 * x.size
