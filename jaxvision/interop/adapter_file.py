@@ -221,7 +221,7 @@ def save_adapter(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
             f"{path} was trained by --config.optimizer.preset={kind}, which has no adapters: give a"
             " run of lora or ia3, or write all weights by --format=timm."
         )
-    trained, _ = read_run(path, merge=False)
+    trained, _ = read_run(path, whole=True)
     moves = run.config["model"]["freeze_batch_stats"] == "none" and any(
         name.endswith("/mean") for name in trained
     )

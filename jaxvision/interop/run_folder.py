@@ -180,8 +180,8 @@ def read_run(
     Args:
       path: Folder of a run or of one of its checkpoints, see `open_run`.
       ema: Whether a run without averaged weights is refused.
-      whole: Whether what a model has only in training is wanted, too, such as adapters; False: these
-        are merged into the kernels beside them.
+      whole: Whether what a model has only in training is wanted, too, such as adapters; False:
+        these are merged into the kernels beside them.
 
     Raises:
       InputError: if there is no run, or no checkpoint of it can be read.

@@ -19,6 +19,7 @@ from jaxvision.train.optim.param_groups import matching_names
 
 # What Liu et al. 2022 scale: keys, values, and what the second layer of an MLP reads.
 _IA3_TARGETS = "/(key|value|fc2)/kernel$"
+_WITHOUT_LABELS = ("masked_autoencoding", "momentum_contrast")
 _SCALES_INPUTS = re.compile("/fc2/kernel$")
 
 
@@ -36,6 +37,11 @@ def with_adapters(
       InputError: if the targets are none, or some blocks of a stack.
     """
     kind = options.optimizer.preset
+    if options.task in _WITHOUT_LABELS:
+        raise InputError(
+            f"--config.optimizer.preset={kind} goes on from trained weights, but "
+            f"--config.task={options.task} trains such: choose another preset."
+        )
     layers = _layers(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     head = is_head(name for _, names in layers for name in names)
     names = [name for name, is_in_head in head.items() if not is_in_head]

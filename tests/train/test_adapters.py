@@ -293,6 +293,10 @@ def test_lp_ft_probes_and_then_trains_all():
         ({"adapter.alpha": -1.0}, "--config.adapter.alpha must be in"),
         ({"model.adapter_from": "x", "model.init_from": ""}, "give these as --config.model.init_"),
         (
+            {"task": "masked_autoencoding", "model.name": "mae_vit_s16", "model.kwargs": {}},
+            "--config.task=masked_autoencoding trains such: choose another preset",
+        ),
+        (
             {"model.name": "airbench94", "model.kwargs": {}},
             "preset=lora needs linear layers or 1x1 convolutions before the head",
         ),
