@@ -65,7 +65,7 @@ def test_adds_alpha_over_rank_times_the_product(tmp_path):
         (GOOD | {"lora_alpha": 10**400}, None, "lora_alpha should be numbers"),
         (GOOD | {"alpha_pattern": [3]}, None, "alpha_pattern should be an object"),
         (GOOD | {"alpha_pattern": {"fc.": 3}}, None, "'fc.' of alpha_pattern is the name of no"),
-        (GOOD, factors(rank=0), "has lora_A"),
+        (GOOD, factors(rank=0), "beside a weight of shape"),
         (GOOD, factors(layer="base_model.model.vit.layer.9"), "has not, e.g. 'vit.layer.9'"),
         (GOOD, {"base_model.model.head.bias": np.zeros(5, np.float32)}, "e.g. 'none'"),
         (GOOD, factors(columns=17), r"'blocks.1.mlp.fc1' has lora_A \(2, 17\)"),
