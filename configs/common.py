@@ -63,6 +63,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_corrupt_fraction = 0.01  # of the examples read; above it the run stops
     config.data.max_pixels = 89_478_485  # larger images count as corrupt (decompression bombs)
     config.data.exif_orientation = False  # turn photos by their EXIF data; torchvision does not
+    # Of large JPEGs in training: at 1/2, 1/4 or 1/8 where random_resized makes the part smaller.
+    config.data.reduced_decoding = False
     # Of the images, "auto", -1 and () mean: as the weights of init_from want it, else as follows.
     config.data.eval_resize = -1  # pixels before the crop, 0: none; -1: 8/7 of image_size
     config.data.eval_crop = "auto"  # center: keeps the aspect ratio | squash; auto: center

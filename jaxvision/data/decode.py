@@ -1,10 +1,13 @@
 """Image bytes to pixels: the only place of the project that decodes."""
 
+import dataclasses
 import importlib
 import io
+import math
 import re
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +21,8 @@ from jaxvision.data.source import HAS_HEIF, CorruptImageError
 # Each decoding thread does one image; OpenCV's own threads on top would only get in their way.
 cv2.setNumThreads(0)
 
-Decode = Callable[[bytes], np.ndarray]  # `decode_image` with its options
+# `decode_image` with its options, or `open_photo` where a transform takes what that returns
+Decode = Callable[[bytes], Any]
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it starts to warn
 # Pillow looks at the content, not at the name, and would start Ghostscript for PostScript that is
@@ -47,6 +51,12 @@ _TURNS = {
 }
 _OPENCV_READS = {("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGB")}
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_REDUCING_FLAGS = {  # by what they divide the size by, the largest first
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
 
 
 def decode_image(
@@ -76,7 +86,7 @@ def decode_image(
     """
     if not data:
         raise CorruptImageError("it is empty")
-    if _is_plain_jpeg(data, max_pixels, exif_orientation):
+    if _plain_jpeg_size(data, max_pixels, exif_orientation) is not None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
         if pixels is not None:
             return pixels  # otherwise Pillow says what is wrong with it
@@ -98,38 +108,102 @@ def decode_image(
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A large JPEG that is not decoded yet: a crop of it may need few of its pixels.
+
+    Attributes:
+      data: Bytes of the file.
+      shape: Height, width and 3.
+      max_pixels: Largest number of pixels of an image, see `decode_image`.
+    """
+
+    data: bytes
+    shape: tuple[int, int, int]
+    max_pixels: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels, once it is decoded."""
+        return math.prod(self.shape)
+
+    def reduced(self, most: int) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+        """Returns the image at a fraction of its size, and the whole number that it is divided by.
+
+        The decoder leaves out the high frequencies of each 8 x 8 pixels, in place of computing and
+        averaging all of them; an incomplete pixel at the end is kept.
+
+        Args:
+          most: Largest number that the size may be divided by; 1, 2, 4 or 8 is taken.
+
+        Raises:
+          CorruptImageError: as `decode_image`.
+        """
+        factor = next(factor for factor in _REDUCING_FLAGS if factor <= max(most, 1))
+        pixels = None
+        if factor > 1:
+            flags = _REDUCING_FLAGS[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
+        if pixels is None:  # then this says what is wrong with it
+            return decode_image(self.data, max_pixels=self.max_pixels), 1
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), factor
+
+
+def open_photo(
+    data: bytes, *, large: int, max_pixels: int = MAX_PIXELS, exif_orientation: bool = False
+) -> UInt8[np.ndarray, "height width 3"] | Photo:
+    """Returns what `decode_image` does, but a JPEG of some size undecoded.
+
+    Args:
+      data: Bytes of an encoded image file.
+      large: Pixels of the short side from which on a JPEG is left as it is.
+      max_pixels: Largest number of pixels of an image, see `decode_image`.
+      exif_orientation: Whether images are turned, see `decode_image`; those that have EXIF data are
+        decoded then.
+
+    Raises:
+      CorruptImageError: as `decode_image`.
+    """
+    size = _plain_jpeg_size(data, max_pixels, exif_orientation)
+    if size is not None and min(size) >= large:
+        return Photo(data, (*size, 3), max_pixels)
+    return decode_image(data, max_pixels=max_pixels, exif_orientation=exif_orientation)
+
+
 def is_turned(data: bytes) -> bool:
     """Returns whether the EXIF data of a readable image file say that its pixels are turned."""
     with PIL.Image.open(io.BytesIO(data)) as image:
         return image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in _TURNS
 
 
-def _is_plain_jpeg(data: bytes, max_pixels: int, exif_orientation: bool) -> bool:
-    """Returns whether a glance at the header of a JPEG is enough to hand it to OpenCV.
+def _plain_jpeg_size(
+    data: bytes, max_pixels: int, exif_orientation: bool
+) -> tuple[int, int] | None:
+    """Returns height and width of a JPEG that OpenCV gets after a glance at its header, else None.
 
-    It is where the image is baseline, grey or of three channels, with all of them in one scan:
+    It does where the image is baseline, grey or of three channels, with all of them in one scan:
     nearly every photo. Pillow's look at the header and the search for scans cost Python a tenth of
     a millisecond, in which no other thread runs.
     """
     if data[:2] != b"\xff\xd8":
-        return False
-    place, channels = 2, 0
+        return None
+    place, height, width, channels = 2, 0, 0, 0
     while place + 10 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], data[place + 2] << 8 | data[place + 3]
         if marker == 0xDA:  # start of scan, with the number of its channels
-            return 0 < channels == data[place + 4]
+            return (height, width) if 0 < channels == data[place + 4] else None
         if marker in (0xC0, 0xC1):  # baseline: bits, height, width, channels
             bits, height, width, channels = _JPEG_FRAME.unpack_from(data, place + 4)
             if bits != 8 or channels not in (1, 3) or not 0 < height * width <= max_pixels:
-                return False
+                return None
         elif marker == 0xE1 and exif_orientation:
-            return False
+            return None
         elif marker == 0xE2 and data[place + 4 : place + 8] == b"MPF\0":  # several images
-            return False
+            return None
         elif marker not in _JPEG_HEADER:
-            return False
+            return None
         place += 2 + length
-    return False
+    return None
 
 
 def _decode(image: PIL.Image.Image, data: bytes, max_pixels: int) -> np.ndarray:

@@ -47,11 +47,11 @@ class Loader:
           rng: Random generator of this example.
         """
         for candidate in _candidates(index, len(self._source)):
-            try:
+            try:  # a photo is decoded by its transform
                 record = self._read(candidate)
+                example = self._example(candidate, record, rng, self._transforms[stage])
             except CorruptImageError:
                 continue
-            example = self._example(candidate, record, rng, self._transforms[stage])
             return example | _marks(index, corrupt=candidate != index)
         raise DataError(
             f"{self._source.describe(index)} is corrupt, and so are all {_REPLACEMENT_TRIES}"

@@ -50,6 +50,7 @@ class DataOptions:
     max_corrupt_fraction: float = 0.01
     max_pixels: int = 89_478_485
     exif_orientation: bool = False
+    reduced_decoding: bool = False
     eval_resize: int = -1
     eval_crop: str = AUTO
     interpolation: str = AUTO

@@ -34,6 +34,12 @@ def host_transform(options: AugmentOptions, image_size: Size, *, interpolation: 
     return Compose(_split(options, image_size, interpolation)[0])
 
 
+def takes_photos(transform: Transform) -> bool:
+    """Returns whether a transform cuts a part out of a `Photo`, without need of all its pixels."""
+    first = transform.operations[0] if isinstance(transform, Compose) else None
+    return isinstance(first, RandomResizedCrop) and not first.antialias
+
+
 def device_augment(
     options: AugmentOptions,
     preprocess_fn: Callable[[jax.Array], jax.Array],

@@ -12,13 +12,14 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.batch import ON_DEVICE, check_batch
-from jaxvision.data.decode import Decode, decode_image
+from jaxvision.data.decode import Decode, decode_image, open_photo
 from jaxvision.data.pipeline import CorruptCounter, EvalDataset, eval_dataset, train_dataset
 from jaxvision.data.source import Subset
 from jaxvision.data.types import Transform
 from jaxvision.models.spec import ModelSpec
 from jaxvision.options.length import Cadence, RunLength
 from jaxvision.options.options import Options
+from jaxvision.options.size import sides
 from jaxvision.tasks.task import Metrics, Task, Weights
 from jaxvision.terminal import counted, waiting
 from jaxvision.train.augmentation import device_augment
@@ -279,7 +280,7 @@ class Run:
             num_threads=data.num_threads,
             num_workers=data.num_workers,
             prefetch_examples=data.prefetch_examples,
-            decode=self.decode,
+            decode=self.train_decode,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -306,12 +307,22 @@ class Run:
         )
 
     @property
-    def decode(self) -> Decode:
+    def decode(self) -> functools.partial:
         """Function from the bytes of an image to its pixels."""
         data = self.options.data
         return functools.partial(
             decode_image, max_pixels=data.max_pixels, exif_orientation=data.exif_orientation
         )
+
+    @property
+    def train_decode(self) -> Decode:
+        """Function from the bytes of a training image to its pixels, or to a `Photo`."""
+        if not self.options.data.reduced_decoding:
+            return self.decode
+        # Of a smaller image no part is twice as large as the output; the smallest are kept in
+        # memory, decoded.
+        large = max(128, 2 * min(min(sides(size)) for _, size in self.image_sizes))
+        return functools.partial(open_photo, large=large, **self.decode.keywords)
 
     def corrupt_counter(self, source: Any) -> CorruptCounter:
         """Returns the counter of the images of a source that cannot be decoded."""

@@ -19,7 +19,7 @@ from jaxvision.options.options import Options
 from jaxvision.tasks.registry import open_task
 from jaxvision.tasks.task import Task
 from jaxvision.train.adapters import with_adapters
-from jaxvision.train.augmentation import host_transform
+from jaxvision.train.augmentation import host_transform, takes_photos
 from jaxvision.train.image_sizes import check_model_takes, image_size_stages
 from jaxvision.train.optim.freeze import build_with_frozen_stats
 from jaxvision.train.optim.layer_depth import layer_groups_of
@@ -104,6 +104,16 @@ def make_run(
         with_rate_factor=options.schedule.is_plateau,
     )
     average = run_average(options, length)
+    train_transforms = tuple(
+        host_transform(options.augment, size, interpolation=data.interpolation)
+        for _, size in stages
+    )
+    if data.reduced_decoding and not all(map(takes_photos, train_transforms)):
+        raise InputError(
+            "--config.data.reduced_decoding is for --config.augment.crop=random_resized on the host"
+            " without crop_antialias, and this augmentation does something else first: set it to"
+            " False."
+        )
     return Run(
         options=options,
         length=length,
@@ -116,10 +126,7 @@ def make_run(
         graphdef=graphdef,
         mesh=mesh,
         image_sizes=stages,
-        train_transforms=tuple(
-            host_transform(options.augment, size, interpolation=data.interpolation)
-            for _, size in stages
-        ),
+        train_transforms=train_transforms,
         eval_transform=eval_transform(
             data.image_size,
             eval_resize=data.eval_resize,

@@ -9,7 +9,7 @@ import pytest
 from bad_files import tiff
 
 from jaxvision.data import decode
-from jaxvision.data.decode import decode_image
+from jaxvision.data.decode import Photo, decode_image, open_photo
 from jaxvision.data.source import IMAGE_SUFFIXES, CorruptImageError
 
 
@@ -197,13 +197,13 @@ def test_an_ordinary_jpeg_needs_no_look_by_pillow(photo, encode, monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_header_is_judged_as_pillow_does(photo, encode, seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    ways = (decode._is_plain_jpeg, lambda *_: False)
+    ways = (decode._plain_jpeg_size, lambda *_: None)
     for _ in range(40):
         damaged = bytearray(encode(photo(30, 40)))
         damaged[rng.integers(2, 600)] = rng.choice([0, 0xC0, 0xDA, 0xE1, 0xFF])
         results = []
         for plain in ways:
-            monkeypatch.setattr(decode, "_is_plain_jpeg", plain)
+            monkeypatch.setattr(decode, "_plain_jpeg_size", plain)
             try:
                 results.append(decode_image(bytes(damaged)).tobytes())
             except CorruptImageError as error:
@@ -224,3 +224,52 @@ def test_heic_is_read_where_its_decoder_is_installed(photo):
     pixels = decode_image(file.getvalue())
     assert pixels.shape == (64, 48, 3)
     assert np.abs(pixels.astype(int) - photo(64, 48)).mean() < 8
+
+
+# --- photos at a fraction of their size -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "factor"), [(0, 1), (1, 1), (2, 2), (3, 2), (7, 4), (30, 8)])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 90}])
+def test_a_photo_is_reduced_to_the_means_of_its_pixels(photo, encode, most, factor, options):
+    data = encode(photo(400, 600), **options)
+    opened = open_photo(data, large=400)
+    assert isinstance(opened, Photo) and opened.shape == (400, 600, 3)
+    pixels, divided = opened.reduced(most)
+    assert divided == factor and pixels.shape == (400 // factor, 600 // factor, 3)
+    blocks = decode_image(data).reshape(400 // factor, factor, 600 // factor, factor, 3)
+    difference = np.abs(pixels - blocks.mean((1, 3)))
+    assert difference.max() < (1e-6 if factor == 1 else 4) and difference.mean() < 0.6
+    np.testing.assert_array_equal(opened.reduced(most)[0], pixels)
+
+
+def test_grey_photos_and_sizes_that_are_no_multiples(photo, encode):
+    data = encode(PIL.Image.fromarray(photo(403, 601)).convert("L"))
+    pixels, _ = open_photo(data, large=1).reduced(8)
+    assert pixels.shape == (51, 76, 3)  # an incomplete pixel at the end is one, too
+    assert (pixels == pixels[..., :1]).all() and pixels.std() > 20
+
+
+def test_what_is_small_or_no_plain_jpeg_is_decoded_at_once(photo, encode):
+    image = PIL.Image.fromarray(photo(100, 300))
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    for data, options in (
+        (encode(image), {"large": 101}),
+        (encode(image, progressive=True), {"large": 10}),
+        (encode(image, "PNG"), {"large": 10}),
+        (encode(image, exif=exif), {"large": 10, "exif_orientation": True}),
+    ):
+        wanted = decode_image(data, exif_orientation="exif_orientation" in options)
+        np.testing.assert_array_equal(open_photo(data, **options), wanted)
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_photo_that_is_cut_short_is_corrupt(photo, encode, most):
+    data = encode(photo(400, 600))[:-3000]
+    with pytest.raises(CorruptImageError):
+        decode_image(data)
+    with pytest.raises(CorruptImageError):
+        open_photo(data, large=100).reduced(most)
+    with pytest.raises(CorruptImageError, match="more than max_pixels"):
+        open_photo(encode(photo(400, 600)), large=100, max_pixels=1000)

@@ -16,8 +16,9 @@ from making import train_transform
 
 from jaxvision.data import loader, workers
 from jaxvision.data.augment.compose import Compose
+from jaxvision.data.augment.crops import RandomResizedCrop
 from jaxvision.data.augment.transforms import eval_transform
-from jaxvision.data.decode import decode_image
+from jaxvision.data.decode import decode_image, open_photo
 from jaxvision.data.pipeline import CorruptCounter, eval_dataset, train_dataset
 from jaxvision.data.source import CorruptImageError, DataError, Source
 from jaxvision.data.sources.open_source import open_source
@@ -535,3 +536,26 @@ def test_a_killed_worker_is_one_sentence():
 def test_what_ended_a_worker_is_said(code, expected):
     text = workers._why_ended(code)
     assert expected in text and "\n" not in text
+
+
+def test_photos_are_decoded_as_small_as_their_parts_allow(photo, encode):
+    """Also in workers' form, whatever the number of threads; one that is cut short is replaced."""
+
+    class Photos(Numbers):
+        def __getitem__(self, index):
+            data = encode(photo(130, 170, index), quality=92)
+            return {"image": data[:-800] if index == 2 else data, "label": index}
+
+    options = {"batch_size": 4, "transform": Compose((RandomResizedCrop((16, 24)),))}
+    decode = pickle.loads(pickle.dumps(functools.partial(open_photo, large=64)))
+    ours, again, full = (
+        take(train(Photos(5), decode=how, num_threads=threads, **options), 4)
+        for how, threads in ((decode, 1), (decode, 3), (decode_image, 2))
+    )
+    np.testing.assert_array_equal(ours["image"], again["image"])
+    np.testing.assert_array_equal(ours["corrupt"], ours["index"] == 2)
+    for name in ("label", "index", "corrupt"):
+        np.testing.assert_array_equal(ours[name], full[name])
+    same = ~ours["corrupt"]  # a part of the other one is drawn anew
+    difference = np.abs(ours["image"][same].astype(int) - full["image"][same]).mean()
+    assert 0 < difference < 12

@@ -15,6 +15,7 @@ from configs import smoke
 from jaxvision.data.augment.crops import PadCrop
 from jaxvision.data.augment.geometry import HorizontalFlip, VerticalFlip
 from jaxvision.data.augment.noise import RandomErasing
+from jaxvision.data.decode import decode_image, open_photo
 from jaxvision.errors import InputError
 from jaxvision.options.options import read_options
 from jaxvision.preflight.preflight import first_samples
@@ -201,3 +202,19 @@ def test_a_run_crops_and_augments_on_the_device(tmp_path):
     assert sent["image"].shape == (8, 40, 40, 3)
     state = train(config(**options), tmp_path)
     assert int(state.step) == 2 and int(state.skipped_steps) == 0
+
+
+def test_large_photos_are_opened_undecoded_for_training_alone():
+    crop = {"augment.crop": "random_resized", "augment.on_device": False}
+    run = make_run(config(**crop, **{"data.reduced_decoding": True, "data.image_size": 80}))
+    assert run.train_decode.func is open_photo and run.train_decode.keywords["large"] == 160
+    assert run.decode.func is decode_image
+    plain = make_run(config(**crop))
+    assert plain.train_decode.func is decode_image
+    for options in (
+        {"augment.crop": "none"},
+        {**crop, "augment.crop_antialias": True},
+        {**CROPPED, "augment.on_device": True},
+    ):
+        with pytest.raises(InputError, match="reduced_decoding is for --config.augment.crop=rand"):
+            make_run(config(**options, **{"data.reduced_decoding": True}))

@@ -1,9 +1,11 @@
 """Operations made of others: one after the other, one of several, now and then."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from jaxvision.data.decode import Photo
 from jaxvision.data.types import Image, Transform, require_rng
 from jaxvision.errors import InputError
 from jaxvision.options.checks import check_probability
@@ -15,11 +17,12 @@ class Compose:
 
     operations: tuple[Transform, ...]
 
-    def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
-        """Returns the image after all operations."""
+    def __call__(self, image: Image | Photo, rng: np.random.Generator | None) -> Image:
+        """Returns the image after all operations; of a photo, the first one must decode it."""
+        result: Any = image
         for operation in self.operations:
-            image = operation(image, rng)
-        return image
+            result = operation(result, rng)
+        return result
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from jaxvision.data.decode import Photo
 from jaxvision.data.types import Image, require_rng
 from jaxvision.errors import InputError
 
@@ -112,10 +113,14 @@ class RandomResizedCrop:
     interpolation: str = "bilinear"
     antialias: bool = False
 
-    def __call__(self, image: Image, rng: np.random.Generator | None) -> Image:
-        """Returns the random part."""
+    def __call__(self, image: Image | Photo, rng: np.random.Generator | None) -> Image:
+        """Returns the random part; of a photo, with edges at whole pixels of its reduced size."""
         rng = require_rng(rng)
-        top, left, height, width = self.draw(image.shape[0], image.shape[1], rng)
+        place = self.draw(image.shape[0], image.shape[1], rng)
+        if isinstance(image, Photo):
+            image, factor = image.reduced(min(place[2] // self.size[0], place[3] // self.size[1]))
+            place = tuple(pixels // factor for pixels in place)
+        top, left, height, width = place
         part = image[top : top + height, left : left + width]
         if self.antialias:
             return Resize(self.size, self.interpolation)(part)

@@ -4,6 +4,7 @@ import pytest
 
 from jaxvision.data.augment.crops import CenterCrop, PadCrop, RandomResizedCrop, Resize
 from jaxvision.data.augment.transforms import eval_transform
+from jaxvision.data.decode import decode_image, open_photo
 
 SIZES = [(50, 37), (37, 50), (31, 31), (16, 90), (224, 300), (20, 24)]
 
@@ -152,3 +153,34 @@ def test_random_operations_need_a_generator(rng):
     for operation in (RandomResizedCrop((4, 4)), PadCrop((9, 9))):
         with pytest.raises(ValueError, match="default_rng"):
             operation(image, None)
+
+
+def test_a_part_of_a_photo_is_nearer_to_an_antialiased_one_than_that_of_all_pixels(photo, encode):
+    """The same random numbers are drawn; edges lie at reduced pixels."""
+    data = encode(photo(900, 1200), quality=92)
+    full, opened = decode_image(data), open_photo(data, large=200)
+    crop = RandomResizedCrop((48, 64))
+    differences, without = [], []
+    for seed in range(12):
+        one, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        reduced = crop(opened, one)
+        place = crop.draw(900, 1200, other)
+        assert one.random() == other.random()
+        factor = opened.reduced(min(place[2] // 48, place[3] // 64))[1]
+        top, left, height, width = (x // factor * factor for x in place)
+        part = full[top : top + height, left : left + width]
+        whole = RandomResizedCrop((48, 64), (1.0, 1.0), (width / height,) * 2)(part, other)
+        wanted = Resize((48, 64))(part).astype(int)
+        differences.append(np.abs(reduced - wanted))
+        without.append(np.abs(whole - wanted))
+        assert reduced.shape == (48, 64, 3) and reduced.dtype == np.uint8
+        np.testing.assert_array_equal(reduced, crop(opened, np.random.default_rng(seed)))
+    assert np.mean(differences) < min(1, np.mean(without)) and np.max(differences) < 12
+
+
+def test_a_part_that_is_less_than_twice_the_output_has_the_very_pixels(photo, encode):
+    data = encode(photo(300, 400))
+    crop = RandomResizedCrop((200, 200), (0.3, 0.9))
+    for seed in range(4):
+        ours = crop(open_photo(data, large=100), np.random.default_rng(seed))
+        np.testing.assert_array_equal(ours, crop(decode_image(data), np.random.default_rng(seed)))
