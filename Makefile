@@ -68,6 +68,7 @@ check: .venv/dev  ## Format, lint, types
 	$(BIN)/pyright
 
 docs: .venv/docs  ## The site, to site/; notebooks are executed, and a broken link is an error
+	rm -rf .cache/mkdocs-jupyter # notebooks as they were executed before
 	JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
 
 format: .venv/dev
