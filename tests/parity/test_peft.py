@@ -274,9 +274,7 @@ RUNS = {
 @pytest.mark.parametrize(
     "case",
     [
-        case
-        if case in ("vit", "resnet", "vit, ia3 of some")
-        else pytest.param(case, marks=pytest.mark.repeats)
+        case if case in ("vit", "resnet") else pytest.param(case, marks=pytest.mark.repeats)
         for case in RUNS
     ],
 )

@@ -72,7 +72,8 @@ def names_of(build):
     ("name", "preset"),
     [
         *((name, "lora") for name in ("vit_ti16", "swin_v2_t", "resnet50")),
-        *((name, "ia3") for name in ("vit_ti16", "resnet50")),
+        ("vit_ti16", "ia3"),
+        pytest.param("resnet50", "ia3", marks=pytest.mark.repeats),
         pytest.param("convnext_tiny", "lora", marks=pytest.mark.repeats),
         pytest.param("efficientnet_b0", "lora", marks=pytest.mark.repeats),
     ],
@@ -251,7 +252,11 @@ def test_whoever_reads_the_run_finds_a_plain_model(whole):
     exported = extract_weights(adapted_model, format="timm")
     for name, array in extract_weights(trained.model, format="timm").items():
         np.testing.assert_array_equal(array, exported[name])
-    # And so does one that evaluates it, starts from it, or averages it.
+
+
+@pytest.mark.repeats
+def test_the_run_is_evaluated_and_its_averages_measured(whole):
+    folder, _, _, base = whole
     assert 0 <= evaluate_run(lora_config(base), folder)["eval/accuracy"] <= 1
     weights, _ = read_run(folder)
     assert recalibrate_weights(folder, weights, batches=1).keys() == weights.keys()
