@@ -14,7 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     d = ml_collections.ConfigDict
     config = d()
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    # classification | multi_label | captioning | masked_autoencoding | momentum_contrast
+    # classification | multi_label | captioning | image_text | masked_autoencoding
+    # | momentum_contrast
     config.task = "classification"
 
     config.model = d()
@@ -34,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = d()
     # images: shapes folder list tar cifar10 cifar100 array_record tfds:<name> hf:<name or folder>;
-    # captions: shapes coco_captions flickr cs231n_coco
+    # captions: shapes one_shape coco_captions flickr cs231n_coco
     config.data.name = "shapes"
     config.data.path = ""  # the folder, zip or file that holds the data
     # Sub-folder, zip, shards, csv or tfds split; a share of it: train[:80%], train[80%:].
@@ -42,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     # The same, of the images to evaluate on; 10%: of the training split, the rest of it trains.
     config.data.eval_split = "test"
     config.data.image_column = ""  # of hf:; "": the only one of type Image
-    config.data.label_column = ""  # of hf:; "": the only one of type ClassLabel
+    config.data.label_column = ""  # of hf:; "": the only one of type ClassLabel; shapes: color
     config.data.images = ""  # of captions: folder or zip, below the path; "": looked for there
     config.data.features = ""  # of captions: folder of precomputed features, <folder>/<split>
     config.data.skip_missing = False  # leave out captions whose image is not there
@@ -77,8 +78,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.shapes.num_eval = 2_000  # images
     config.data.shapes.difficulty = "medium"  # easy | medium | hard
 
-    config.caption = d()  # task captioning
-    config.caption.vocabulary = ""  # file; "": made from the training captions
+    config.caption = d()  # tasks captioning and image_text
+    # Of image_text a tokenizer, too (CLIP's, SigLIP's); "": made from the training captions
+    config.caption.vocabulary = ""
     config.caption.tokens = "words"  # words | subwords (BPE, needs the extra `subword`)
     config.caption.min_count = 5  # words: rarer ones become <UNK>
     config.caption.vocabulary_size = 4_000  # subwords: tokens in all
@@ -437,3 +439,10 @@ def captioning(config: ml_collections.ConfigDict) -> None:
     config.model.name = "captioner"
     config.augment.horizontal_flip = 0.0  # left and right are words, too
     config.checkpoint.best_metric = "eval/cider"
+
+
+def image_text(config: ml_collections.ConfigDict) -> None:
+    """Trains a pair of encoders and keeps the checkpoint that finds most images by their texts."""
+    config.task = "image_text"
+    config.augment.horizontal_flip = 0.0  # left and right are words, too
+    config.checkpoint.best_metric = "eval/image_r1"

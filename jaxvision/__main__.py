@@ -37,6 +37,7 @@ from jaxvision.commands import (
     serve,
     soup,
     train,
+    zeroshot,
 )
 from jaxvision.errors import InputError
 
@@ -56,6 +57,7 @@ _COMMANDS = {
     "soup": soup,
     "probe": probe,
     "predict": predict,
+    "zeroshot": zeroshot,
     "explain": explain,
     "embed": embed,
     "caption": caption,

@@ -3,14 +3,12 @@
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
 from jaxvision.data.captions.features import ENCODER_FILE
@@ -20,9 +18,8 @@ from jaxvision.data.image_files import ImageFile
 from jaxvision.decode.generate import generate
 from jaxvision.decode.settings import DecodeSettings
 from jaxvision.errors import InputError, printable
-from jaxvision.evaluation.embed import reopen_encoder
+from jaxvision.evaluation.embed import with_encoder
 from jaxvision.evaluation.predict import in_batches
-from jaxvision.files import read_json
 from jaxvision.interop.run_folder import VOCABULARY_FILE, open_run
 from jaxvision.interop.trained import Trained, open_trained
 from jaxvision.plots.caption_pictures import check_grid
@@ -85,33 +82,10 @@ def open_captioner(
     vocabulary = load_vocabulary(str(folder.folder / VOCABULARY_FILE))
     check_vocabulary(vocabulary, size=trained.model.config.vocab_size, where=f"the run {run}")
     if trained.model.config.encoder is None:
-        trained = _with_encoder(trained, run, folder.folder / ENCODER_FILE, encoder_weights)
+        trained = with_encoder(trained, run, folder.folder / ENCODER_FILE, encoder_weights)
     elif encoder_weights:
         raise InputError(f"{run} has an encoder of its own: leave --encoder-weights out.")
     return trained, vocabulary, folder.config["caption"]
-
-
-def _with_encoder(
-    trained: Trained, run: str, description: pathlib.Path, weights: str | None
-) -> Trained:
-    """Returns a captioner of features as one of images."""
-    if not description.exists():
-        raise InputError(
-            f"{run} captions features, not images, and does not know which encoder made them: "
-            "compute them by `jaxvision embed`, and train on those."
-        )
-    try:
-        described = read_json(description)
-    except ValueError as error:
-        raise InputError(f"{description} is damaged ({error}): restore it.") from error
-    encoder = reopen_encoder(described, where=run, option="--encoder-weights", weights=weights)
-    model = trained.model
-    model.encoder = nnx.data(encoder.model)  # in place of None, which is static
-    model.config = dataclasses.replace(
-        model.config, encoder=encoder.spec.name, feature_width=None, memory=described["kind"]
-    )
-    spec = dataclasses.replace(trained.spec, preprocess=encoder.spec.preprocess)
-    return dataclasses.replace(trained, spec=spec, transform=encoder.transform)
 
 
 def caption_images(

@@ -20,7 +20,7 @@ from jaxvision.data.captions.features import write_features
 from jaxvision.data.image_files import ImageFile
 from jaxvision.errors import InputError, shorten
 from jaxvision.evaluation.predict import in_batches
-from jaxvision.files import output_path, written_aside
+from jaxvision.files import output_path, read_json, written_aside
 from jaxvision.interop.formats import read_npz
 from jaxvision.interop.rules import flatten
 from jaxvision.interop.trained import Trained, open_trained
@@ -170,6 +170,53 @@ def reopen_encoder(
             f"file or run that they were computed with by {option}=PATH."
         )
     return encoder
+
+
+def with_encoder(
+    trained: Trained,
+    run: str,
+    description: pathlib.Path,
+    weights: str | None,
+    *,
+    kinds: Sequence[str] = MEMORIES,
+) -> Trained:
+    """Returns a model that was trained on features as one of images.
+
+    Args:
+      trained: Model of features.
+      run: Folder of its run.
+      description: File with the description of the encoder, see `describe_encoder`.
+      weights: File or folder of that encoder's weights; None: where they were.
+      kinds: Kinds of features that can be computed again.
+
+    Raises:
+      InputError: if the encoder is not known, not there, or another one, or the features are of
+        another kind.
+    """
+    if not description.exists():
+        raise InputError(
+            f"{run} was trained on features, not on images, and does not know which encoder made "
+            "them: compute them by `jaxvision embed`, and train on those."
+        )
+    try:
+        described = read_json(description)
+    except ValueError as error:
+        raise InputError(f"{description} is damaged ({error}): restore it.") from error
+    encoder = reopen_encoder(described, where=run, option="--encoder-weights", weights=weights)
+    kind = described["kind"]
+    if kind not in kinds:
+        raise InputError(
+            f"{run} was trained on features of --kind={kind}, and this takes {', '.join(kinds)}: "
+            "compute them anew by `jaxvision embed`."
+        )
+    model = trained.model
+    model.encoder = nnx.data(encoder.model)  # in place of None, which is static
+    changes = {"encoder": encoder.spec.name, "feature_width": None}
+    if hasattr(model.config, "memory"):
+        changes["memory"] = kind
+    model.config = dataclasses.replace(model.config, **changes)
+    spec = dataclasses.replace(trained.spec, preprocess=encoder.spec.preprocess)
+    return dataclasses.replace(trained, spec=spec, transform=encoder.transform)
 
 
 def embed(

@@ -68,7 +68,8 @@ def assign_weights(
     left_out, own_heads = fit_heads(weights, rules, shapes, chosen, config)
     missing = [f"{head}/*" for head in own_heads]
     try:
-        adapted = _fit(weights, entries, shapes, chosen, config, image_size) | own_heads
+        fits = {**chosen.fits, **_encoder_fits(model)}
+        adapted = _fit(weights, entries, shapes, fits, config, image_size) | own_heads
     except InputError:
         check_names(weights, every, allow_missing=missing)  # what is wrong first with another model
         raise
@@ -156,7 +157,7 @@ def count_classes(model: nnx.Module, weights: Weights, *, source: str | None = N
     """
     chosen, config = source_of(model, source or detect_source(model, weights))
     weights = chosen.prepare(weights, config)
-    head = chosen.heads[0]
+    head = chosen.heads[0] if chosen.heads else ""
     has_bias = f"{head}/bias" in _paths(model) or f"{head}/kernel" not in _paths(model)
     path = chosen.classes or f"{head}/{'bias' if has_bias else 'kernel'}"
     for rule in chosen.rules(config):
@@ -268,7 +269,7 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
     """Returns the source of files that have our own names."""
     paths = _paths(model)
     others = list(sources.values()) or [Source(rules=lambda config: ())]
-    fits = {**others[0].fits, **_encoder_fits(model)}
+    fits = others[0].fits
     heads = max((other.heads for other in others), key=len)
     # A model without a head knows the names of one, to leave it out.
     paths += [path for head in heads for path in (f"{head}/kernel", f"{head}/bias")]
@@ -285,7 +286,7 @@ def _own_source(model: nnx.Module, sources: dict[str, Source]) -> Source:
 
 
 def _encoder_fits(model: nnx.Module) -> dict[str, Fit]:
-    """Returns what of a captioner's encoder can be made to fit, by our paths of the captioner."""
+    """Returns what of a model's image encoder can be made to fit, by our paths of the model."""
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Model):
         return {}
@@ -322,7 +323,7 @@ def _fit(
     weights: Weights,
     entries: list[Entry],
     shapes: dict,
-    source: Source,
+    fits: Mapping[str, Fit],
     config: Any,
     image_size: Size | None,
 ) -> dict[str, str]:
@@ -330,8 +331,10 @@ def _fit(
     done = {}
     for entry in entries:
         path, name, transform = entry.targets[0], entry.find(weights), entry.rule.transform
-        fit = _matching(source.fits, path)
-        if fit is None or name is None or weights[name].ndim != len(shapes[path]):
+        fit = _matching(fits, path)
+        if fit is None or name is None:
+            continue
+        if weights[name].ndim != len(entry.shape_in_file(shapes)):
             continue
         fitted = fit(transform.to_jax(weights[name]), shapes[path], config, image_size)
         if fitted is not None:

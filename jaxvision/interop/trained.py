@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from jaxvision.data.augment.transforms import eval_transform
+from jaxvision.data.captions.vocabulary_file import load_vocabulary
 from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, shorten
 from jaxvision.interop import hub, pretrained
@@ -20,6 +21,7 @@ from jaxvision.interop.read import read_file_or_run
 from jaxvision.interop.report import LoadReport
 from jaxvision.interop.rules import Weights
 from jaxvision.interop.run_folder import (
+    VOCABULARY_FILE,
     RunFolder,
     check_stored_models,
     is_run,
@@ -30,6 +32,10 @@ from jaxvision.models.registry import create_model, get_spec, is_known, spec_wit
 from jaxvision.models.spec import Model, ModelSpec
 from jaxvision.options.moco import TASK as MOMENTUM_CONTRAST
 from jaxvision.options.size import Size, sides
+
+CAPTIONED = ("captioning", "image_text")  # tasks whose images have captions
+# Arrays that tell the width of the features a model was trained on, and by which axis.
+_FEATURES = (("visual_proj/kernel", 0), ("image_head/kernel", 0), ("decoder/embed/embedding", 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +95,7 @@ def open_trained(
         spec, options = _model_of_run(run, weights, name)
         size = _hashable(run.config["data"]["image_size"])
         file = read_file_or_run(weights, part=part)
-        if spec.task == "captioning":
+        if spec.task in CAPTIONED:
             options |= _options_of_features(file.weights)
         spec = spec_with(spec.name, options)
     else:
@@ -204,19 +210,22 @@ def _run_options(run: RunFolder, spec: ModelSpec) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(spec.config)}
     if "image_size" in fields:
         options.setdefault("image_size", _hashable(data["image_size"]))
-    if run.config["task"] == "captioning":
+    if run.config["task"] in CAPTIONED:
         options.setdefault("max_length", run.config["caption"]["max_length"])
+    if run.config["task"] == "image_text":
+        vocabulary = load_vocabulary(str(run.folder / VOCABULARY_FILE))
+        options.setdefault("end_token", vocabulary.end)
     return options | {"dtype": model["dtype"]}
 
 
 def _options_of_features(weights: Weights) -> dict[str, Any]:
-    """Returns the options of a captioner that was trained on features; its config has others."""
+    """Returns the options of a model that was trained on features; its config has others."""
     if any(name.startswith("encoder/") for name in weights):
         return {}
     # Without a projection the features are as wide as the words.
     found = [
         weights[name].shape[axis]
-        for name, axis in (("visual_proj/kernel", 0), ("decoder/embed/embedding", 1))
+        for name, axis in _FEATURES
         if name in weights and weights[name].ndim == 2
     ]
     return {"encoder": None, "feature_width": found[0]} if found else {}

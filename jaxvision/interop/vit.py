@@ -31,6 +31,11 @@ def _attention(part: str, block: str = BLOCK) -> tuple[str, ...]:
     return tuple(f"{block}/attn/{name}/{part}" for name in ("query", "key", "value"))
 
 
+def _keys_and_values(part: str) -> tuple[str, ...]:
+    """Returns the two paths of the pooling that timm keeps in one array, in this order."""
+    return tuple(f"attn_pool/attn/{name}/{part}" for name in ("key", "value"))
+
+
 # --- timm ---------------------------------------------------------------------------------------
 
 
@@ -55,6 +60,7 @@ def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 TIMM_ENCODER = (
     Rule("cls_token", "cls_token"),
+    *norm("norm_pre", "norm_pre"),
     Rule("pos_embed", "pos_embed"),
     *conv("patch_embed.proj", "patch_embed"),
     *timm_block("blocks.{i}", BLOCK),
@@ -71,6 +77,18 @@ _GATE = (
 )
 
 
+_TIMM_POOL = (
+    Rule("attn_pool.latent", "attn_pool/probe"),
+    *linear("attn_pool.q", "attn_pool/attn/query"),
+    Rule("attn_pool.kv.weight", _keys_and_values("kernel"), LINEAR),
+    Rule("attn_pool.kv.bias", _keys_and_values("bias")),
+    *linear("attn_pool.proj", "attn_pool/attn/out"),
+    *norm("attn_pool.norm", "attn_pool/norm"),
+    *linear("attn_pool.mlp.fc1", "attn_pool/mlp/fc1"),
+    *linear("attn_pool.mlp.fc2", "attn_pool/mlp/fc2"),
+)
+
+
 def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
     """Returns timm's table."""
     encoder = (*(rule for rule in TIMM_ENCODER if rule not in _FC1), *_GATE)
@@ -78,6 +96,7 @@ def timm_rules(config: ViTConfig) -> tuple[Rule, ...]:
         *(encoder if config.gated_mlp else TIMM_ENCODER),
         Rule("reg_token", "reg_token"),
         *norm(_norm_name(config), "norm"),
+        *_TIMM_POOL,
         *classifier("head", config.head_hidden),
     )
 
@@ -254,6 +273,8 @@ PLAIN: Mapping[str, Any] = {
     "position": "learned",
     "stem": "patch",
     "pool": "token",
+    "activation": "gelu",
+    "pre_norm": False,
     "class_token_position": True,
     "layer_scale_init": None,
     "num_registers": 0,

@@ -12,6 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvision.layers.mlp import gelu
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -56,6 +58,16 @@ def relu6(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.minimum(nnx.relu(inputs), 6.0)
 
 
+def quick_gelu(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns x * sigmoid(1.702 x), the GELU of CLIP."""
+    return inputs * nnx.sigmoid(1.702 * inputs)
+
+
+def gelu_tanh(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the GELU by its tanh approximation."""
+    return jax.nn.gelu(inputs, approximate=True)
+
+
 def sigmoid(inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns 1 / (1 + exp(-x))."""
     return nnx.sigmoid(inputs)
@@ -89,4 +101,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu6": relu6,
     "hard_swish": hard_swish,
     "silu": silu,
+}
+GELUS: dict[str, Activation] = {
+    "gelu": gelu,
+    "quick_gelu": quick_gelu,
+    "gelu_tanh": gelu_tanh,
 }

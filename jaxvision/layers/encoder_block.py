@@ -1,3 +1,5 @@
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ from jaxvision.layers.attention import MultiHeadAttention
 from jaxvision.layers.drop_path import drop_path
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.layer_scale import LayerScale
-from jaxvision.layers.mlp import GatedMlp, Mlp
+from jaxvision.layers.mlp import GatedMlp, Mlp, gelu
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.tap import tap
 
@@ -21,6 +23,7 @@ class EncoderBlock(nnx.Module):
       num_heads: Number of attention heads.
       mlp_ratio: Number of hidden channels of the MLP / width.
       gated_mlp: Whether the MLP is a `GatedMlp`.
+      activation: Activation of a plain MLP, a function; that of a gated one is SiLU.
       dropout_rate: Dropout rate after the attention's projection and both layers of the MLP.
       attention_dropout_rate: Dropout rate of attention weights.
       layer_scale_init: Starting value of LayerScale; None: no LayerScale.
@@ -41,6 +44,7 @@ class EncoderBlock(nnx.Module):
         *,
         mlp_ratio: float,
         gated_mlp: bool = False,
+        activation: Callable[[jax.Array], jax.Array] = gelu,
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         layer_scale_init: float | None = None,
@@ -61,7 +65,8 @@ class EncoderBlock(nnx.Module):
             **dtypes,
         )
         self.norm2 = layer_norm(width, eps=norm_eps, rngs=rngs, **dtypes)
-        mlp, hidden = GatedMlp if gated_mlp else Mlp, int(width * mlp_ratio)
+        mlp: Any = GatedMlp if gated_mlp else functools.partial(Mlp, activation=activation)
+        hidden = int(width * mlp_ratio)
         self.mlp = mlp(width, hidden, dropout_rate=dropout_rate, rngs=rngs, **dtypes)
         init = layer_scale_init
         self.layer_scale1 = None if init is None else LayerScale(width, init=init, **dtypes)

@@ -26,6 +26,7 @@ class PatchEmbed(nnx.Module):
       in_channels: Number of channels of the image.
       width: Number of channels of a token.
       patch_size: Side of a patch in pixels.
+      use_bias: Whether a bias is added.
       kernel_init: Initialiser of the kernel, by default that of torchvision; the bias starts at 0.
       dtype: Compute dtype.
       param_dtype: Dtype of the parameters.
@@ -40,6 +41,7 @@ class PatchEmbed(nnx.Module):
         width: int,
         *,
         patch_size: int,
+        use_bias: bool = True,
         kernel_init: jax.nn.initializers.Initializer = _LECUN_NORMAL,
         dtype: str,
         param_dtype: str,
@@ -47,7 +49,7 @@ class PatchEmbed(nnx.Module):
     ):
         shape = (patch_size, patch_size, in_channels, width)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.dtype(param_dtype)))
-        self.bias = nnx.Param(jnp.zeros((width,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((width,), param_dtype)) if use_bias else None
         self.patch_size = patch_size
         self.dtype = dtype
 
@@ -70,6 +72,8 @@ class PatchEmbed(nnx.Module):
         patches = patches.reshape(batch, height // size, width // size, size * size * channels)
         kernel = self.kernel[...].astype(self.dtype).reshape(size * size * channels, -1)
         tokens = flat_product(patches, kernel)
+        if self.bias is None:
+            return tokens
         return tokens + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
 
 

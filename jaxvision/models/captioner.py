@@ -15,7 +15,7 @@ from jaxvision.layers.block_stack import Remat
 from jaxvision.layers.linear import linear
 from jaxvision.layers.mlp import gelu
 from jaxvision.layers.token_embed import POSITIONS
-from jaxvision.models.catalogue import create_model, get_spec
+from jaxvision.models.encoder import build_encoder, hashable_options
 from jaxvision.models.image_model import ImageModel
 from jaxvision.models.spec import (
     HALF,
@@ -114,12 +114,7 @@ class CaptionerConfig:
                 "A captioner has an encoder, or feature_width for features without one, got "
                 f"encoder={self.encoder!r} and feature_width={self.feature_width}."
             )
-        # Written as a dict, kept as what can be hashed.
-        options = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in dict(self.encoder_options).items()
-        }
-        object.__setattr__(self, "encoder_options", tuple(sorted(options.items())))
+        object.__setattr__(self, "encoder_options", hashable_options(self.encoder_options))
 
     @property
     def has_final_norm(self) -> bool:
@@ -147,7 +142,7 @@ class Captioner(Model):
     def __init__(self, config: CaptionerConfig, *, rngs: nnx.Rngs):
         dtypes = layer_dtypes(config.dtype)
         self.config = config
-        self.encoder = None if config.encoder is None else _build_encoder(config, rngs)
+        self.encoder = None if config.encoder is None else build_encoder(config, rngs)
         width = _feature_width(config, self.encoder)
         self.feature_width = width
         project = config.project_memory
@@ -330,19 +325,6 @@ def image_features(
     if memory == "grid":
         return _last_map(encoder, images, **how)
     return (encoder if memory == "pooled" else encoder.features)(images, **how)
-
-
-def _build_encoder(config: CaptionerConfig, rngs: nnx.Rngs) -> ImageModel:
-    """Returns the image model without its head."""
-    spec = get_spec(str(config.encoder), task="classification")
-    options: dict[str, Any] = dict(config.encoder_options)
-    sized = "image_size" in {field.name for field in dataclasses.fields(spec.config)}
-    if config.image_size is not None and sized:
-        options.setdefault("image_size", config.image_size)
-    encoder = create_model(spec.name, num_classes=0, dtype=config.dtype, rngs=rngs, **options)
-    if not isinstance(encoder, ImageModel):
-        raise InputError(f"An encoder must be an ImageModel, {spec.name} is none.")
-    return encoder
 
 
 def _feature_width(config: CaptionerConfig, encoder: ImageModel | None) -> int:

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxvision.errors import InputError
 from jaxvision.models import (
     airbench,
+    clip_vit,
     convnext,
     deit,
     dinov2,
@@ -128,7 +129,8 @@ def is_known(name: str) -> bool:
 def spec_with(name: str, options: Mapping[str, Any]) -> ModelSpec:
     """Returns the row of a model that is built with options.
 
-    A captioner's pixels are what the published weights of its encoder want.
+    The pixels of a model with another encoder than its own are what the published weights of that
+    one want.
 
     Args:
       name: Name of the model, see `get_spec`.
@@ -139,7 +141,7 @@ def spec_with(name: str, options: Mapping[str, Any]) -> ModelSpec:
     """
     spec = get_spec(name)
     encoder = options.get("encoder", getattr(spec.config, "encoder", None))
-    if encoder is None:
+    if encoder in (None, getattr(spec.config, "encoder", None)):
         return spec
     return dataclasses.replace(spec, preprocess=get_spec(encoder).preprocess)
 
@@ -193,6 +195,7 @@ def create_model(
 # A new family of image models is one import above and one entry here.
 for _family in (
     vit,
+    clip_vit,
     deit,
     dinov2,
     hybrid_vit,

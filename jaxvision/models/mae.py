@@ -56,10 +56,12 @@ class MAEConfig(ViTConfig):
                 "A masked autoencoder keeps its fixed positions in a table, with a row for the "
                 "class token: leave class_token, class_token_position and position as they are."
             )
-        if self.stem != "patch" or self.local_window is not None:
+        plain = {"stem": "patch", "local_window": None, "activation": "gelu", "pre_norm": False}
+        changed = [name for name, value in plain.items() if getattr(self, name) != value]
+        if changed or self.pool == "attention":
             raise ValueError(
-                "A masked autoencoder sees patches alone, and each sees all: leave stem and "
-                "local_window as they are."
+                "A masked autoencoder is a plain Vision Transformer that sees patches alone, and "
+                f"each sees all: leave {', '.join(changed) or 'pool'} as it is."
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(

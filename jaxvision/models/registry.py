@@ -1,6 +1,6 @@
 """All models by their names: those of the catalogue, and those made around its image models."""
 
-from jaxvision.models import captioner, mae
+from jaxvision.models import captioner, image_text, mae
 from jaxvision.models.catalogue import (
     create_model,
     get_spec,
@@ -12,5 +12,5 @@ from jaxvision.models.catalogue import (
 
 __all__ = ["create_model", "get_spec", "is_known", "list_models", "register_model", "spec_with"]
 
-for _spec in (*captioner.SPECS, *mae.SPECS):
+for _spec in (*captioner.SPECS, *image_text.SPECS, *mae.SPECS):
     register_model(_spec)

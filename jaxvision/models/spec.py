@@ -17,9 +17,11 @@ from jaxvision.options.size import MAX_SIDE, Size
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Of tasks whose models have no classifier.
-_OUTPUTS = {"captioning": "vocab_size", "masked_autoencoding": None}
+_OUTPUTS = {"captioning": "vocab_size", "image_text": "vocab_size", "masked_autoencoding": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Model(nnx.Module):
         are read and written under our own names alone.
       not_decayed: Names of parameters that weight decay leaves alone, and of modules all of whose
         parameters it leaves alone, beside those that it never touches (`bias`, `scale`, ...).
+      upper_bounds: Largest value of parameters by their name, which no update exceeds.
       frozen_prefixes: First parts of the paths of parameters that the model itself keeps as they
         are, of a class or of an instance.
       spec_name: Name of the model's row, of what `create_model` has made.
@@ -71,6 +74,7 @@ class Model(nnx.Module):
     config: Any
     weight_sources: ClassVar[str | Mapping[str, Any] | None] = None
     not_decayed: ClassVar[frozenset[str]] = frozenset()
+    upper_bounds: ClassVar[Mapping[str, float]] = {}
     frozen_prefixes: tuple[str, ...] = ()
     spec_name: str | None = None
     preprocess: Preprocess | None = None
@@ -135,7 +139,8 @@ class ModelSpec:
         in torchvision.
       hf: Hugging Face repository whose transformers model computes the same.
       hf_peer: Description of the model in transformers, which makes it one to compare with.
-      task: Task of the model: "classification", "captioning" or "masked_autoencoding".
+      task: Task of the model: "classification", "captioning", "image_text" or
+        "masked_autoencoding".
     """
 
     name: str

@@ -1,15 +1,17 @@
 """Vision Transformer: patches as words, an encoder of pre-norm blocks, one linear head."""
 
 import dataclasses
-from typing import Any, ClassVar
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvision.errors import check_choice
+from jaxvision.layers.activation import GELUS
 from jaxvision.layers.attention import pad_tokens
+from jaxvision.layers.attention_pool import AttentionPool
 from jaxvision.layers.block_stack import build_blocks, run_blocks
 from jaxvision.layers.drop_path import drop_path_rates
 from jaxvision.layers.dropout import draw_block_key, dropout
@@ -18,10 +20,9 @@ from jaxvision.layers.initializer import trunc_normal
 from jaxvision.layers.linear import linear
 from jaxvision.layers.norm import layer_norm
 from jaxvision.layers.over_batch import over_batch
-from jaxvision.layers.patch import ConvStem, PatchEmbed, check_divisible, prepend_tokens
+from jaxvision.layers.patch import ConvStem, PatchEmbed, prepend_tokens
 from jaxvision.layers.position import resize_position_embedding, sincos_2d
 from jaxvision.layers.window import local_mask
-from jaxvision.models.attention_config import SizedConfig
 from jaxvision.models.block_model import BlockModel
 from jaxvision.models.image_model import LayerGroups
 from jaxvision.models.spec import (
@@ -33,99 +34,7 @@ from jaxvision.models.spec import (
     layer_dtypes,
     param_dtype,
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig(SizedConfig):
-    """Every choice of a Vision Transformer.
-
-    Attributes:
-      width: Number of channels of a token.
-      depth: Number of blocks.
-      num_heads: Number of attention heads.
-      patch_size: Side of a patch in pixels.
-      mlp_ratio: Ratio of the hidden channels of the MLP to the width.
-      gated_mlp: Whether the MLP is gated, a SwiGLU; its hidden channels are those behind the gate.
-      pool: Kind of pooling: "token" (the class token after the final norm) or "average" (the mean
-        of the patches, timm's `global_pool="avg"`).
-      fc_norm: Whether the final norm of pool="average" stands behind the mean, as usual in timm;
-        False: before it.
-      pooler: Whether what was pooled goes through one more layer and tanh: the pooler of a ViTModel
-        in transformers, the `pre_logits` of Google's files and of torchvision.
-      class_token: Whether there is a class token; "average" can do without.
-      class_token_position: Whether the class token has a row in the table of learned positions.
-      num_registers: Number of registers, learned tokens that stand between the class token and the
-        patches, have no positions and are read by nobody; they need class_token_position=False.
-      position: Kind of positions: "learned" or "sincos2d" (fixed).
-      stem: Kind of stem: "patch" (one linear map) or "conv" (3x3 convolutions of stride 2, for
-        small runs).
-      layer_scale_init: Starting value of LayerScale; None: no LayerScale.
-      local_window: Side of the neighbourhood in patches, odd, that a patch may attend to; None:
-        all.
-      zero_init_head: Whether the head's kernel starts at 0, so that the logits do.
-      head_dropout_rate: Dropout rate before the head, timm's `drop_rate`.
-      head_hidden: Number of units of a hidden layer with ReLU in the head; 0: a linear head.
-      head_hidden_dropout_rate: Dropout rate after the hidden layer.
-    """
-
-    width: int
-    depth: int
-    num_heads: int
-    patch_size: int
-    mlp_ratio: float = 4.0
-    gated_mlp: bool = False
-    pool: str = "token"
-    fc_norm: bool = True
-    pooler: bool = False
-    class_token: bool = True
-    class_token_position: bool = True
-    num_registers: int = 0
-    position: str = "learned"
-    stem: str = "patch"
-    layer_scale_init: float | None = None
-    local_window: int | None = None
-    zero_init_head: bool = False
-    head_dropout_rate: float = 0.0
-    head_hidden: int = 0
-    head_hidden_dropout_rate: float = 0.0
-
-    STEMS: ClassVar[tuple[str, ...]] = ("patch", "conv")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("pool", self.pool, ("token", "average"))
-        check_choice("position", self.position, ("learned", "sincos2d"))
-        check_choice("stem", self.stem, self.STEMS)
-        if self.pool == "token" and not self.class_token:
-            raise ValueError("pool='token' needs class_token=True; without one use pool='average'.")
-        if self.num_registers and self.num_prefix_positions:
-            raise ValueError(
-                "num_registers needs class_token_position=False: the table of positions is that of "
-                "the patches alone."
-            )
-        check_divisible(*self.image_shape, self.patch_size)
-
-    @property
-    def norm_first(self) -> bool:
-        """Whether the final norm stands before the pooling."""
-        return self.pool == "token" or not self.fc_norm
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        height, width = self.image_shape
-        return height // self.patch_size, width // self.patch_size
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches."""
-        return int(self.class_token) + self.num_registers
-
-    @property
-    def num_prefix_positions(self) -> int:
-        """Rows of the table of learned positions before those of the patches."""
-        tokens = self.num_prefix_tokens - self.num_registers
-        return tokens if self.class_token_position else 0
+from jaxvision.models.vit_config import ViTConfig
 
 
 class ViT(BlockModel):
@@ -158,8 +67,11 @@ class ViT(BlockModel):
         num_positions = config.num_prefix_positions + config.grid[0] * config.grid[1]
         learned = config.position == "learned"
         self.pos_embed = self._table(num_positions, 0.02, rngs) if learned else None
+        norm = functools.partial(layer_norm, config.width, eps=config.norm_eps, **dtypes)
+        self.norm_pre = norm(rngs=rngs) if config.pre_norm else None
         self.blocks = build_blocks(self._block, config.depth, scan=config.scan, rngs=rngs)
-        self.norm = layer_norm(config.width, eps=config.norm_eps, rngs=rngs, **dtypes)
+        self.norm = norm(rngs=rngs)
+        self.attn_pool = self._attention_pool(rngs) if config.pool == "attention" else None
         init = trunc_normal(0.02)
         self.pooler = (
             linear(config.width, config.width, kernel_init=init, rngs=rngs, **dtypes)
@@ -171,13 +83,30 @@ class ViT(BlockModel):
     def _stem(self, rngs: nnx.Rngs) -> Any:
         """Returns what makes the grid of tokens; a hybrid has another one."""
         config, dtypes = self.config, layer_dtypes(self.config.dtype)
-        stem, size = PatchEmbed if config.stem == "patch" else ConvStem, config.patch_size
+        if config.stem == "patch":
+            stem = functools.partial(PatchEmbed, use_bias=not config.pre_norm)
+        else:
+            stem = ConvStem
+        size = config.patch_size
         return stem(config.in_channels, config.width, patch_size=size, rngs=rngs, **dtypes)
 
     def _head(self, rngs: nnx.Rngs) -> nnx.Linear | None:
         zeros = jax.nn.initializers.zeros
         init = zeros if self.config.zero_init_head else trunc_normal(0.02)
         return self.new_head(self.config.width, init, rngs)
+
+    def _attention_pool(self, rngs: nnx.Rngs) -> AttentionPool:
+        config = self.config
+        return AttentionPool(
+            config.width,
+            config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            activation=GELUS[config.activation],
+            norm_eps=config.norm_eps,
+            attention=config.attention,
+            rngs=rngs,
+            **layer_dtypes(config.dtype),
+        )
 
     def _prefix(self) -> list[nnx.Variable]:
         """Returns the learned tokens that stand before the patches."""
@@ -190,6 +119,7 @@ class ViT(BlockModel):
             config.num_heads,
             mlp_ratio=config.mlp_ratio,
             gated_mlp=config.gated_mlp,
+            activation=GELUS[config.activation],
             dropout_rate=config.dropout_rate,
             attention_dropout_rate=config.attention_dropout_rate,
             layer_scale_init=config.layer_scale_init,
@@ -207,8 +137,10 @@ class ViT(BlockModel):
     def pool(
         self, features: Float[Array, "batch tokens features"]
     ) -> Float[Array, "batch channels"]:
-        """Returns the class token or the mean of the patches, normalised, and through a pooler."""
-        if self.config.pool == "token":
+        """Returns what is pooled of the tokens, normalised, and through a pooler."""
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(features[:, self.config.num_prefix_tokens :])
+        elif self.config.pool == "token":
             pooled = features[:, 0]
         else:
             pooled = jnp.mean(features[:, self.config.num_prefix_tokens :], axis=1)
@@ -285,6 +217,8 @@ class ViT(BlockModel):
             self._positions(rows, columns).astype(tokens.dtype), len(tokens)
         )
         tokens = dropout(tokens, config.dropout_rate, train=train, rngs=rngs)
+        if self.norm_pre is not None:
+            tokens = self.norm_pre(tokens)
         key = draw_block_key(rngs, *config.block_rates, train=train)
         return tokens, self._mask(rows, columns), key
 

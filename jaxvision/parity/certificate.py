@@ -3,14 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from jaxvision.models.registry import get_spec, list_models
+from jaxvision.parity import image_text
 from jaxvision.parity.layers import Layer, compare_layers
 from jaxvision.parity.pair import (
     FLOAT32_BAR,
     FLOAT64_BAR,
+    Detail,
     Pair,
     batch,
     forward_distance,
@@ -96,10 +99,49 @@ def certify(
         progress(f"a step of {name}")
         recipe = {"name": name, "rate": rate, "weight_decay": weight_decay}
         detail |= training_detail(pair, images, labels, steps=1, **recipe)
+    return _certificate(detail, layers, pair.dtype)
+
+
+def _certificate(detail: Detail, layers: list[Layer], dtype: str) -> Certificate:
     places = {kind: max(each, key=lambda name: each[name]) for kind, each in detail.items()}
     distances = {kind: detail[kind][place] for kind, place in places.items()}
-    training_bar = FLOAT64_BAR if pair.dtype == "float64" else FLOAT32_TRAINING_BAR
-    return Certificate(distances, places, layers, BARS[pair.dtype], training_bar)
+    training_bar = FLOAT64_BAR if dtype == "float64" else FLOAT32_TRAINING_BAR
+    return Certificate(distances, places, layers, BARS[dtype], training_bar)
+
+
+def certify_image_text(
+    name: str,
+    library: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 2,
+    dtype: str = "float64",
+    progress: Progress = lambda text: None,
+) -> Certificate:
+    """Compares a pair of encoders with that of transformers; see `certify_model`.
+
+    Args:
+      name: Name of our model.
+      library: Library of the peer: "hf" alone.
+      image_size: Height and width in pixels; None: what the model is made for.
+      batch_size: Number of pairs.
+      dtype: Dtype of both models, "float64" or "float32".
+      progress: Function that is told what comes next.
+
+    Raises:
+      InputError: if the library has no such model, or the size does not fit it.
+    """
+    progress("both models")
+    options = {} if image_size is None else {"image_size": image_size}
+    pair = image_text.build_image_text_pair(name, library, dtype=dtype, **options)
+    inputs = image_text.batch(pair, size=batch_size)
+    progress("logits and gradients")
+    detail = image_text.gradient_detail(pair, *inputs)
+    for rule, (rate, weight_decay) in RECIPES.items():
+        progress(f"a step of {rule}")
+        recipe = {"name": rule, "rate": rate, "weight_decay": weight_decay}
+        detail |= image_text.training_detail(pair, *inputs, steps=1, **recipe)
+    return _certificate(detail, [], dtype)
 
 
 def certify_model(
@@ -124,6 +166,9 @@ def certify_model(
     Raises:
       InputError: if the library has no such model, or the size does not fit it.
     """
+    if get_spec(name).task == "image_text":
+        how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "progress": progress}
+        return certify_image_text(name, library, image_size=image_size, **how)
     spec = get_spec(name, task="classification")
     config = spec.config
     side = spec.image_size if hasattr(config, "image_size") else IMAGE_SIZE
@@ -191,7 +236,8 @@ def pairs(name: str | None, library: str | None) -> Iterator[tuple[str, str]]:
 
 def _smallest_members() -> Iterator[tuple[str, str]]:
     """Yields (model, library): of every family the smallest model that the library has."""
-    specs = sorted(map(get_spec, list_models()), key=lambda spec: spec.num_params or math.inf)
+    names = [*list_models(), *list_models(task="image_text")]
+    specs = sorted(map(get_spec, names), key=lambda spec: spec.num_params or math.inf)
     seen = set()
     for spec in specs:
         for library in LIBRARIES:

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,8 @@ NOT_DECAYED = (
     "pos_embed",
     "pos_embedding",
     "position_embeddings",
+    "position_embedding.weight",
+    "probe",
     "relative_position_bias_table",
     "logit_scale",
     *(f"{mlp}.{n}.weight" for mlp in ("cpb_mlp", "continuous_position_bias_mlp") for n in (0, 2)),
@@ -60,7 +62,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if name.endswith("running_var"):
             noise = 0.5 + noise.abs()
-        elif tensor.ndim == 1:
+        elif tensor.ndim <= 1:
             noise = 0.2 * noise + (1.0 if name.endswith(("weight", "gamma")) else 0.0)
         elif tensor.ndim == 3:  # class token and positions
             noise = 0.5 * noise
@@ -304,6 +306,48 @@ def training_detail(
     Raises:
       ValueError: if nothing was trained.
     """
+
+    def ours(graphdef: Any, params: Any, stats: Any) -> tuple[Any, Any]:
+        (_, (_, stats)), (grads, _) = jax_gradients(
+            graphdef, params, stats, jnp.asarray(images, pair.dtype), jnp.asarray(labels), True
+        )
+        return grads, stats
+
+    return trained_detail(
+        pair,
+        lambda peer: torch_gradients(peer, images, labels),
+        ours,
+        name=name,
+        rate=rate,
+        weight_decay=weight_decay,
+        steps=steps,
+    )
+
+
+def trained_detail(
+    pair: Pair,
+    their_gradients: Callable[[torch.nn.Module], Any],
+    our_gradients: Callable[[Any, Any, Any], tuple[Any, Any]],
+    *,
+    name: str,
+    rate: float,
+    weight_decay: float,
+    steps: int,
+) -> Detail:
+    """Returns the distances of every parameter and running statistic after steps of training.
+
+    Args:
+      pair: Pair of the models.
+      their_gradients: Function that leaves the gradients of a step in the peer's parameters.
+      our_gradients: Function (graphdef, params, statistics) -> (gradients, new statistics).
+      name: Name of the optimizer.
+      rate: Learning rate.
+      weight_decay: Weight decay.
+      steps: Number of steps.
+
+    Raises:
+      ValueError: if nothing was trained.
+    """
     peer = copy.deepcopy(pair.peer).train()
     optimizer = torch_optimizer(peer, name, rate=rate, weight_decay=weight_decay)
     graphdef, params, stats = split(pair.model)
@@ -322,11 +366,9 @@ def training_detail(
 
     before = arrays(pair.peer.state_dict())
     for _ in range(steps):
-        torch_gradients(peer, images, labels)
+        their_gradients(peer)
         optimizer.step()
-        (_, (_, stats)), (grads, _) = jax_gradients(
-            graphdef, params, stats, jnp.asarray(images, pair.dtype), jnp.asarray(labels), True
-        )
+        grads, stats = our_gradients(graphdef, params, stats)
         params, opt_state = update(grads, opt_state, params)
     theirs = {n: a for n, a in arrays(peer.state_dict()).items() if a.dtype.kind == "f"}
     ours = {n: a for n, a in pair.export(params, stats).items() if a.dtype.kind == "f"}

@@ -94,4 +94,5 @@ _BUILDERS = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}
 def has_peer(name: str, library: str) -> bool:
     """Returns whether `build_pair` can make this pair."""
     spec = get_spec(name)
-    return library in spec.peers and (library != "hf" or spec.hf_peer is not None)
+    described = spec.hf_peer is not None or spec.task == "image_text"
+    return library in spec.peers and (library != "hf" or described)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from jaxvision.errors import InputError
 from jaxvision.files import cannot_write, output_path, write_json
@@ -21,7 +22,7 @@ from jaxvision.plots.picture import save_picture
 from jaxvision.terminal import counted
 from jaxvision.train.init_from import start_from
 from jaxvision.train.monitor import STEPS_IN_FLIGHT, compiling
-from jaxvision.train.optim.optimizer import make_optimizer
+from jaxvision.train.optim.optimizer import make_optimizer, not_decayed_names
 from jaxvision.train.run import Run
 from jaxvision.train.state import create_state
 from jaxvision.train.step import Optimizer
@@ -143,11 +144,15 @@ def find_lr(run: Run, workdir: str | pathlib.Path) -> RangeTest:
     """
     options = run.options.find_lr
     schedule = rising_rate(options.start_rate, options.end_rate, options.num_steps)
+    params, batch_stats = run.abstract_state.params, run.abstract_state.batch_stats
+    model = nnx.merge(run.graphdef, params, batch_stats, copy=True)
     tx = make_optimizer(
-        run.abstract_state.params,
+        params,
         run.options.optimizer,
         schedule=schedule,
         groups=run.groups,
+        not_decayed=not_decayed_names(model),
+        upper_bounds=getattr(model, "upper_bounds", None),
         with_rate_factor=run.options.schedule.is_plateau,
     )
     run = dataclasses.replace(run, optimizer=Optimizer(tx, schedule))

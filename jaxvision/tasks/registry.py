@@ -10,6 +10,7 @@ from jaxvision.options.options import Options
 from jaxvision.outside import import_outside, imported_outside, is_address
 from jaxvision.tasks.captioning import Captioning
 from jaxvision.tasks.classification import Classification
+from jaxvision.tasks.image_text import ImageTextContrast
 from jaxvision.tasks.masked_autoencoding import MaskedAutoencoding
 from jaxvision.tasks.momentum_contrast import MomentumContrast
 from jaxvision.tasks.multi_label import MultiLabel
@@ -40,6 +41,7 @@ _TASKS = {
     "classification": _open_classification,
     "multi_label": _open_plainly(MultiLabel),
     "captioning": _open_captioning,
+    "image_text": _open_plainly(ImageTextContrast),
     "masked_autoencoding": _open_plainly(MaskedAutoencoding),
     "momentum_contrast": _open_plainly(MomentumContrast),
 }

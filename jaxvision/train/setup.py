@@ -101,6 +101,7 @@ def make_run(
         schedule=schedule,
         groups=groups,
         not_decayed=not_decayed_names(model),
+        upper_bounds=getattr(model, "upper_bounds", None),
         with_rate_factor=options.schedule.is_plateau,
     )
     average = run_average(options, length)

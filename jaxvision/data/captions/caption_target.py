@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.captions.caption_source import Captions
-from jaxvision.data.captions.vocabulary import UNK, Vocabulary
+from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.data.source import DataError
 from jaxvision.data.target import Target
 
@@ -88,10 +88,10 @@ def check_captions(
     longest_caption = ""
     for caption in captions.all_captions():
         ids = vocabulary.ids(caption)
-        length = len(ids) + 2
+        length = len(ids) + vocabulary.num_specials
         number += 1
         words += len(ids)
-        unknown += ids.count(UNK)
+        unknown += ids.count(vocabulary.unk)
         truncated += length > max_length
         if length > longest:
             longest, longest_caption = length, caption

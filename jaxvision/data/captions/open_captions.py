@@ -10,10 +10,13 @@ from jaxvision.data.captions.coco import image_places, read_coco_captions
 from jaxvision.data.captions.cs231n import open_cs231n_coco
 from jaxvision.data.captions.features import open_features
 from jaxvision.data.captions.flickr import IMAGE_PLACES, read_flickr
+from jaxvision.data.captions.one_shape import OneShapeSource
 from jaxvision.data.captions.shape_captions import ShapeCaptionSource
 from jaxvision.errors import check_choice
 
-NAMES = ("shapes", "coco_captions", "flickr", "cs231n_coco")
+NAMES = ("shapes", "one_shape", "coco_captions", "flickr", "cs231n_coco")
+
+_DRAWN = {"shapes": ShapeCaptionSource, "one_shape": OneShapeSource}
 
 
 def open_caption_source(
@@ -33,7 +36,8 @@ def open_caption_source(
     "left of".
 
     Args:
-      name: Name of the data set: `shapes`, `coco_captions`, `flickr` or `cs231n_coco`.
+      name: Name of the data set: `shapes` (two of them in an image), `one_shape`, `coco_captions`,
+        `flickr` or `cs231n_coco`.
       split: Name of the split, train | val | test, or a file; its meaning is in the file of each
         name here.
       path: Folder of the captions; `~` is expanded. `shapes` needs none.
@@ -41,7 +45,7 @@ def open_caption_source(
       features: Folder with the precomputed features of each split, `<features>/<split>`, which take
         the place of the images; of `cs231n_coco` the name of its features, see there.
       skip_missing: Whether images that have captions but no file are left out, instead of an error.
-      image_size: Size of the images in pixels, one side or (height, width); only `shapes` is drawn
+      image_size: Size of the images in pixels, one side or (height, width); only shapes are drawn
         at a given size.
       shapes: Mapping with further options of `shapes`; see ShapeCaptionSource.
 
@@ -51,8 +55,8 @@ def open_caption_source(
     check_choice("config.data.name", name, NAMES)
     if name == "cs231n_coco":
         return open_cs231n_coco(path, split, features=features)
-    if name == "shapes":
-        source = ShapeCaptionSource(split, image_size=image_size, **(shapes or {}))
+    if name in _DRAWN:
+        source = _DRAWN[name](split, image_size=image_size, **(shapes or {}))
         return open_features(source, os.path.join(features, split)) if features else source
     if name == "coco_captions":
         captions, places = read_coco_captions(path, split), image_places(split)

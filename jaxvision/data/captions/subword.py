@@ -22,7 +22,7 @@ class SubwordVocabulary(Vocabulary):
     """
 
     def __init__(self, tokenizer: str):
-        self._tokenizer = _library().Tokenizer.from_str(tokenizer)
+        self._tokenizer = tokenizers_library().Tokenizer.from_str(tokenizer)
         numbers = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         super().__init__([word for word, _ in numbers[len(SPECIALS) :]])
 
@@ -40,7 +40,7 @@ class SubwordVocabulary(Vocabulary):
                 f"A subword vocabulary has {_NUM_BYTES + len(SPECIALS)} tokens or more, 256 bytes"
                 f" and four specials, so that {size} are too few."
             )
-        library = _library()
+        library = tokenizers_library()
         tokenizer = library.Tokenizer(library.models.BPE())
         # A blank in front of every word, also of the first, so that it is one word everywhere.
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -58,7 +58,7 @@ class SubwordVocabulary(Vocabulary):
     @classmethod
     def from_json(cls, content: dict[str, Any], path: str) -> "SubwordVocabulary":
         """Returns the vocabulary in the content of a file."""
-        _library()
+        tokenizers_library()
         try:
             vocabulary = cls(json.dumps(content["tokenizer"]))
         except DataError:
@@ -87,7 +87,12 @@ class SubwordVocabulary(Vocabulary):
         return self._tokenizer.decode(ids).strip()
 
 
-def _library() -> Any:
+def tokenizers_library() -> Any:
+    """Returns the package `tokenizers`.
+
+    Raises:
+      DataError: if it is not installed.
+    """
     try:
         return importlib.import_module("tokenizers")
     except ImportError as error:

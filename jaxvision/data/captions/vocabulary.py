@@ -45,7 +45,14 @@ class Vocabulary:
 
     Args:
       words: Words without the specials, in the order of their numbers from 4 on.
+
+    Attributes:
+      words: Every token, in the order of their numbers.
+      num_specials: Number of the tokens around those of a caption.
     """
+
+    words: tuple[str, ...]
+    num_specials: int = 2
 
     def __init__(self, words: Sequence[str]):
         self.words = (*SPECIALS, *words)

@@ -50,7 +50,7 @@ def open_source(
         at a given size.
       shapes: Mapping with further options of `shapes`: num_train, num_eval, difficulty.
       image_column: Column with the images of `hf:`, see HfSource.
-      label_column: Column with the labels of `hf:`.
+      label_column: Column with the labels of `hf:`; of `shapes` shape or color.
 
     Raises:
       DataError: where the name is unknown, the data is missing or malformed, or has other classes.
@@ -58,7 +58,8 @@ def open_source(
     # Folders of ImageNet are called by WordNet ids, its published classes by their names.
     by_name = class_names is not None and tuple(class_names) == imagenet_names()
     known = None if by_name and class_folders == "names" else class_names
-    if (image_column or label_column) and not name.startswith("hf:"):
+    of_columns = image_column or (label_column and name != "shapes")
+    if of_columns and not name.startswith("hf:"):
         raise DataError(
             "--config.data.image_column and label_column name columns of data sets hf:<name>, but"
             f" config.data.name is {name}; leave them out."
@@ -67,7 +68,8 @@ def open_source(
     if name != "shapes" and not name.startswith("tfds:"):  # which has its own shares
         split, share = parse_share(split)
     if name == "shapes":
-        source = ShapesSource(split, image_size=image_size, **(shapes or {}))
+        label = label_column or "shape"
+        source = ShapesSource(split, image_size=image_size, label=label, **(shapes or {}))
     elif name == "folder":
         kind = {"class_folders": class_folders, "labelled": labelled}
         source = FolderSource(path, split, class_names=known, **kind)

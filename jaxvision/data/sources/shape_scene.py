@@ -155,12 +155,7 @@ def color_distance(a: RGB, b: RGB) -> float:
 def describe_scene(scene: Scene) -> list[str]:
     """Returns true sentences about a scene, the plainest first."""
     item = scene.objects[0]
-    texture = "" if scene.background == "plain" else f"{scene.background} "
-    background = f"{texture}{scene.background_color} background"
-    vertical = "" if abs(item.y - 0.5) < 0.1 else ("top" if item.y < 0.5 else "bottom")
-    horizontal = "" if abs(item.x - 0.5) < 0.1 else ("left" if item.x < 0.5 else "right")
-    place = f"at the {vertical} {horizontal}".replace("  ", " ").strip()
-    place = "in the center" if not vertical and not horizontal else place
+    background, place = background_text(scene), place_text(item)
     named = f"{item.color} {item.shape}"
     return [
         f"{article(item.size)} {item.size} {named} on {article(background)} {background}",
@@ -168,6 +163,20 @@ def describe_scene(scene: Scene) -> list[str]:
         f"there is {article(item.size)} {item.size} {named} {place}",
         f"{article(item.shape)} {item.shape} on {article(background)} {background}",
     ]
+
+
+def background_text(scene: Scene) -> str:
+    """Returns what is behind the objects, without its article."""
+    texture = "" if scene.background == "plain" else f"{scene.background} "
+    return f"{texture}{scene.background_color} background"
+
+
+def place_text(item: SceneObject) -> str:
+    """Returns where in the image an object is."""
+    vertical = "" if abs(item.y - 0.5) < 0.1 else ("top" if item.y < 0.5 else "bottom")
+    horizontal = "" if abs(item.x - 0.5) < 0.1 else ("left" if item.x < 0.5 else "right")
+    place = f"at the {vertical} {horizontal}".replace("  ", " ").strip()
+    return place if vertical or horizontal else "in the center"
 
 
 def article(text: str) -> str:

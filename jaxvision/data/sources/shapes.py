@@ -5,6 +5,7 @@ import numpy as np
 from jaxvision.data.source import DataError, Example, Source
 from jaxvision.data.sources.shape_drawing import draw_image
 from jaxvision.data.sources.shape_scene import (
+    COLORS,
     DIFFICULTIES,
     SHAPES,
     Difficulty,
@@ -26,9 +27,10 @@ class ShapesSource(Source):
       num_eval: Number of images of the test split.
       difficulty: Difficulty of the images: easy | medium | hard.
       image_size: Size of the images in pixels, one side or (height, width).
+      label: What of the object the label is: shape | color.
 
     Raises:
-      DataError: for another difficulty or split, or a size below 8 pixels.
+      DataError: for another difficulty, split or label, or a size below 8 pixels.
     """
 
     def __init__(
@@ -39,11 +41,15 @@ class ShapesSource(Source):
         num_eval: int = 2_000,
         difficulty: str = "medium",
         image_size: int | tuple[int, int] = 224,
+        label: str = "shape",
     ):
         self._difficulty, (self._height, self._width) = check_shapes_options(
             split, difficulty, image_size
         )
-        self.class_names = SHAPES
+        if label not in ("shape", "color"):
+            raise DataError(f"The label of shapes is shape or color, not {label!r}.")
+        self._of_color = label == "color"
+        self.class_names = tuple(COLORS) if self._of_color else SHAPES
         self._split = split
         self._num_examples = num_train if split == "train" else num_eval
 
@@ -56,11 +62,15 @@ class ShapesSource(Source):
         rng = generator(self._split, index)
         scene = draw_scene(rng, index, self._difficulty)
         image = draw_image(rng, scene, self._difficulty, height=self._height, width=self._width)
-        return {"image": image, "label": SHAPES.index(scene.objects[0].shape)}
+        return {"image": image, "label": self._label(scene)}
+
+    def _label(self, scene: Scene) -> int:
+        item = scene.objects[0]
+        return self.class_names.index(item.color if self._of_color else item.shape)
 
     def label(self, index: int) -> int:
         """Returns the label of an image, without drawing it."""
-        return index % len(SHAPES)
+        return self._label(self.scene(index)) if self._of_color else index % len(SHAPES)
 
     def scene(self, index: int) -> Scene:
         """Returns what the image shows."""

@@ -30,7 +30,7 @@ def trunk_names(names: Iterable[str]) -> dict[str, str]:
     The image model of a captioner is its encoder; the rest is as new as a head is.
     """
     names = tuple(names)
-    if any(name.startswith("decoder/") for name in names):
+    if any(name.startswith(("decoder/", "encoder/")) for name in names):
         inside = {name: name.removeprefix("encoder/") for name in names}
         return {name: inner for name, inner in inside.items() if inner != name}
     return {name: name for name in names}

@@ -50,6 +50,7 @@ def make_optimizer(
     schedule: optax.Schedule,
     groups: Groups | None = None,
     not_decayed: frozenset[str] = frozenset(),
+    upper_bounds: Mapping[str, float] | None = None,
     with_rate_factor: bool = False,
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation of a run.
@@ -74,6 +75,8 @@ def make_optimizer(
       groups: Group of every parameter, see `assign_groups`; None: all are trained alike.
       not_decayed: Names of further parameters without weight decay, beside NOT_DECAYED, see
         `not_decayed_names`.
+      upper_bounds: Largest value of parameters by their name, which no update exceeds; None: none
+        has one.
       with_rate_factor: Whether the state keeps a factor of all rates, see rate_factor.py.
 
     Raises:
@@ -164,16 +167,29 @@ def make_optimizer(
         return steps
 
     starts = {n: group.start_step for n, group in groups.items()}
+    bounded = [_keep_below(upper_bounds)] if upper_bounds else []
     if not any(start != 0 for start in starts.values()):
-        clipping = clip(params)
-        whole = rule(params, start=0)
-        return optax.chain(*clipping, whole) if clipping else whole
+        steps = [*clip(params), rule(params, start=0), *bounded]
+        return optax.chain(*steps) if len(steps) > 1 else steps[0]
     trained = nested({n: x for n, x in shapes.items() if starts[n] is not None})
     rules = {
         start: rule(nested({n: x for n, x in shapes.items() if starts[n] == start}), start=start)
         for start in {s for s in starts.values() if s is not None}
     }
-    return scheduled_unfreeze(starts, rules, optax.chain(optax.identity(), *clip(trained)))
+    whole = scheduled_unfreeze(starts, rules, optax.chain(optax.identity(), *clip(trained)))
+    return optax.chain(whole, *bounded) if bounded else whole
+
+
+def _keep_below(bounds: Mapping[str, float]) -> optax.GradientTransformation:
+    """Returns a last step that cuts updates where a parameter would exceed its bound."""
+
+    def cut(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+        bound = bounds.get(path_name(path).rpartition("/")[2])
+        return update if bound is None else jnp.minimum(update, bound - param)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(cut, updates, params)
+    )
 
 
 def not_decayed_names(model: nnx.Module) -> frozenset[str]:
