@@ -171,7 +171,7 @@ def test_reference_equals_fused():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"pool": "max"}, "pool must be one of token, average, got 'max'"),
+        ({"pool": "max"}, "pool must be one of token, average, attention, got 'max'"),
         ({"class_token": False}, "pool='token' needs class_token=True"),
         ({"position": "rotary"}, "position must be one of"),
         ({"stem": "resnet"}, "stem must be one of"),
