@@ -230,6 +230,10 @@ def python_blocks(page):
 
 SMALL = {
     "resnet50": {"stage_depths": (1,), "stage_widths": (4,), "stem_width": 4},
+    "clip_vit_b32": {
+        **{"width": 8, "depth": 1, "num_heads": 2, "embed_width": 8, "image_size": 32},
+        "encoder_options": {"width": 8, "depth": 1, "num_heads": 2, "patch_size": 8},
+    },
     "vit_b16": {"width": 8, "num_heads": 2, "image_size": 32},
 }
 
