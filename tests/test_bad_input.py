@@ -324,6 +324,13 @@ NUMBERS = [
         "--config.augment.repeats=3", ["repeats at 1", "instead of 0.5 and 3"]),
     Row("tta-of-captions", "--config=configs/caption_shapes.py --config.eval.tta=flip",
         ["task=classification, got 'captioning'", "leave them out"]),
+    Row("accumulated-contrast",
+        "--config=configs/moco_v3_vit_s16.py:shapes --config.accumulate_steps=2",
+        ["contrasts all images of a batch", "accumulate_steps=1"]),
+    Row("one-view", "--config=configs/moco_v3_vit_s16.py:shapes --config.augment.preset=basic "
+        "--config.augment.crop_scale=(0.08,1.0)", ["two views", "preset=moco_v3, got 'basic'"]),
+    Row("features-of-a-classifier", "--config.eval.features=('knn',)",
+        ["learn without labels", "'classification'"]),
     Row("magnitude", "--config.augment.rand_augment_layers=1 "
         "--config.augment.rand_augment_magnitude=99", ["magnitude of 0..30", "magnitude=99"]),
 ]  # fmt: skip

@@ -44,14 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.data.image_files import find_images
     from jaxvision.errors import InputError
     from jaxvision.evaluation.predict import predict, prediction_lines, read_classes
-    from jaxvision.interop.trained import open_trained
-    from jaxvision.models.registry import get_spec
+    from jaxvision.interop.trained import check_classifier, open_trained
 
     images = [image for path in arguments.images for image in find_images(path)]
     weights = weights_arguments(arguments)
     show_progress(f"reading {weights['weights']}")
     trained = open_trained(**weights)
-    get_spec(trained.spec.name, task="classification")
+    check_classifier(trained, weights["weights"])
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     if arguments.threshold is not None and trained.thresholds is None:
         raise InputError(

@@ -112,8 +112,7 @@ def open_engine(arguments: argparse.Namespace, weights: dict) -> "Engine":
     from jaxvision.evaluation.caption import open_captioner, run_settings
     from jaxvision.evaluation.predict import read_classes
     from jaxvision.interop.run_folder import is_run, open_run
-    from jaxvision.interop.trained import open_trained
-    from jaxvision.models.registry import get_spec
+    from jaxvision.interop.trained import check_classifier, open_trained
     from jaxvision.serving.engine import CaptionEngine, ClassEngine
 
     path = weights["weights"]
@@ -126,7 +125,7 @@ def open_engine(arguments: argparse.Namespace, weights: dict) -> "Engine":
     if arguments.beam is not None:
         raise InputError(f"{path} is no run of a captioner: leave --beam out.")
     trained = open_trained(**weights)
-    get_spec(trained.spec.name, task="classification")
+    check_classifier(trained, weights["weights"])
     names = read_classes(arguments.classes, trained) if arguments.classes else trained.class_names
     maps = None if arguments.maps is None else arguments.maps.split(",")
     return ClassEngine(trained, names, top=arguments.top, maps=[] if maps == ["none"] else maps)

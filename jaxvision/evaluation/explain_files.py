@@ -20,8 +20,7 @@ from jaxvision.evaluation.explain import Explained, check_methods, explain_image
 from jaxvision.evaluation.predict import read_classes
 from jaxvision.files import write_text
 from jaxvision.interop.run_folder import is_run, open_run
-from jaxvision.interop.trained import open_trained
-from jaxvision.models.registry import get_spec
+from jaxvision.interop.trained import check_classifier, open_trained
 from jaxvision.plots.caption_pictures import plot_attention
 from jaxvision.plots.explanations import plot_explanations, plot_heads
 from jaxvision.train.input import make_preprocess
@@ -60,7 +59,7 @@ def explainer(
     chosen = ["gradcam"] if methods is None else methods
     check_methods(chosen)
     trained = open_trained(**weights)
-    get_spec(trained.spec.name, task="classification")
+    check_classifier(trained, weights["weights"])
     names = read_classes(classes, trained) if classes else trained.class_names
     count = trained.model.config.num_classes
     labels = find_targets(targets, names, count) if targets is not None else ()

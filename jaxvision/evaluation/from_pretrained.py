@@ -20,7 +20,13 @@ from jaxvision.data.types import Transform
 from jaxvision.errors import InputError, reason
 from jaxvision.evaluation.predict import Guess, guesses, labels_said
 from jaxvision.interop.pretrained import get_weights, is_tag
-from jaxvision.interop.trained import Trained, open_trained, wanted_size, weights_transform
+from jaxvision.interop.trained import (
+    Trained,
+    check_classifier,
+    open_trained,
+    wanted_size,
+    weights_transform,
+)
 from jaxvision.models.registry import get_spec
 from jaxvision.models.spec import Model, ModelSpec
 from jaxvision.options.size import Size
@@ -109,7 +115,7 @@ def from_pretrained(weights: str | os.PathLike, name: str | None = None) -> Clas
       InputError: if there are no such weights, or they are not of a classifier.
     """
     trained = open_trained(os.fspath(weights), name)
-    get_spec(trained.spec.name, task="classification")
+    check_classifier(trained, weights)
     return Classifier(trained)
 
 

@@ -138,6 +138,24 @@ def open_trained(
     return Trained(model, spec, transform, names, _report(report, known), thresholds)
 
 
+def check_classifier(trained: Trained, weights: str | os.PathLike) -> None:
+    """Checks that a model tells classes.
+
+    Args:
+      trained: Model that was opened.
+      weights: Path of its weights, for the text of the error.
+
+    Raises:
+      InputError: if it is for another task, or was trained without a head.
+    """
+    get_spec(trained.spec.name, task="classification")
+    if trained.model.config.num_classes == 0:
+        raise InputError(
+            f"{weights} was trained without classes and tells none: `jaxvision embed` and "
+            "`jaxvision probe` take its features, and config.model.init_from goes on from it."
+        )
+
+
 def _told_model(weights: str, part: str | None, known: Description | None) -> ModelSpec:
     """Returns the row of the model that weights tell.
 

@@ -82,6 +82,8 @@ def test_a_run_tells_of_a_collapse_and_goes_on(finished):
     trained = open_encoder(str(folder))
     np.testing.assert_array_equal(vit.features(images), trained.model.features(images))
     assert trained.model(images).shape == (2, 32) and not hasattr(trained.model, PRETRAINING)
+    with pytest.raises(InputError, match="was trained without classes and tells none"):
+        jv.from_pretrained(folder)
     assert "head.weight" not in extract_weights(trained.model, format="timm")
 
 
