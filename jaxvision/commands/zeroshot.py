@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.command_line import show_progress
     from jaxvision.data.image_files import find_images
     from jaxvision.errors import InputError
-    from jaxvision.evaluation.zero_shot import open_image_text
+    from jaxvision.evaluation.zero_shot import check_texts, open_image_text
 
     if bool(arguments.images) == bool(arguments.data):
         raise InputError("Give images, or --data of labelled ones.")
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("Give --labels, the classes between commas or a file with one a line.")
     if not arguments.data and (arguments.path or arguments.eval_split or arguments.label_column):
         raise InputError("--path, --eval-split and --label-column belong to --data: give it, too.")
+    check_texts(labels or ["a", "b"], arguments.templates)  # those of the data come later
     images = [image for path in arguments.images for image in find_images(path)]
     weights = weights_arguments(arguments)
     show_progress(f"reading {weights['weights']}")

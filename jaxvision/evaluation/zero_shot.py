@@ -116,7 +116,7 @@ def zero_shot(
 
     Source: Radford et al. 2021, section 3.1.4.
     """
-    _check_texts(labels, templates)
+    check_texts(labels, templates)
     texts = [template.replace("{}", label) for label in labels for template in templates]
     graphdef, *states = nnx.split(trained.model, nnx.Param, nnx.BatchStat)
     vectors = text_vectors(
@@ -132,7 +132,16 @@ def zero_shot(
     return dataclasses.replace(trained, model=model, class_names=tuple(labels))
 
 
-def _check_texts(labels: Sequence[str], templates: Sequence[str]) -> None:
+def check_texts(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Checks the words of a classifier.
+
+    Args:
+      labels: Names of the classes.
+      templates: Texts with {} in the place of the label.
+
+    Raises:
+      InputError: for fewer than two labels, one twice, or a template without {}.
+    """
     if not 2 <= len(labels) <= _MOST_LABELS or not all(map(str.strip, labels)):
         raise InputError(
             f"Give two labels or more, none of them empty and at most {_MOST_LABELS:,}, got "
