@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pathlib
 import tempfile
 import warnings
 
@@ -52,6 +53,14 @@ def _torch_peers() -> bool:
 
 
 HAS_TORCH = not ON_GPU and _torch_peers()  # which would bring its own CUDA
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Lets a worker go of its compiled programs before all workers together fill the machine."""
+    statm = pathlib.Path("/proc/self/statm")  # the second number: pages in memory
+    if item.path != getattr(nextitem, "path", None) and statm.exists():
+        if int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 7 << 30:
+            jax.clear_caches()
 
 
 @pytest.fixture
