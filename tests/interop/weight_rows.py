@@ -34,6 +34,10 @@ _DATA = {
     "lvd142m": "LVD-142M",
     "lvd1689m": "LVD-1689M",
     "bamboo": "Bamboo",
+    "openai": "WebImageText",
+    "metaclip": "MetaCLIP",
+    "laion400m": "LAION-400M",
+    "dfn2b": "DFN-2B",
     # These two had no labels.
     "dino": "ImageNet-1k",
     "mae": "ImageNet-1k",
