@@ -41,7 +41,12 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(.+)\.(lora_A|lora_B|ia3_l)(?:\.default)?(?:\.weight)?")
 _MAX_ALPHA = 1e9
-_REFUSED = ("use_dora", "fan_in_fan_out", "lora_bias")  # what changes the meaning of the numbers
+# What changes the meaning of the numbers.
+_REFUSED = (
+    *("use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora", "kasa_config"),
+    *("arrow_config", "layer_replication", "alora_invocation_tokens"),
+)
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")  # others change the weights
 
 
 def load_adapter(model: nnx.Module, path: str | pathlib.Path) -> LoadReport:
@@ -129,6 +134,12 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     for option in _REFUSED:
         if said.get(option):
             raise InputError(f"{folder} was trained with {option}, which is not read.")
+    if (start := said.get("init_lora_weights")) not in _PLAIN_STARTS:
+        raise InputError(
+            f"{folder} was trained with init_lora_weights={shorten(start)}, which changes the "
+            "weights beside the adapter: write it by peft's save_pretrained with "
+            "path_initial_model_for_weight_conversion."
+        )
     alphas, inputs = said.get("alpha_pattern") or {}, said.get("feedforward_modules") or []
     if not isinstance(alphas, dict) or not isinstance(inputs, list):  # a text is a regex
         raise InputError(
@@ -229,6 +240,11 @@ def save_adapter(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
         raise InputError(
             f"{path} has trained more than adapters and head (by rules, a timetable or "
             "freeze_batch_stats=none): write all weights by --format=timm."
+        )
+    if first := run.config["model"]["adapter_from"]:
+        raise InputError(
+            f"{path} went on from the adapter {first}, which its own adapters do not hold: write "
+            "all weights by --format=timm."
         )
     options = AdapterOptions(**run.config["adapter"])
     model = open_trained(str(path)).model

@@ -59,6 +59,9 @@ def test_adds_alpha_over_rank_times_the_product(tmp_path):
         (GOOD | {"peft_type": "PREFIX_TUNING"}, None, "kind PREFIX_TUNING; LORA and IA3 are read"),
         (GOOD | {"use_dora": True}, None, "was trained with use_dora, which is not read"),
         (GOOD | {"fan_in_fan_out": True}, None, "with fan_in_fan_out"),
+        (GOOD | {"use_qalora": True}, None, "with use_qalora"),
+        (GOOD | {"init_lora_weights": "pissa_niter_4"}, None, "=pissa_niter_4, which changes"),
+        (GOOD | {"init_lora_weights": ["olora"]}, None, "init_lora_weights=.*olora"),
         (GOOD | {"lora_alpha": "4"}, None, "lora_alpha should be numbers"),
         ({"peft_type": "LORA"}, None, "lora_alpha should be numbers"),
         (GOOD | {"alpha_pattern": {"fc1": None}}, None, "lora_alpha should be numbers"),
@@ -103,6 +106,10 @@ def test_no_folder_of_an_adapter(tmp_path):
         (
             {"optimizer__preset": "lora", "optimizer__rules": (("norm", {"frozen": False}),)},
             "more than adapters and head",
+        ),
+        (
+            {"optimizer__preset": "lora", "model__init_from": "a", "model__adapter_from": "b"},
+            "went on from the adapter b",
         ),
     ],
 )
