@@ -28,7 +28,8 @@ _PICTURES = ("predictions.png", "curves.png", "confusion.png", "reliability.png"
 # Options that are places on the machine of the run: nothing for a page that all can read.
 _PATHS = (
     "data.path", "data.images", "data.features", "model.init_from", "model.encoder_from",
-    "distill.teacher_weights", "eval.ensemble", "compilation_cache",
+    "model.adapter_from", "distill.teacher_weights", "eval.ensemble", "eval.real_labels",
+    "compilation_cache",
 )  # fmt: skip
 
 

@@ -170,6 +170,7 @@ def test_a_run_is_pushed_with_a_card(hub, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["data"]["path"] = config["data"]["images"] = "/home/me/x"
     config["eval"]["ensemble"] = ["/home/me/y"]
+    config["eval"]["real_labels"] = config["model"]["adapter_from"] = "/home/me/z"
     (run / "config.json").write_text(json.dumps(config))
     for picture in ("curves.png", "predictions.png"):
         PIL.Image.new("RGB", (8, 8)).save(run / picture)
