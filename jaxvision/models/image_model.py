@@ -56,6 +56,11 @@ def chosen_blocks(blocks: int | Sequence[int] | None, count: int) -> list[int]:
     """
     if blocks is None:
         return list(range(count))
+    if isinstance(blocks, int) and blocks < 1:
+        raise InputError(
+            f"A number of blocks counts the last ones, from 1 on, got {blocks}: a single one is "
+            f"({blocks},)."
+        )
     wanted = range(-blocks, 0) if isinstance(blocks, int) else blocks
     for index in wanted:
         if not -count <= index < count:

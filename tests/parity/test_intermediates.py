@@ -105,6 +105,9 @@ def test_what_is_refused():
         small().intermediates(images, (0, 3))
     with pytest.raises(InputError, match="got -4"):
         small().intermediates(images, 4)
+    for count in (0, -1):  # which would be no maps at all
+        with pytest.raises(InputError, match=f"from 1 on, got {count}"):
+            small().intermediates(images, count)
     with pytest.raises(InputError, match="behind"):
         small(pool="average").intermediates(images, normalize=True)
     with pytest.raises(InputError, match="a ResNet has none"):
