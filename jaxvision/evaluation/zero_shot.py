@@ -112,11 +112,13 @@ def zero_shot(
       templates: Texts with {} in the place of the label.
 
     Raises:
-      InputError: for fewer than two labels, one twice, or a template without {}.
+      InputError: for fewer than two labels, one twice, or a template without {}; if the model does
+        not read a label, not to its end, or as another.
 
     Source: Radford et al. 2021, section 3.1.4.
     """
     check_texts(labels, templates)
+    _check_read(labels, templates, vocabulary, trained.model.config.max_length)
     texts = [template.replace("{}", label) for label in labels for template in templates]
     graphdef, *states = nnx.split(trained.model, nnx.Param, nnx.BatchStat)
     vectors = text_vectors(
@@ -156,6 +158,33 @@ def check_texts(labels: Sequence[str], templates: Sequence[str]) -> None:
                 f"A template has {{}} in the place of the label, as 'a photo of {{}}', got "
                 f"{shorten(template)}."
             )
+
+
+def _check_read(
+    labels: Sequence[str], templates: Sequence[str], vocabulary: Vocabulary, max_length: int
+) -> None:
+    """Checks that a vocabulary tells the labels apart, and that no text is cut."""
+    seen: dict[tuple[int, ...], str] = {}
+    for label in labels:
+        tokens = tuple(vocabulary.ids(label))
+        if not tokens or {vocabulary.unk, vocabulary.end} & set(tokens):
+            raise InputError(
+                f"The label {shorten(label)!r} has words that the model was not trained on, or "
+                "none: give others."
+            )
+        if tokens in seen:
+            raise InputError(
+                f"The model reads the labels {shorten(seen[tokens])!r} and {shorten(label)!r} as "
+                "the same: give each once."
+            )
+        seen[tokens] = label
+        for template in templates:
+            length = len(vocabulary.ids(template.replace("{}", label))) + vocabulary.num_specials
+            if length > max_length:
+                raise InputError(
+                    f"The label {shorten(label)!r} makes a text of {length} tokens, but the model "
+                    f"reads {max_length}: give a shorter one."
+                )
 
 
 def evaluate_zero_shot(

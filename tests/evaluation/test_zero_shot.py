@@ -1,8 +1,9 @@
 import pytest
 
 from jaxvision.__main__ import make_parser
+from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.errors import InputError
-from jaxvision.evaluation.zero_shot import check_texts
+from jaxvision.evaluation.zero_shot import _check_read, check_texts
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,19 @@ def test_arguments_that_do_not_go_together(arguments, words):
 def test_words_that_make_no_classifier(labels, templates, words):
     with pytest.raises(InputError, match=words):
         check_texts(labels, templates)
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (["circle", "dog"], "'dog' has words that the model was not trained on"),
+        (["circle", "?!"], r"'\?!' has words that the model was not trained on, or none"),
+        (["circle", "Circle!"], "labels 'circle' and 'Circle!' as the same"),
+        (["circle", "circle " * 500], "makes a text of 503 tokens, but the model reads 8"),
+    ],
+)
+def test_labels_that_the_model_does_not_tell_apart(labels, words):
+    vocabulary = Vocabulary(["a", "circle", "star"])
+    _check_read(["circle", "star"], ["{}", "a {}"], vocabulary, 8)
+    with pytest.raises(InputError, match=words):
+        _check_read(labels, ["{}", "a {}"], vocabulary, 8)
