@@ -19,7 +19,14 @@ from jaxvision.tasks.caption_scores import model_inputs
 from jaxvision.tasks.captioned import Captioned, open_captioned
 from jaxvision.tasks.retrieval_scores import METRICS, RetrievalScores, text_vectors
 from jaxvision.tasks.samples import look_at
-from jaxvision.tasks.task import Metrics, OpenRun, Weights, check_plain_evaluation, drawn
+from jaxvision.tasks.task import (
+    Metrics,
+    OpenRun,
+    Weights,
+    check_contrast,
+    check_plain_evaluation,
+    drawn,
+)
 
 NUM_SAMPLES = 12  # images in the picture
 _NUM_TEXTS = 500  # that each of them is to find its own among
@@ -97,6 +104,7 @@ class ImageTextContrast(Captioned):
 
 
 def _check_options(options: Options) -> None:
+    check_contrast(options)
     if options.accumulate_steps > 1:
         raise InputError(
             "Images and texts are compared over the whole batch, which micro-batches would cut: "

@@ -19,7 +19,7 @@ from jaxvision.options.moco import MocoOptions
 from jaxvision.options.options import Options
 from jaxvision.options.size import sides
 from jaxvision.tasks.samples import outputs_of
-from jaxvision.tasks.task import Build, Metrics, OpenRun, Weights
+from jaxvision.tasks.task import Build, Metrics, OpenRun, Weights, check_contrast
 from jaxvision.tasks.unlabelled import Unlabelled
 
 GROUP = 256  # evaluation images that are told from each other
@@ -179,6 +179,7 @@ def _contrast(queries: jax.Array, keys: jax.Array, temperature: float) -> Any:
 def _check_options(options: Options) -> None:
     """Checks that the contrast is over the batch as it is, each image in it once."""
     task = options.task
+    check_contrast(options)
     if options.accumulate_steps > 1:
         raise InputError(
             f"--config.task={task} contrasts all images of a batch with each other, which a sum "

@@ -275,6 +275,22 @@ def check_plain_evaluation(options: Options) -> None:
         )
 
 
+def check_contrast(options: Options) -> None:
+    """Checks that a batch holds others to tell an example from: alone it has a loss of 0.
+
+    Args:
+      options: Options of the run.
+
+    Raises:
+      InputError: naming the option.
+    """
+    if options.batch_size < 2:
+        raise InputError(
+            f"--config.task={options.task} tells each image from the others of a batch, but "
+            f"--config.batch_size={options.batch_size}: give 2 or more."
+        )
+
+
 def drawn(size: int, count: int) -> list[int]:
     """Returns indices drawn by chance, the same each time, as records may come in any order."""
     chosen = np.random.default_rng(0).choice(size, min(size, count), replace=False)

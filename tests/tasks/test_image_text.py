@@ -205,6 +205,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
     "option, words",
     [
         ({"accumulate_steps": 2}, "compared over the whole batch"),
+        ({"batch_size": 1}, "tells each image from the others of a batch"),
         ({"augment.mixup_alpha": 0.2}, "cannot be mixed"),
         ({"loss.label_smoothing": 0.1}, "have a loss of their own"),
         ({"eval.tta": "flip"}, "are for --config.task=classification"),

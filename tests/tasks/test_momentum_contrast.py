@@ -222,6 +222,7 @@ def test_photos_without_classes(tmp_path):
     "option, words",
     [
         ({"accumulate_steps": 2}, "which a sum over micro-batches is not"),
+        ({"batch_size": 1}, "tells each image from the others of a batch"),
         ({"augment.repeats": 2}, "takes the images of a batch for different ones"),
         ({"optimizer.sam_rho": 0.05}, "moves the momentum encoder with each gradient"),
         ({"augment.preset": ""}, "contrasts two views of each image: set --config.augment.preset"),
