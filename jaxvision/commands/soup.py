@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.interop.formats import check_writable
     from jaxvision.interop.load import save_weights
     from jaxvision.interop.rules import Weights
-    from jaxvision.models.registry import get_spec
+    from jaxvision.interop.trained import check_classifier
 
     check_writable(arguments.out)
     paths = arguments.models
@@ -70,10 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
         return weights
 
     if arguments.greedy:
-        spec = get_spec(trained.spec.name, task="classification")
+        check_classifier(trained, paths[0])
         options = DataOptions(**data_arguments(arguments))
         source = open_eval_split(
-            options, paths[0], image_size=size or spec.image_size, class_names=trained.class_names
+            options,
+            paths[0],
+            image_size=size or trained.spec.image_size,
+            class_names=trained.class_names,
         )
         runner = Runner(trained, batch_size=arguments.batch)
 

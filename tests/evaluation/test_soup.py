@@ -1,6 +1,7 @@
 """Soups of models, by hand and from the command line."""
 
 import dataclasses
+import json
 import shutil
 
 import finished_run
@@ -20,6 +21,7 @@ from jaxvision.evaluation.soup import (
 from jaxvision.interop.formats import read_weights
 from jaxvision.interop.load import load_weights, save_weights
 from jaxvision.interop.trained import open_trained
+from jaxvision.options.moco import TASK
 
 RESNET = {"stage_widths": (8, 16), "stage_depths": (1, 1), "stem": "cifar"}
 
@@ -87,6 +89,17 @@ def test_greedy_from_the_command_line(models, tmp_path, capsys):
     accuracies = {line.split(": ")[0]: float(line.split()[2][:-1]) for line in lines}
     assert float(soup.split()[4]) >= max(accuracies.values())
     assert read_weights(out).keys() == weights.keys()
+
+
+def test_greedy_is_for_models_with_classes(models, tmp_path, capsys):
+    for name in "ab":
+        shutil.copytree(models[0] / name, tmp_path / name)
+        config = tmp_path / name / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"task": TASK}))
+    paths = [str(tmp_path / name) for name in "ab"]
+    assert main(["soup", *paths, f"--out={tmp_path}/o.npz", "--greedy"]) == 2
+    assert "a was trained without classes and tells none" in capsys.readouterr().err
+    assert not (tmp_path / "o.npz").exists()
 
 
 def test_batch_norms_are_measured_anew(tmp_path, capsys):
