@@ -18,6 +18,7 @@ from jaxvision.interop.fill import fill_weights
 from jaxvision.interop.run_folder import is_run
 from jaxvision.interop.trained import open_trained, weights_transform
 from jaxvision.metrics.calibration import probabilities
+from jaxvision.models.image_model import remove_training_parts
 from jaxvision.train.input import make_preprocess
 from jaxvision.train.run import Run
 
@@ -66,6 +67,7 @@ def open_member(path: str, run: Run, class_names: tuple[str, ...]) -> Member:
         its_names = trained.class_names
     else:
         model = nnx.eval_shape(lambda: run.build(nnx.Rngs(0)))
+        remove_training_parts(model)
         fill_weights(model, path)
         spec, transform = run.spec, run.eval_transform
         known = describe_weights(path)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvision.errors import InputError
+from jaxvision.layers.adapter import ADAPTER
 from jaxvision.layers.dropout import dropout
 from jaxvision.layers.head import linear_head
 from jaxvision.layers.pool import global_pool
@@ -20,6 +21,20 @@ PROJECTION = "distill_projection"
 # The same of what a model has only while it learns without labels, see `tasks.momentum_contrast`.
 PRETRAINING = "pretraining"
 TRAINING_ONLY = (PROJECTION, PRETRAINING)
+
+
+def remove_training_parts(model: nnx.Module) -> None:
+    """Makes a model of a run the plain one that others know: without `TRAINING_ONLY` and adapters.
+
+    Args:
+      model: Model, also of shapes, changed in place.
+    """
+    for name in TRAINING_ONLY:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+    for _, module in list(nnx.iter_modules(model)):
+        if getattr(module, ADAPTER, None) is not None:
+            setattr(module, ADAPTER, None)
 
 
 @dataclasses.dataclass(frozen=True)

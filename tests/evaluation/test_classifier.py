@@ -5,11 +5,12 @@ import json
 import shutil
 
 import finished_run
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from opening import evaluate_fully, evaluate_run
+from opening import evaluate_fully, evaluate_run, make_run
 from PIL import Image
 
 import jaxvision as jv
@@ -183,6 +184,16 @@ def test_members_must_know_the_classes(finished, tmp_path):
     np.savez(tmp_path / "w.npz", **weights)
     with pytest.raises(InputError, match="w.npz does not fill a ViT"):
         open_member(str(tmp_path / "w.npz"), run, run.task.class_names)
+
+
+def test_a_file_stands_beside_a_run_with_adapters(finished, tmp_path):
+    _, run, state = finished
+    model = nnx.merge(run.graphdef, state.params, state.batch_stats)
+    save_weights(model, tmp_path / "w.npz", format="jaxvision")
+    optimizer = dataclasses.replace(run.options.optimizer, preset="lora")
+    lora = make_run(dataclasses.replace(run.options, optimizer=optimizer))
+    member = open_member(str(tmp_path / "w.npz"), lora, run.task.class_names)
+    jax.tree.map(np.testing.assert_array_equal, member.weights[0], state.params)
 
 
 def test_scores_of_a_model_that_diverged_and_of_many_classes(tmp_path, figures):
