@@ -42,7 +42,7 @@ def test_words_that_make_no_classifier(labels, templates, words):
         (["circle", "dog"], "'dog' has words that the model was not trained on"),
         (["circle", "?!"], r"'\?!' has words that the model was not trained on, or none"),
         (["circle", "Circle!"], "labels 'circle' and 'Circle!' as the same"),
-        (["circle", "circle " * 500], "makes a text of 503 tokens, but the model reads 8"),
+        (["circle", "circle " * 500], "makes a text of 502 tokens, but the model reads 8"),
     ],
 )
 def test_labels_that_the_model_does_not_tell_apart(labels, words):
