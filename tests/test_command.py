@@ -253,6 +253,8 @@ ROWS = [
     Row("convert-peft", "convert {run} {tmp}/a --format=peft", ["preset=full, which has"]),
     Row("convert-peft-adapter", "convert {run} {tmp}/a --format=peft --adapter={tmp}",
         ["leave --adapter out"]),
+    Row("convert-peft-part", "convert {run} {tmp}/a --format=peft --part=teacher",
+        ["leave --part out"]),
     Row("convert-adapter", "convert {run} {tmp}/o.npz --format=timm --adapter={tmp}",
         ["{tmp} is no folder of an adapter", "--format=peft"]),
     Row("predict-weights", "predict {run}/x.png", ["no image, folder or zip"]),

@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.interop.trained import open_trained
 
     if arguments.format == "peft":
-        if arguments.adapter:
-            raise InputError("--format=peft writes the adapters of a run: leave --adapter out.")
+        for name in ("adapter", "model", "weights_size", "part"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"--format=peft writes the adapters of a run: leave {option} out.")
         show_progress(f"reading {arguments.input}")
         save_adapter(arguments.input, arguments.output)
         show_progress()
