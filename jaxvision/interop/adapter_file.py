@@ -186,7 +186,7 @@ def _changed(
             new, new_bias = old + alpha / root * product, None
         else:
             factors = wide.pop("ia3_l")
-            of_inputs = any(_is_called(layer, each) for each in said["feedforward_modules"])
+            of_inputs = any(layer.endswith(each) for each in said["feedforward_modules"])
             axis = 1 if of_inputs else 0
             shape = [1] * old.ndim
             shape[axis] = old.shape[axis]

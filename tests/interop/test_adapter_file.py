@@ -51,6 +51,15 @@ def test_adds_alpha_over_rank_times_the_product(tmp_path):
         np.testing.assert_allclose(after[name], array, rtol=1e-6, atol=1e-6)
 
 
+def test_ia3_scales_inputs_where_a_name_ends_as_peft_wants_it(tmp_path):
+    model = helpers.vit()
+    name, scales = "blocks.1.mlp.fc1.weight", np.linspace(0.5, 2, 16, dtype=np.float32)
+    before = extract_weights(model)[name]
+    config = {"peft_type": "IA3", "feedforward_modules": ["c1"]}  # no part of a name
+    load_adapter(model, write(tmp_path / "a", config, {f"{LAYER}.ia3_l": scales[None]}))
+    np.testing.assert_allclose(extract_weights(model)[name], before * scales, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("config", "weights", "message"),
     [
@@ -107,15 +116,22 @@ def test_no_folder_of_an_adapter(tmp_path):
             {"optimizer__preset": "lora", "optimizer__rules": (("norm", {"frozen": False}),)},
             "more than adapters and head",
         ),
-        (
-            {"optimizer__preset": "lora", "model__init_from": "a", "model__adapter_from": "b"},
-            "went on from the adapter b",
-        ),
     ],
 )
 def test_what_cannot_be_written_alone(tmp_path, changes, message):
     finished_run.write(tmp_path / "run", **changes)
     with pytest.raises(InputError, match=message):
+        save_adapter(tmp_path / "run", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_what_stands_on_another_adapter_cannot_be_written_alone(tmp_path):
+    finished_run.write(tmp_path / "run", optimizer__preset="lora")
+    path = tmp_path / "run/config.json"
+    config = json.loads(path.read_text())
+    config["model"] |= {"init_from": "a", "adapter_from": "b"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="went on from the adapter b"):
         save_adapter(tmp_path / "run", tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
