@@ -167,11 +167,8 @@ def _check_read(
     seen: dict[tuple[int, ...], str] = {}
     for label in labels:
         tokens = tuple(vocabulary.ids(label))
-        if not tokens or {vocabulary.unk, vocabulary.end} & set(tokens):
-            raise InputError(
-                f"The label {shorten(label)!r} has words that the model was not trained on, or "
-                "none: give others."
-            )
+        if not tokens:
+            raise InputError(f"The label {shorten(label)!r} has no words: give another.")
         if tokens in seen:
             raise InputError(
                 f"The model reads the labels {shorten(seen[tokens])!r} and {shorten(label)!r} as "
