@@ -16,7 +16,9 @@ from jaxvision.data.decode import Decode, decode_image, open_photo
 from jaxvision.data.pipeline import CorruptCounter, EvalDataset, eval_dataset, train_dataset
 from jaxvision.data.source import Subset
 from jaxvision.data.types import Transform
+from jaxvision.errors import InputError
 from jaxvision.models.spec import ModelSpec
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.length import Cadence, RunLength
 from jaxvision.options.options import Options
 from jaxvision.options.size import sides
@@ -156,11 +158,16 @@ class Run:
         A model that fits itself to images starts from what it makes of the training images.
 
         Raises:
-          InputError: if a file cannot be read or does not fit.
+          InputError: if a file cannot be read or does not fit, or adapters have none to change.
         """
-        model = self.options.model
+        model, preset = self.options.model, self.options.optimizer.preset
         self.task.check_start(model.init_from)
         given = model.init_from or model.encoder_from
+        if preset in ADAPTER_KINDS and not given:
+            raise InputError(
+                f"--config.optimizer.preset={preset} keeps the trunk as it is, and without weights"
+                " that is at random: give some as --config.model.init_from."
+            )
         if not given and fits_to_images(self.spec.build):
             with waiting("Fitting the model to the training images"):
                 return fit_to_images(self.build, self._some_images(), seed=self.options.seed)

@@ -313,3 +313,8 @@ def test_a_task_without_labels_has_no_weights_to_go_on_from(task):
     options = Options(task=task, optimizer=OptimizerOptions(preset="lora"))
     with pytest.raises(InputError, match=f"task={task} trains such: choose another preset"):
         with_adapters(builder("vit_ti16"), {}, options)
+
+
+def test_adapters_beside_a_random_trunk_are_refused():
+    with pytest.raises(InputError, match="preset=lora keeps the trunk as it is, and without"):
+        make_run(lora_config("")).initial_weights()
