@@ -4,6 +4,7 @@ For example: jaxvision predict photos --weights=runs/mine
 """
 
 import argparse
+from collections.abc import Iterable
 
 from jaxvision.commands.arguments import (
     add_weights_arguments,
@@ -40,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; returns 2 if an image could not be used."""
-    from jaxvision.command_line import fail, say, show_progress
+    from jaxvision.command_line import show_progress
     from jaxvision.data.image_files import find_images
     from jaxvision.errors import InputError
-    from jaxvision.evaluation.predict import predict, prediction_lines, read_classes
+    from jaxvision.evaluation.predict import predict, read_classes
     from jaxvision.interop.trained import check_classifier, open_trained
 
     images = [image for path in arguments.images for image in find_images(path)]
@@ -57,10 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
             "--threshold is for a run of --config.task=multi_label, whose images have several "
             "labels: give --top instead."
         )
-    form = "json" if arguments.json else "csv" if arguments.csv else "text"
-    if form == "csv":
-        say("image,rank,class,name,probability")
-    failed = 0
     predictions = predict(
         trained,
         images,
@@ -70,6 +67,25 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         views=arguments.tta,
     )
+    return print_predictions(predictions, arguments, count=len(images))
+
+
+def print_predictions(predictions: Iterable, arguments: argparse.Namespace, *, count: int) -> int:
+    """Prints each prediction as --json or --csv ask; returns 2 if an image could not be used.
+
+    Args:
+      predictions: Predictions of `evaluation.predict`, one after the other.
+      arguments: Arguments of the command, with `json` and `csv`.
+      count: Number of images.
+    """
+    from jaxvision.command_line import fail, say, show_progress
+    from jaxvision.evaluation.predict import prediction_lines
+
+    form = "json" if arguments.json else "csv" if arguments.csv else "text"
+    show_progress()
+    if form == "csv":
+        say("image,rank,class,name,probability")
+    failed = 0
     for number, prediction in enumerate(predictions, start=1):
         show_progress()
         if prediction.error:
@@ -77,6 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
             fail(prediction.error)
         for line in prediction_lines(prediction, form):
             say(line)
-        show_progress(f"{number} of {len(images)} images")
+        show_progress(f"{number} of {count} images")
     show_progress()
     return 2 if failed else 0

@@ -9,6 +9,7 @@ For example: jaxvision zeroshot photos/ --run=runs/clip --labels="a dog,a cat"
 import argparse
 
 from jaxvision.commands.arguments import add_weights_arguments, count, weights_arguments
+from jaxvision.commands.predict import print_predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,16 +75,10 @@ def _labels(text: str | None) -> list[str]:
 
 
 def _classify(arguments: argparse.Namespace, trained, vocabulary, labels: list, images) -> int:
-    from jaxvision.command_line import fail, say, show_progress
-    from jaxvision.evaluation.predict import predict, prediction_lines
+    from jaxvision.evaluation.predict import predict
     from jaxvision.evaluation.zero_shot import zero_shot
 
     classifier = zero_shot(trained, vocabulary, labels, arguments.templates)
-    form = "json" if arguments.json else "csv" if arguments.csv else "text"
-    show_progress()
-    if form == "csv":
-        say("image,rank,class,name,probability")
-    failed = 0
     predictions = predict(
         classifier,
         images,
@@ -91,16 +86,7 @@ def _classify(arguments: argparse.Namespace, trained, vocabulary, labels: list, 
         top=arguments.top,
         batch_size=arguments.batch,
     )
-    for number, prediction in enumerate(predictions, start=1):
-        show_progress()
-        if prediction.error:
-            failed += 1
-            fail(prediction.error)
-        for line in prediction_lines(prediction, form):
-            say(line)
-        show_progress(f"{number} of {len(images)} images")
-    show_progress()
-    return 2 if failed else 0
+    return print_predictions(predictions, arguments, count=len(images))
 
 
 def _evaluate(
