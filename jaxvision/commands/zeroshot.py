@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxvision.command_line import show_progress
     from jaxvision.data.image_files import find_images
     from jaxvision.errors import InputError
-    from jaxvision.evaluation.zero_shot import check_texts, open_image_text
+    from jaxvision.evaluation.zero_shot import check_texts, check_words, open_image_text
 
     if bool(arguments.images) == bool(arguments.data):
         raise InputError("Give images, or --data of labelled ones.")
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     weights = weights_arguments(arguments)
     show_progress(f"reading {weights['weights']}")
     trained, vocabulary = open_image_text(tokenizer=arguments.tokenizer, **weights)
+    check_words(labels, vocabulary)
     if arguments.data:
         return _evaluate(arguments, trained, vocabulary, labels, weights["weights"])
     return _classify(arguments, trained, vocabulary, labels, images)

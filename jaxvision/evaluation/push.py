@@ -137,16 +137,20 @@ def _card(
     """Returns the model card, in Markdown."""
     name = repository.partition("/")[2]
     cfg = config["pretrained_cfg"]
+    task = "image-classification" if config["num_classes"] else "image-feature-extraction"
+    use = [
+        "```python", "import jaxvision as jv", "",
+        f'model = jv.from_pretrained("hub:{repository}")', 'model.predict("photo.jpg")', "```", "",
+    ] if config["num_classes"] else []  # fmt: skip
     lines = [
-        "---", "library_name: timm", "pipeline_tag: image-classification", "tags:",
-        "- image-classification", "- timm", "- jaxvision", "---", "",
+        "---", "library_name: timm", f"pipeline_tag: {task}", "tags:",
+        f"- {task}", "- timm", "- jaxvision", "---", "",
         f"# {name}", "",
         f"A `{config['architecture']}` with {config['num_classes']} outputs"
         f"{', trained by jaxvision' if run is not None else ''}.",
         "", "```python", "import timm", "",
         f'model = timm.create_model("hf-hub:{repository}", pretrained=True)', "```", "",
-        "```python", "import jaxvision as jv", "",
-        f'model = jv.from_pretrained("hub:{repository}")', 'model.predict("photo.jpg")', "```", "",
+        *use,
         f"Images: {' x '.join(map(str, cfg['input_size'][1:]))} pixels, {cfg['crop_mode']} crop of"
         f" {cfg['crop_pct']:.3g}, {cfg['interpolation']}, mean {cfg['mean']}, deviation"
         f" {cfg['std']}.", "",

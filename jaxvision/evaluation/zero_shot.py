@@ -160,6 +160,20 @@ def check_texts(labels: Sequence[str], templates: Sequence[str]) -> None:
             )
 
 
+def check_words(labels: Sequence[str], vocabulary: Vocabulary) -> None:
+    """Checks that a vocabulary of whole words has those of labels that somebody thought of.
+
+    Raises:
+      InputError: for a label with a word that the model never saw.
+    """
+    for label in labels:
+        if vocabulary.unk in vocabulary.ids(label):
+            raise InputError(
+                f"The label {shorten(label)!r} has a word that the model never saw, and cannot tell"
+                " from any other: give words of its captions."
+            )
+
+
 def _check_read(
     labels: Sequence[str], templates: Sequence[str], vocabulary: Vocabulary, max_length: int
 ) -> None:

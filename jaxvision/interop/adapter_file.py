@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxvision.errors import InputError, reason, shorten
 from jaxvision.files import output_path, read_json, write_json
+from jaxvision.interop import pretrained
 from jaxvision.interop.assign import (
     assign_weights,
     count_classes,
@@ -268,7 +269,7 @@ def save_adapter(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
             layers.append(layer)
             inputs += [layer] * of_inputs
     config: dict[str, Any] = {
-        "base_model_name_or_path": run.config["model"]["init_from"],
+        "base_model_name_or_path": _public_name(run.config["model"]["init_from"]),
         "inference_mode": True,
         "modules_to_save": sorted({n.rpartition(".")[0] for n in weights if n in merged}),
         "target_modules": layers,
@@ -348,3 +349,9 @@ def _ia3_factors(entry: Entry, trained: Weights, ndim: int) -> tuple[np.ndarray,
     ]
     shape = (-1, 1) if ndim == 2 else (1, -1, 1, 1)
     return np.concatenate(factors).reshape(shape), False
+
+
+def _public_name(weights: str) -> str:
+    """Returns a tag or an address as it is, and of a path what does not tell where it lay."""
+    public = weights.startswith(("hub:", "pip:", "https://")) or pretrained.is_tag(weights)
+    return weights if public else pathlib.PurePath(weights).name

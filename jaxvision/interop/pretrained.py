@@ -29,6 +29,12 @@ COLORS = {
 }
 
 
+# Images with texts, which have no classes.
+_IMAGE_TEXT = frozenset(
+    {"DFN-2B", "LAION-2B", "LAION-400M", "LAION-Aesthetics", "MetaCLIP", "WebImageText"}
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainedWeights:
     """One published set of weights: a row of pretrained.csv.
@@ -64,6 +70,11 @@ class PretrainedWeights:
         if self.data.endswith("ImageNet-1k") and self.num_outputs == 1000:
             return imagenet_names()
         return CIFAR10 if self.data == "CIFAR-10" else ()
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether the outputs are classes; those of a CLIP are a vector that texts are near to."""
+        return bool(self.num_outputs) and self.data.rpartition(" + ")[2] not in _IMAGE_TEXT
 
     def fetch(self) -> pathlib.Path:
         """Returns the file, downloaded unless it is here already.

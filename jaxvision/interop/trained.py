@@ -154,6 +154,13 @@ def check_classifier(trained: Trained, weights: str | os.PathLike) -> None:
             f"{weights} was trained without classes and tells none: `jaxvision embed` and "
             "`jaxvision probe` take its features, and config.model.init_from goes on from it."
         )
+    row = pretrained.published(weights) or pretrained.with_address(os.fspath(weights))
+    if row is not None and row.num_outputs and not row.tells_classes:
+        raise InputError(
+            f"{weights} was trained on texts and tells no classes: its outputs are vectors to "
+            "compare with those of texts. `jaxvision embed` and `jaxvision probe` take its "
+            "features, `jaxvision zeroshot` a pair of both encoders."
+        )
 
 
 def _told_model(weights: str, part: str | None, known: Description | None) -> ModelSpec:

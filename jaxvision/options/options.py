@@ -8,6 +8,7 @@ from collections.abc import ItemsView, KeysView, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxvision.errors import InputError, shorten
+from jaxvision.options.adapter import KINDS as ADAPTER_KINDS
 from jaxvision.options.adapter import AdapterOptions
 from jaxvision.options.augment import AugmentOptions
 from jaxvision.options.averaging import SwaOptions
@@ -119,6 +120,7 @@ class Options:
         self._check_stored_size()
         self._check_loss()
         self._check_views()
+        self._check_adapter()
         if self.loss.logit_adjustment and self.data.sampling_power != 1.0:
             raise InputError(
                 "--config.loss.logit_adjustment is for images that come as often as the data has "
@@ -235,6 +237,14 @@ class Options:
             raise InputError(
                 "--config.loss.name=asymmetric is for --config.task=multi_label, got "
                 f"'{self.task}': choose another loss."
+            )
+
+    def _check_adapter(self) -> None:
+        preset = self.optimizer.preset
+        if self.adapter != AdapterOptions() and preset not in ADAPTER_KINDS:
+            raise InputError(
+                "--config.adapter is for --config.optimizer.preset="
+                f"{' or '.join(ADAPTER_KINDS)}, got '{preset}': set that, or leave it out."
             )
 
     def _check_views(self) -> None:

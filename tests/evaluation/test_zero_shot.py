@@ -3,7 +3,7 @@ import pytest
 from jaxvision.__main__ import make_parser
 from jaxvision.data.captions.vocabulary import Vocabulary
 from jaxvision.errors import InputError
-from jaxvision.evaluation.zero_shot import _check_read, check_texts
+from jaxvision.evaluation.zero_shot import _check_read, check_texts, check_words
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,10 @@ def test_labels_that_the_model_does_not_tell_apart(labels, words):
     _check_read(["circle", "star"], ["{}", "a {}"], vocabulary, 8)
     with pytest.raises(InputError, match=words):
         _check_read(labels, ["{}", "a {}"], vocabulary, 8)
+
+
+def test_a_typed_label_has_words_that_the_model_knows():
+    vocabulary = Vocabulary(["a", "circle", "star"])
+    check_words(["a circle", "star"], vocabulary)
+    with pytest.raises(InputError, match="'a dog' has a word that the model never saw"):
+        check_words(["circle", "a dog"], vocabulary)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from flax import nnx
 from interop import weight_rows  # noqa: F401 - makes timm importable
 
 import jaxvision as jv
 from jaxvision.__main__ import main
 from jaxvision.errors import InputError
+from jaxvision.evaluation.push import write_repository
 from jaxvision.interop import download
 
 import timm  # isort: skip
@@ -189,6 +191,13 @@ def test_a_run_is_pushed_with_a_card(hub, tmp_path):
     again = jv.from_pretrained(run)
     photo = PIL.Image.new("RGB", (40, 32), (200, 30, 90))
     assert ours.predict(photo, top=8) == again.predict(photo, top=8)
+
+
+def test_the_card_of_a_model_without_classes_does_not_tell_to_predict(tmp_path):
+    model = jv.create_model("resnet18", num_classes=0, rngs=nnx.Rngs(0))
+    model.preprocess = jv.get_spec("resnet18").preprocess
+    card = (write_repository(model, tmp_path) / "README.md").read_text()
+    assert "pipeline_tag: image-feature-extraction" in card and "predict" not in card
 
 
 def test_models_that_timm_has_not_are_not_pushed(hub, tmp_path):

@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import io
 import json
+import types
 
 import numpy as np
 import PIL.Image
@@ -18,7 +19,12 @@ from jaxvision.data.class_lists import imagenet_names, imagenet_wordnet_ids
 from jaxvision.errors import InputError
 from jaxvision.interop import pretrained
 from jaxvision.interop.hub_config import describe_config
-from jaxvision.interop.trained import open_trained, weights_transform
+from jaxvision.interop.trained import (
+    Trained,
+    check_classifier,
+    open_trained,
+    weights_transform,
+)
 from jaxvision.models.registry import get_spec
 
 ROWS = [pretrained.get_weights(tag) for tag in jv.list_weights("*")]
@@ -42,6 +48,21 @@ def test_the_table_is_what_the_libraries_say():
             expected["top1"] = row["top1"]
         assert row == expected
     assert len({row["tag"] for row in written}) == len(written)
+
+
+def test_outputs_that_are_no_classes_are_not_taken_for_some():
+    refused = 0
+    for row in (row for row in ROWS if row.num_outputs):
+        outputs = types.SimpleNamespace(config=types.SimpleNamespace(num_classes=row.num_outputs))
+        trained = Trained(outputs, get_spec(row.model), lambda image, rng: image, (), "")
+        if "clip" not in row.tag or "_ft_in" in row.tag:
+            check_classifier(trained, row.tag)
+            continue
+        for name in (row.tag, row.address):
+            with pytest.raises(InputError, match="was trained on texts and tells no classes"):
+                check_classifier(trained, name)
+            refused += 1
+    assert refused > 20
 
 
 def test_every_model_with_weights_has_a_row():

@@ -293,6 +293,10 @@ def test_lp_ft_probes_and_then_trains_all():
         ({"adapter.targets": "atn/"}, "'atn/' of --config.adapter.targets matches no parameter"),
         ({"adapter.targets": "head/"}, "'head/' of --config.adapter.targets matches no"),
         ({"adapter.targets": "("}, "--config.adapter.targets must be a regex"),
+        (
+            {"optimizer.preset": "full"},
+            "--config.adapter is for --config.optimizer.preset=lora or ia3, got 'full'",
+        ),
         ({"adapter.rank": 0}, "--config.adapter.rank must be in 1.."),
         ({"adapter.dropout": 1.0}, "--config.adapter.dropout must be in"),
         ({"adapter.alpha": -1.0}, "--config.adapter.alpha must be in"),
