@@ -13,21 +13,27 @@ from jaxvision.errors import InputError
 from jaxvision.parity.peers import build_pair
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.parity
 
-# The smallest of a family, a size, and what of timm's stages ours begin with: theirs of a ResNet
-# begin before the max-pooling, which is no stage here.
+SWIN = {"width": 24, "stage_depths": (1, 1, 2, 1), "stage_heads": (1, 2, 4, 8), "image_size": 64}
+TIMM_SWIN = {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "img_size": 64}
+# A small member of a family, as it is here and as it is in timm, and what of timm's stages ours
+# begin with: theirs of a ResNet begin before the max-pooling, which is no stage here.
 STAGED = {
-    "resnet18": (64, 1),
-    "convnext_tiny": (64, 0),
-    "swin_t": (224, 0),
-    "swin_v2_t_w8": (256, 0),
-    "pvt_v2_b0": (64, 0),
-    "efficientnet_lite0": (64, 0),
-    "mobilenet_v1": (64, 0),
-    "mobilenet_v2": (64, 0),
-    "tf_mobilenet_v3_small": (64, 0),
+    "resnet18": ({}, {}, 1),
+    "convnext_tiny": (
+        {"stage_depths": (1, 1, 2, 1), "stage_widths": (8, 16, 24, 32)},
+        {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)},
+        0,
+    ),
+    "swin_t": ({**SWIN, "window_size": 2}, {**TIMM_SWIN, "window_size": 2}, 0),
+    "swin_v2_t_w8": ({**SWIN, "window_size": 2}, {**TIMM_SWIN, "window_size": 2}, 0),
+    "pvt_v2_b0": ({}, {}, 0),
+    "efficientnet_lite0": ({}, {}, 0),
+    "mobilenet_v1": ({}, {}, 0),
+    "mobilenet_v2": ({}, {}, 0),
+    "mobilenetv3_small_050": ({}, {}, 0),
 }
 BLOCKS = {
     "vit_ti16": (64, 48),
@@ -35,14 +41,6 @@ BLOCKS = {
     "vit_r_ti16": (64, 64),
     "dinov2_s14_reg4": (42, 56),
 }
-
-
-def pair_and_images(name, height, width):
-    try:
-        pair = build_pair(name, "timm", height=height, width=width, dtype="float32")
-    except InputError:  # it is torchvision's
-        pytest.skip(f"timm has no {name}")
-    return pair, peers.batch(height, width, size=2)[0].astype("float32")
 
 
 def theirs(pair, images, **options):
@@ -61,15 +59,19 @@ def assert_same(ours, maps):
 
 @pytest.mark.parametrize("name", STAGED)
 def test_stages(name):
-    size, first = STAGED[name]
-    pair, images = pair_and_images(name, size, size)
+    options, arguments, first = STAGED[name]
+    peer = timm.create_model(jv.get_spec(name).timm, num_classes=peers.CLASSES, **arguments)
+    pair = peers.make_pair(peer, name, source="timm", dtype="float32", **options)
+    images = peers.batch(64, 64, size=2)[0].astype("float32")
     ours = jax.jit(lambda model, images: model.intermediates(images))(pair.model, images)
     assert_same(ours, theirs(pair, images)[first:])
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks(name):
-    pair, images = pair_and_images(name, *BLOCKS[name])
+    height, width = BLOCKS[name]
+    pair = build_pair(name, "timm", height=height, width=width, dtype="float32")
+    images = peers.batch(height, width, size=2)[0].astype("float32")
 
     @jax.jit
     def maps(model, images):
