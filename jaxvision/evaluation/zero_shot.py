@@ -24,7 +24,7 @@ from jaxvision.interop.run_folder import VOCABULARY_FILE, is_run, open_run
 from jaxvision.interop.trained import Trained, open_trained, wanted_size
 from jaxvision.models.image_text import ImageText
 from jaxvision.models.registry import get_spec
-from jaxvision.tasks.retrieval_scores import text_vectors
+from jaxvision.tasks.retrieval_scores import make_text_step, text_vectors
 
 _MOST_LABELS = 100_000
 
@@ -122,7 +122,7 @@ def zero_shot(
     texts = [template.replace("{}", label) for label in labels for template in templates]
     graphdef, *states = nnx.split(trained.model, nnx.Param, nnx.BatchStat)
     vectors = text_vectors(
-        graphdef,
+        make_text_step(graphdef),
         tuple(map(nnx.to_pure_dict, states)),
         texts,
         vocabulary,

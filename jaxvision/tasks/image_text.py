@@ -17,7 +17,12 @@ from jaxvision.options.options import Options
 from jaxvision.plots.caption_pictures import plot_captions
 from jaxvision.tasks.caption_scores import model_inputs
 from jaxvision.tasks.captioned import Captioned, open_captioned
-from jaxvision.tasks.retrieval_scores import METRICS, RetrievalScores, text_vectors
+from jaxvision.tasks.retrieval_scores import (
+    METRICS,
+    RetrievalScores,
+    make_text_step,
+    text_vectors,
+)
 from jaxvision.tasks.samples import look_at
 from jaxvision.tasks.task import (
     Metrics,
@@ -80,7 +85,9 @@ class ImageTextContrast(Captioned):
         records = drawn(len(source), NUM_SAMPLES)
         others = [index for index in drawn(len(source), _NUM_TEXTS) if index not in records]
         texts = [source.captions(index)[0] for index in [*records, *others][:_NUM_TEXTS]]
-        vectors = text_vectors(run.graphdef, weights, texts, self.tokens(), self._length)
+        vectors = text_vectors(
+            make_text_step(run.graphdef), weights, texts, self.tokens(), self._length
+        )
 
         @jax.jit
         def step(batch: dict) -> jax.Array:

@@ -1,6 +1,6 @@
 """Evaluation of a pair of encoders: which text finds which image, over a whole split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class RetrievalScores:
     def __init__(
         self, run: OpenRun, source: CaptionSource, vocabulary: Vocabulary, max_length: int
     ):
-        self._graphdef, self._source = run.graphdef, source
+        self._source, self._text_step = source, make_text_step(run.graphdef)
         self._words = vocabulary, max_length
         preprocess_fn = run.preprocess_fn
 
@@ -84,7 +84,7 @@ class RetrievalScores:
         texts = [source.captions(index) for index in there]
         owners = np.repeat(np.arange(len(there)), [len(each) for each in texts])
         flat = [text for each in texts for text in each]
-        vectors = text_vectors(self._graphdef, weights, flat, *self._words)
+        vectors = text_vectors(self._text_step, weights, flat, *self._words)
         pictures = np.stack([images[source.image_id(index)] for index in there])
         first = np.flatnonzero(np.diff(owners, prepend=-1))
         scale, bias = _scale_and_bias(weights)
@@ -99,8 +99,23 @@ def _scale_and_bias(weights: Weights) -> tuple[float, float | None]:
     return scale, None if bias is None else float(jax.device_get(bias))
 
 
+def make_text_step(graphdef: nnx.GraphDef) -> Callable[[Any, Any, Any], jax.Array]:
+    """Returns the jitted function (params, batch_stats, tokens) -> vectors, for `text_vectors`.
+
+    Args:
+      graphdef: Graph definition of the model.
+    """
+
+    @jax.jit
+    def step(params: Any, batch_stats: Any, tokens: Any) -> jax.Array:
+        model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
+        return model.embed_texts(tokens)
+
+    return step
+
+
 def text_vectors(
-    graphdef: nnx.GraphDef,
+    step: Callable[[Any, Any, Any], jax.Array],
     weights: Weights,
     texts: Sequence[str],
     vocabulary: Vocabulary,
@@ -109,18 +124,12 @@ def text_vectors(
     """Returns the vector of each text, of length 1; every process computes all.
 
     Args:
-      graphdef: Graph definition of the model.
+      step: Function of `make_text_step`.
       weights: Weights of the model, (params, batch_stats).
       texts: Texts to encode.
       vocabulary: Vocabulary of the tokens.
       max_length: Number of tokens of a text.
     """
-
-    @jax.jit
-    def step(params: Any, batch_stats: Any, tokens: Any) -> jax.Array:
-        model: Any = nnx.merge(graphdef, params, batch_stats, copy=True)
-        return model.embed_texts(tokens)
-
     tokens = np.stack([vocabulary.encode(text, max_length) for text in texts])
     size = min(_TEXTS, len(tokens))
     rows = []

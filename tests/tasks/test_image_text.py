@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 
 import jax
@@ -176,7 +177,7 @@ def test_a_run_is_evaluated_drawn_and_classifies(run, tmp_path, capsys):
     assert scores["accuracy"] == pytest.approx(np.mean(np.argmax(np.asarray(logits), 1) == labels))
 
 
-def test_retrieval_does_not_depend_on_the_batch_size():
+def test_retrieval_does_not_depend_on_the_batch_size(caplog):
     found = []
     for size in (16, 8):
         opened = make_run(config(eval_batch_size=size))
@@ -184,7 +185,11 @@ def test_retrieval_does_not_depend_on_the_batch_size():
             opened.build, opened.optimizer.tx, seed=0, abstract=opened.abstract_state
         )
         weights = {"eval": (state.params, state.batch_stats)}
-        found.append(opened.evaluator()(weights))
+        evaluate = opened.evaluator()
+        found.append(evaluate(weights))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        assert evaluate(weights) == found[1]
+    assert "Compiling" not in caplog.text
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5), name
